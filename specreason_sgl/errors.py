@@ -1,0 +1,62 @@
+"""What can go wrong, as one family of exceptions.
+
+Every error that a user can cause or meet is a `SpecReasonError`. Its text is one line that says what was
+wrong, with which server or file, and what to do. `exit_code` is what the command line exits with: 2 where
+the input was wrong, 1 where a runtime failed.
+"""
+
+
+class SpecReasonError(Exception):
+    """Base of all errors of this package."""
+
+    exit_code = 2
+
+
+class ConfigError(SpecReasonError):
+    """A setting, a question or a name is not valid."""
+
+
+class TemplateError(SpecReasonError):
+    """A model's chat template is missing, or refuses the conversation."""
+
+
+class WeightsError(SpecReasonError):
+    """A model's weights cannot be had, do not match their checksum, or do not fit on the disk."""
+
+
+class LaunchError(SpecReasonError):
+    """A server could not be started: a port taken, too little memory, or it died. Names its log file."""
+
+    exit_code = 1
+
+
+class ServerError(SpecReasonError):
+    """A server answered with an error, or with something that is not an answer."""
+
+    exit_code = 1
+
+
+class ServerUnreachable(ServerError):
+    """Nobody answers at the address, or the connection broke."""
+
+
+class NotSGLang(ServerError):
+    """Something answers at the address, but it is not an SGLang server."""
+
+
+class Unauthorized(ServerError):
+    """The server wants another API key."""
+
+
+class DeadlineExceeded(ServerError):
+    """The time given to a call, or to a whole run, is over."""
+
+
+class RequestAborted(ServerError):
+    """A request was ended on the server before it was done."""
+
+
+class ContextLengthExceeded(ServerError):
+    """The prompt does not fit into the model's context."""
+
+    exit_code = 2

@@ -1,0 +1,181 @@
+"""A tokenizer's own chat template, as SGLang's language wants it.
+
+SGLang's language renders a conversation piece by piece, as it grows; Hugging Face's templates render it
+whole. `TokenizerChatTemplate` does both: `get_prefix_and_suffix` gives the pieces that appear in `s.text()`,
+and `encode` renders the whole conversation with `apply_chat_template` and gives the token ids that are sent.
+What is sent is therefore always the template's own rendering, also where a template trims a message or
+drops the thinking of earlier turns.
+
+Special tokens inside a message stay text: in `encode` only what the template itself writes becomes a control
+token.
+"""
+
+import re
+from collections.abc import Sequence
+from functools import cached_property
+
+from sglang.lang.chat_template import ChatTemplate
+from sglang.lang.interpreter import StreamExecutor
+
+from specreason_sgl.errors import TemplateError
+
+THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
+_SLOT = "\ue000content\ue001"  # private-use characters: no tokenizer has them as a token of its own
+_GUARD = ("\ue000{}\ue001", re.compile("\ue000(\\d+)\ue001"))
+
+
+class TokenizerChatTemplate(ChatTemplate):
+    """The chat template of a Hugging Face tokenizer.
+
+    Args:
+        tokenizer: with `apply_chat_template`, `encode` and `added_tokens_decoder`
+            (a `transformers.PreTrainedTokenizerFast`).
+        name: shown in errors; the model's name.
+    """
+
+    def __init__(self, tokenizer, name: str):
+        super().__init__(name=name, default_system_prompt=None, role_prefix_and_suffix={})
+        self.tokenizer = tokenizer
+        added = tokenizer.added_tokens_decoder.values()
+        self._reserved = sorted((t.content for t in added), key=len, reverse=True)
+        self._reserved_pattern = re.compile("|".join(map(re.escape, self._reserved)) or r"(?!)")
+
+    def __eq__(self, other) -> bool:
+        return self is other
+
+    __hash__ = object.__hash__
+
+    @cached_property
+    def thinking(self) -> bool:
+        """Whether the model is one that thinks between `<think>` and `</think>`."""
+        return THINK_CLOSE in (self.tokenizer.get_chat_template() or "")
+
+    @cached_property
+    def opens_thinking(self) -> bool:
+        """Whether the generation prompt itself ends with an open `<think>` (DeepSeek-R1, QwQ)."""
+        prefix, _ = self.get_prefix_and_suffix("assistant", [{"role": "user", "content": "x"}])
+        return prefix.rstrip().endswith(THINK_OPEN)
+
+    @cached_property
+    def thinking_prefix(self) -> str:
+        """What a thinking model writes first, where the generation prompt has not written it (Qwen3)."""
+        return f"{THINK_OPEN}\n" if self.thinking and not self.opens_thinking else ""
+
+    def render(self, messages: Sequence[dict], generation_prompt: bool = False) -> str:
+        """The template's rendering of whole messages.
+
+        Raises:
+            TemplateError: there is no template, or it refuses the messages.
+        """
+        from jinja2 import TemplateError as JinjaError
+
+        if not getattr(self.tokenizer, "chat_template", None):
+            raise TemplateError(
+                f"{self.name} has no chat template: use an instruct model, or a program without roles"
+            )
+        try:
+            return self.tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=generation_prompt
+            )
+        except (JinjaError, ValueError, TypeError, KeyError) as error:
+            raise TemplateError(f"the chat template of {self.name} refuses the messages: {error}") from None
+
+    def get_prefix_and_suffix(self, role: str, hist_messages: list[dict]) -> tuple[str, str]:
+        """What stands before and after a message's content in `s.text()`; SGLang's interface.
+
+        Where the template refuses the messages both are empty: the request that follows raises.
+        """
+        try:
+            before = self.render(hist_messages) if hist_messages else ""
+            whole = self.render([*hist_messages, {"role": role, "content": _SLOT}])
+            head, _, suffix = whole.rpartition(_SLOT)
+            if role == "assistant":
+                head = self.render(hist_messages, generation_prompt=True)
+        except TemplateError:
+            return "", ""
+        return head.removeprefix(before), suffix
+
+    def encode(self, s: StreamExecutor, extra: str = "") -> list[int]:
+        """Token ids of a state's whole text, plus `extra` text after it.
+
+        A text without roles is encoded as the server would (with the tokenizer's own special tokens).
+
+        Args:
+            s: the state's executor.
+            extra: text that follows, at the state's end.
+
+        Returns:
+            Token ids, one list.
+        """
+        text = str(s.text_)
+        if not s.messages_ and s.cur_role is None:
+            return self.tokenizer.encode(text + extra)
+        messages, tail = exact_messages(s)
+        guarded = [{**m, "content": self._guard(m["content"], m["role"])} for m in messages]
+        if s.cur_role is None:
+            rendered = self.render(guarded)
+        elif s.cur_role == "assistant":
+            rendered = self.render(guarded, generation_prompt=True)
+        else:
+            prefix, _ = self.get_prefix_and_suffix(s.cur_role, guarded)
+            rendered = (self.render(guarded) if guarded else "") + prefix
+        rendered += self._guard(tail + extra, s.cur_role or "assistant")
+        return self._encode_guarded(rendered)
+
+    def _guard(self, content: str, role: str) -> str:
+        """Content with the special tokens in it replaced by numbered marks that no template touches.
+
+        A thinking model's own `<think>` and `</think>` in its own turn are what they seem.
+        """
+        keep = {THINK_OPEN, THINK_CLOSE} if role == "assistant" and self.thinking else set()
+        content = _GUARD[1].sub(lambda m: m[0].replace("\ue000", "\ufffd"), content)  # no forged marks
+
+        def mark(match: re.Match) -> str:
+            token = match[0]
+            return token if token in keep else _GUARD[0].format(self._reserved.index(token))
+
+        return self._reserved_pattern.sub(mark, content)
+
+    def _encode_guarded(self, rendered: str) -> list[int]:
+        encode = self.tokenizer.encode
+        if not _GUARD[1].search(rendered):
+            return encode(rendered, add_special_tokens=False)
+        # Split at the template's own control tokens; what lies between is plain text, marks put back.
+        ids: list[int] = []
+        at = 0
+        for control in [*self._reserved_pattern.finditer(rendered), None]:
+            plain = rendered[at : control.start() if control else len(rendered)]
+            plain = _GUARD[1].sub(lambda m: self._reserved[int(m[1])], plain)
+            ids += encode(plain, add_special_tokens=False, split_special_tokens=True) if plain else []
+            if control:
+                ids += encode(control[0], add_special_tokens=False)
+                at = control.end()
+        return ids
+
+
+def exact_messages(s: StreamExecutor) -> tuple[list[dict], str]:
+    """A state's finished messages with their exact contents, and the text that follows them.
+
+    The interpreter strips the leading white space of a message; it is read back from the state's text.
+
+    Raises:
+        TemplateError: the text has something between roles.
+    """
+    text, at = s.text_, 0
+    messages: list[dict] = []
+    for message in s.messages_:
+        prefix, suffix = s.chat_template.get_prefix_and_suffix(message["role"], messages)
+        start, stripped = at + len(prefix), message["content"]
+        spaces = len(text) - start - len(text[start:].lstrip())
+        for n in range(spaces, -1, -1):
+            content = text[start : start + n] + stripped
+            if text.startswith(f"{prefix}{content}{suffix}", at):
+                break
+        else:
+            raise TemplateError(
+                f"there is text between roles, which the chat template of {s.chat_template.name} cannot "
+                "render; put it inside a role"
+            )
+        at = start + len(content) + len(suffix)
+        messages.append({"role": message["role"], "content": content})
+    return messages, text[at if s.cur_role is None else s.cur_role_begin_pos :]

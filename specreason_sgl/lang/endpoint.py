@@ -1,0 +1,516 @@
+"""`Endpoint`: SGLang's `RuntimeEndpoint` with deadlines, aborts, clear errors and the model's own template.
+
+Written against sglang 0.5.23's `sglang.lang.backend.runtime_endpoint` and `sglang.lang.interpreter`.
+"""
+
+import json
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import urllib3
+from sglang.lang.backend.base_backend import BaseBackend
+from sglang.lang.backend.runtime_endpoint import RuntimeEndpoint
+from sglang.lang.choices import ChoicesDecision, ChoicesSamplingMethod
+from sglang.lang.global_config import global_config
+from sglang.lang.interpreter import StreamExecutor
+from sglang.lang.ir import SglSamplingParams
+
+from specreason_sgl.errors import (
+    ConfigError,
+    ContextLengthExceeded,
+    DeadlineExceeded,
+    NotSGLang,
+    RequestAborted,
+    ServerError,
+    ServerUnreachable,
+    SpecReasonError,
+    Unauthorized,
+)
+from specreason_sgl.lang.chat import TokenizerChatTemplate
+from specreason_sgl.lang.score import ScoreTokens
+
+CONNECT_TIMEOUT = 5.0  # seconds
+ATTEMPTS = 3
+
+
+@dataclass
+class _InFlight:
+    sid: str  # the state's id, `StreamExecutor.sid`
+    aborted: bool = False
+
+
+class Endpoint(RuntimeEndpoint):
+    """A running SGLang server (or an `sglang-router` in front of several), to run programs on.
+
+    Every prompt is sent as token ids, rendered by the model's own chat template (see `lang.chat`).
+
+    Args:
+        base_url: for example `http://127.0.0.1:30000`.
+        api_key: the server's, if it has one.
+        timeout: deadline of each request, in seconds; a request that misses it is aborted on the server.
+        tokenizer: a folder or a Hugging Face name; default: what the server reports. Needed where the
+            server names a folder of another machine.
+
+    Raises:
+        ServerUnreachable: nobody answers at `base_url`.
+        NotSGLang: what answers there is not an SGLang server.
+        ConfigError: the URL is not one, or the tokenizer cannot be loaded.
+
+    A call that fails inside a state's thread raises where the program reads its result: `s["name"]`,
+    `s.get_meta_info("name")`; `s.error()` returns it. Errors also cross `fork`.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str | None = None,
+        *,
+        timeout: float = 600.0,
+        tokenizer: str | None = None,
+    ):
+        BaseBackend.__init__(self)
+        if not base_url.startswith(("http://", "https://")):
+            raise ConfigError(f"{base_url!r} is not a server's URL: it should look like http://127.0.0.1:30000")
+        if not timeout > 0:
+            raise ConfigError(f"the timeout is a number of seconds above 0, not {timeout}")
+        self.base_url = base_url.rstrip("/")
+        self.api_key = api_key
+        self.verify = None
+        self.timeout = timeout
+        self._pool = urllib3.PoolManager(maxsize=64, retries=False)
+        self._in_flight: dict[str, _InFlight] = {}
+        self._lock = threading.Lock()
+        self.model_info = self._get_model_info()
+        self.tokenizer = _load_tokenizer(tokenizer, self.model_info, self.base_url)
+        self.chat_template = TokenizerChatTemplate(self.tokenizer, self.model_info["model_path"])
+
+    # What SGLang's interpreter calls.
+
+    def generate(self, s: StreamExecutor, sampling_params: SglSamplingParams):
+        with _errors_to(s) as failed:
+            if failed:
+                return "", {}
+            answer = self._generate(s.sid, self._payload(s, sampling_params))
+            if isinstance(answer, list):  # sampling parameter n
+                return [one["text"] for one in answer], answer[0]["meta_info"]
+            return answer["text"], answer["meta_info"]
+        return "", {}
+
+    def generate_stream(self, s: StreamExecutor, sampling_params: SglSamplingParams):
+        with _errors_to(s) as failed:
+            if failed:
+                return
+            position = 0
+            payload = {**self._payload(s, sampling_params), "stream": True}
+            for answer in self._generate_stream(s.sid, payload):
+                yield answer["text"][position:], answer["meta_info"]
+                position = len(answer["text"])
+
+    def select(
+        self,
+        s: StreamExecutor,
+        choices: list[str],
+        temperature: float,
+        choices_method: ChoicesSamplingMethod,
+    ) -> ChoicesDecision:
+        with _errors_to(s) as failed:
+            if failed:
+                return ChoicesDecision("")
+            if isinstance(choices_method, ScoreTokens) and (ids := self._single_tokens(s, choices)):
+                return self._select_token(s, choices, ids, choices_method)
+            return super().select(s, choices, temperature, choices_method)
+        return ChoicesDecision("")
+
+    def commit_lazy_operations(self, s: StreamExecutor):
+        with _errors_to(s) as failed:
+            if not failed:
+                self._generate_http_request(s, {"text": s.text_, "sampling_params": {"max_new_tokens": 0}})
+
+    fill_image = commit_lazy_operations
+
+    def cache_prefix(self, prefix_str: str):
+        ids = self.tokenizer.encode(prefix_str)
+        self._generate("", {"input_ids": ids, "sampling_params": {"max_new_tokens": 0}})
+
+    # Beside the language.
+
+    def abort(self, state=None) -> int:
+        """End this endpoint's requests on the server: those of one state, or all.
+
+        Args:
+            state: a `ProgramState`, or None for every request in flight.
+
+        Returns:
+            How many requests were told to end. Their calls raise `RequestAborted`.
+        """
+        sid = state.stream_executor.sid if state is not None else None
+        with self._lock:
+            rids = [rid for rid, one in self._in_flight.items() if sid in (None, one.sid)]
+            for rid in rids:
+                self._in_flight[rid].aborted = True
+        for rid in rids:
+            self._abort_rid(rid)
+        return len(rids)
+
+    def in_flight(self) -> int:
+        """How many requests of this endpoint have not been answered yet."""
+        return len(self._in_flight)
+
+    def flush_cache(self):
+        self._json("POST", "/flush_cache", expect_json=False)
+
+    def get_server_info(self) -> dict[str, Any]:
+        """The server's settings and state, as SGLang reports them at `/server_info`."""
+        return self._json("GET", "/server_info")
+
+    def close(self) -> None:
+        """Abort what is in flight and close the connections."""
+        self.abort()
+        self._pool.clear()
+
+    def __enter__(self) -> "Endpoint":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    # Requests.
+
+    def _payload(self, s: StreamExecutor, sampling_params: SglSamplingParams) -> dict[str, Any]:
+        self._handle_dtype_to_regex(sampling_params)
+        payload: dict[str, Any] = {
+            "input_ids": self.chat_template.encode(s),
+            "sampling_params": {
+                "skip_special_tokens": global_config.skip_special_tokens_in_output,
+                "spaces_between_special_tokens": global_config.spaces_between_special_tokens_in_out,
+                **sampling_params.to_srt_kwargs(),
+            },
+        }
+        for name in ("return_logprob", "logprob_start_len", "top_logprobs_num", "return_text_in_logprobs"):
+            if (value := getattr(sampling_params, name, None)) is not None:
+                payload[name] = value
+        if s.images_:
+            raise ConfigError("images are not supported: prompts are sent as token ids")
+        return payload
+
+    def _generate_http_request(self, s: StreamExecutor, data):
+        # SGLang's own `select` builds on this; its texts are the state's text and something after it.
+        data = dict(data)
+        if (text := data.pop("text", None)) is not None:
+            start = len(s.text_)
+            if isinstance(text, str):
+                data["input_ids"] = self.chat_template.encode(s, text[start:])
+            else:
+                data["input_ids"] = [self.chat_template.encode(s, one[start:]) for one in text]
+        return self._generate(s.sid, data)
+
+    def _single_tokens(self, s: StreamExecutor, choices: list[str]) -> list[int] | None:
+        """Each choice's one token id at the state's end, or None where a choice is not one token there."""
+        tail = str(s.text_)[-64:]
+        before = self.tokenizer.encode(tail, add_special_tokens=False)
+        ids = []
+        for choice in choices:
+            after = self.tokenizer.encode(tail + choice, add_special_tokens=False)
+            if after[:-1] != before:
+                return None
+            ids.append(after[-1])
+        return ids if len(set(ids)) == len(ids) else None
+
+    def _select_token(
+        self, s: StreamExecutor, choices: list[str], ids: list[int], method: ScoreTokens
+    ) -> ChoicesDecision:
+        answer = self._generate(
+            s.sid,
+            {
+                "input_ids": self.chat_template.encode(s),
+                "sampling_params": {"max_new_tokens": 1, "temperature": 0},
+                "return_logprob": True,
+                "token_ids_logprob": ids,
+            },
+        )
+        meta = answer["meta_info"]
+        found = {token: logprob for logprob, token, *_ in meta["output_token_ids_logprobs"][0]}
+        usage = {k: meta[k] for k in ("prompt_tokens", "cached_tokens", "completion_tokens") if k in meta}
+        return method.decide(choices, [found[i] for i in ids], usage)
+
+    def _generate(self, sid: str, payload: dict[str, Any]):
+        with _Request(self, sid, payload) as (rid, deadline, response):
+            body = self._read(response, deadline)
+            return self._checked(rid, self._parse(response.status, body))
+
+    def _generate_stream(self, sid: str, payload: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        with _Request(self, sid, payload) as (rid, deadline, response):
+            if response.status != 200:
+                self._parse(response.status, self._read(response, deadline))
+            for event in self._events(response, deadline):
+                yield self._checked(rid, self._parse(200, event))
+
+    def _checked(self, rid: str, answer):
+        if isinstance(answer, dict) and "error" in answer:
+            raise self._refused(400, answer)
+        for one in answer if isinstance(answer, list) else [answer]:
+            if not isinstance(one, dict) or "text" not in one or "meta_info" not in one:
+                raise ServerError(f"{self.base_url} sent something that is not an answer to /generate")
+            reason = one["meta_info"].get("finish_reason") or {}
+            if reason.get("type") == "abort" or self._in_flight[rid].aborted:
+                message = reason.get("message") or "it was aborted"
+                raise RequestAborted(f"{self.base_url} ended a request before it was done: {message}")
+        return answer
+
+    def _events(self, response, deadline: float) -> Iterator[bytes]:
+        buffer = b""
+        for chunk in self._chunks(response, deadline):
+            buffer += chunk
+            *lines, buffer = buffer.split(b"\n")
+            for line in lines:
+                if line.startswith(b"data: [DONE]"):
+                    return
+                if line.startswith(b"data:"):
+                    yield line[5:]
+        raise ServerUnreachable(f"{self.base_url} broke off in the middle of an answer; is it still running?")
+
+    def _read(self, response, deadline: float) -> bytes:
+        return b"".join(self._chunks(response, deadline))
+
+    def _chunks(self, response, deadline: float) -> Iterator[bytes]:
+        try:
+            while chunk := response.read1(1 << 20):
+                yield chunk
+                if time.monotonic() > deadline:
+                    raise self._late()
+        except urllib3.exceptions.ReadTimeoutError:
+            raise self._late() from None
+        except urllib3.exceptions.HTTPError as error:
+            raise ServerUnreachable(f"the connection to {self.base_url} broke ({_why(error)})") from None
+
+    def _open(self, payload: dict[str, Any], rid: str, deadline: float):
+        """Send a request; try again where that is safe.
+
+        Safe is: nobody answered the connection, or an idle connection was found closed before the first
+        byte of an answer. The request that may have reached the server is aborted first.
+        """
+        body = json.dumps(payload).encode()
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return self._send("POST", "/generate", deadline - time.monotonic(), body)
+            except ServerUnreachable:
+                if attempt == ATTEMPTS or time.monotonic() > deadline:
+                    raise
+                self._abort_rid(rid)
+                time.sleep(0.2 * attempt)
+        raise AssertionError("unreachable")
+
+    def _send(self, method: str, path: str, timeout: float, body: bytes | None = None):
+        headers = {"Content-Type": "application/json"}
+        if self.api_key:
+            headers["Authorization"] = f"Bearer {self.api_key}"
+        try:
+            return self._pool.request(
+                method,
+                self.base_url + path,
+                body=body,
+                headers=headers,
+                preload_content=False,
+                timeout=urllib3.Timeout(connect=min(CONNECT_TIMEOUT, max(timeout, 0.01)), read=max(timeout, 0.01)),
+            )
+        except (urllib3.exceptions.ConnectTimeoutError, urllib3.exceptions.NewConnectionError) as error:
+            raise ServerUnreachable(f"nobody answers at {self.base_url}; is the server running? ({_why(error)})")
+        except urllib3.exceptions.ReadTimeoutError:
+            raise self._late() from None
+        except urllib3.exceptions.LocationParseError:
+            raise ConfigError(f"{self.base_url!r} is not a server's URL") from None
+        except urllib3.exceptions.HTTPError as error:
+            raise ServerUnreachable(f"the connection to {self.base_url} broke ({_why(error)})") from None
+
+    def _late(self) -> DeadlineExceeded:
+        return DeadlineExceeded(
+            f"{self.base_url} did not answer within {self.timeout:g} s; it may be overloaded, or the timeout "
+            "too short for this machine"
+        )
+
+    def _json(self, method: str, path: str, expect_json: bool = True):
+        deadline = time.monotonic() + min(self.timeout, 30.0)
+        response = self._send(method, path, deadline - time.monotonic())
+        body = _draining(response, lambda: self._read(response, deadline))
+        return self._parse(response.status, body) if expect_json or response.status != 200 else None
+
+    def _parse(self, status: int, body: bytes):
+        try:
+            answer = json.loads(body)
+        except ValueError:
+            answer = None
+        if status != 200:
+            raise self._refused(status, answer)
+        if answer is None:
+            raise ServerError(f"{self.base_url} sent an answer that is not JSON: {_excerpt(body)}")
+        return answer
+
+    def _refused(self, status: int, answer) -> ServerError:
+        message = answer
+        while isinstance(message, dict):
+            message = message.get("error") or message.get("message") or message.get("detail") or str(message)
+        message = " ".join(str(message or "no reason given").split())
+        if "context length" in message or "longer than the model" in message:
+            return ContextLengthExceeded(
+                f"the prompt is longer than the context of {self.get_model_name()} at {self.base_url}: {message}"
+            )
+        if status in (401, 403):
+            return Unauthorized(f"{self.base_url} refuses the API key (status {status}); pass the right one")
+        return ServerError(f"{self.base_url} answered with status {status}: {message[:500]}")
+
+    def _abort_rid(self, rid: str) -> None:
+        try:
+            body = json.dumps({"rid": rid}).encode()
+            response = self._send("POST", "/abort_request", CONNECT_TIMEOUT, body)
+            _draining(response, response.read)
+        except (SpecReasonError, urllib3.exceptions.HTTPError):
+            pass  # a server that is gone runs nothing
+
+    def _get_model_info(self) -> dict[str, Any]:
+        info = None
+        for path in ("/model_info", "/get_model_info"):  # the second: older servers
+            try:
+                info = self._json("GET", path)
+                break
+            except ServerError as error:
+                if type(error) is not ServerError:
+                    raise
+        if not isinstance(info, dict) or "model_path" not in info:
+            raise NotSGLang(f"{self.base_url} is not an SGLang server: its /model_info names no model")
+        return info
+
+
+class _Request:
+    """One request from sending to the end of its answer: registered, closed, aborted if left early."""
+
+    def __init__(self, endpoint: Endpoint, sid: str, payload: dict[str, Any]):
+        # The scheduler aborts by prefix of the request id, so ids are of one length.
+        self.rid = uuid.uuid4().hex
+        ids = payload.get("input_ids")
+        batch = len(ids) if ids and isinstance(ids[0], list) else 0
+        self.payload = {**payload, "rid": [f"{self.rid}-{i}" for i in range(batch)] if batch else self.rid}
+        self.endpoint, self.sid, self.response = endpoint, sid, None
+
+    def __enter__(self):
+        deadline = time.monotonic() + self.endpoint.timeout
+        with self.endpoint._lock:
+            self.endpoint._in_flight[self.rid] = _InFlight(self.sid)
+        try:
+            self.response = self.endpoint._open(self.payload, self.rid, deadline)
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
+            raise
+        return self.rid, deadline, self.response
+
+    def __exit__(self, kind, error, _) -> None:
+        endpoint = self.endpoint
+        if self.response is not None:
+            if kind:
+                self.response.close()
+            self.response.release_conn()
+        in_flight = endpoint._in_flight.pop(self.rid)
+        if kind and not in_flight.aborted and not isinstance(error, ServerUnreachable):
+            for rid in self.payload["rid"] if isinstance(self.payload["rid"], list) else [self.rid]:
+                endpoint._abort_rid(rid)
+
+
+class _FailedText(str):
+    """A failed state's text: carries the error through `+` and `str()`, and so into forks."""
+
+    error: SpecReasonError
+
+    def __str__(self):
+        return self
+
+    def __add__(self, other):
+        return _failed_text(str.__add__(self, other), self.error)
+
+
+def _failed_text(text: str, error: SpecReasonError) -> _FailedText:
+    failed = _FailedText(text)
+    failed.error = error
+    return failed
+
+
+class _FailedResults(dict):
+    """A failed state's variables or meta information: what was not there in time raises the error."""
+
+    error: SpecReasonError
+
+    def __missing__(self, name):
+        raise self.error
+
+    def __setitem__(self, name, value):
+        pass
+
+    def get(self, name, default=None):
+        return self[name]
+
+
+class _errors_to:
+    """Keeps an error of this package for the program's own thread.
+
+    SGLang's interpreter turns an exception in a state's thread into a warning and a later `KeyError`. Here
+    the state is marked as failed instead, and reading its results raises. Other exceptions are bugs and
+    take SGLang's way. Entering gives whether the state has failed before.
+    """
+
+    def __init__(self, s: StreamExecutor):
+        self.s = s
+
+    def __enter__(self) -> bool:
+        if error := getattr(self.s.text_, "error", None):
+            self._mark(error)
+        return bool(error)
+
+    def __exit__(self, kind, error, _) -> bool:
+        if not isinstance(error, SpecReasonError):
+            return False
+        self._mark(error)
+        return True
+
+    def _mark(self, error: SpecReasonError) -> None:
+        s = self.s
+        s.error_ = error
+        s.text_ = _failed_text(s.text_, error)
+        ready = {name for name, event in s.variable_event.items() if event.is_set()}
+        for attribute in ("variables", "meta_info"):
+            results = getattr(s, attribute)
+            if not isinstance(results, _FailedResults):
+                kept = {k: v for k, v in results.items() if k in ready or k not in s.variable_event}
+                failed = _FailedResults(kept)
+                failed.error = error
+                setattr(s, attribute, failed)
+
+
+def _draining(response, read):
+    try:
+        return read()
+    finally:
+        response.release_conn()
+
+
+def _load_tokenizer(name: str | None, info: dict[str, Any], url: str):
+    from transformers import AutoTokenizer
+
+    name = name or info.get("tokenizer_path") or info["model_path"]
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"the tokenizer {name!r} of the server {url} cannot be loaded ({first_line}); "
+            "pass a folder or a Hugging Face name as tokenizer"
+        ) from None
+
+
+def _why(error: Exception) -> str:
+    return str(error).rsplit(": ", 1)[-1]
+
+
+def _excerpt(body: bytes) -> str:
+    return repr(body[:80].decode(errors="replace"))

@@ -1,0 +1,88 @@
+"""`score`: a constrained select over score tokens, in one request of one token."""
+
+import math
+from typing import Any, Literal
+
+from sglang.lang.choices import ChoicesDecision, ChoicesSamplingMethod, greedy_token_selection
+from sglang.lang.ir import SglSelect
+
+from specreason_sgl.errors import ConfigError
+
+DIGITS = tuple("0123456789")
+Read = Literal["greedy", "average"]
+
+
+def score(name: str, choices: tuple[str, ...] = DIGITS, read: Read = "greedy") -> SglSelect:
+    """The base model's score of what it has read, as an expression of SGLang's language.
+
+        s += "How useful was that step, 0 to 9? " + score("score")
+        if s.get_meta_info("score")["score"] >= 7: ...
+
+    `s[name]` is the most likely choice. `s.get_meta_info(name)` holds
+
+    - `score`: a float. `greedy`: the chosen one's number. `average`: the expectation over the choices'
+      probabilities (SpecReason, arXiv 2504.07891, section 4.1). Choices that are not numbers count as
+      their positions;
+    - `probabilities`: of each choice, summing to 1 over the choices;
+    - `mass`: how much of the model's probability lies on the choices, 0 to 1 (None after the fallback);
+    - `prompt_tokens`, `cached_tokens`, `completion_tokens` of the request.
+
+    On an `Endpoint`, where each choice is one token, this is one request that generates one token. Elsewhere
+    it is SGLang's `select` with `greedy_token_selection`, one sequence for each choice.
+
+    Args:
+        name: of the result.
+        choices: at least two different texts.
+        read: `greedy` or `average`.
+
+    Raises:
+        ConfigError: an argument is not valid.
+    """
+    if read not in ("greedy", "average"):
+        raise ConfigError(f"a score is read 'greedy' or 'average', not {read!r}")
+    if len(set(choices)) != len(choices) or len(choices) < 2 or not all(choices):
+        raise ConfigError("a score needs at least two choices, all different and none empty")
+    return SglSelect(name, list(choices), 0.0, ScoreTokens(read))
+
+
+class ScoreTokens(ChoicesSamplingMethod):
+    """How `score` decides: the choice with the highest logprob; see `score` for what it reports."""
+
+    def __init__(self, read: Read):
+        self.read = read
+
+    def decide(
+        self, choices: list[str], logprobs: list[float], usage: dict[str, Any] | None = None
+    ) -> ChoicesDecision:
+        """The decision from each choice's logprob (natural logarithm)."""
+        top = max(logprobs)
+        weights = [math.exp(logprob - top) for logprob in logprobs]
+        probabilities = [weight / sum(weights) for weight in weights]
+        best = logprobs.index(top)
+        values = _values(choices)
+        average = sum(p * v for p, v in zip(probabilities, values, strict=True))
+        meta_info = {
+            "score": values[best] if self.read == "greedy" else average,
+            "probabilities": dict(zip(choices, probabilities, strict=True)),
+            "mass": sum(math.exp(logprob) for logprob in logprobs) if usage is not None else None,
+            **(usage or {}),
+        }
+        return ChoicesDecision(choices[best], meta_info)
+
+    def __call__(self, *, choices, input_token_logprobs, **rest) -> ChoicesDecision:
+        """SGLang's `select` calls this where a choice is more than one token."""
+        decision = greedy_token_selection(
+            choices=choices, input_token_logprobs=input_token_logprobs, **rest
+        ).decision
+        logprobs = [sum(token[0] for token in tokens if token[0]) for tokens in input_token_logprobs]
+        result = self.decide(choices, logprobs)
+        if self.read == "greedy":
+            result.meta_info["score"] = _values(choices)[choices.index(decision)]
+        return ChoicesDecision(decision, result.meta_info)
+
+
+def _values(choices: list[str]) -> list[float]:
+    try:
+        return [float(choice) for choice in choices]
+    except ValueError:
+        return [float(position) for position in range(len(choices))]
