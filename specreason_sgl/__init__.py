@@ -1,1 +1,42 @@
+"""Speculative reasoning for SGLang.
+
+    from specreason_sgl import Endpoint, SpecReasonConfig, solve
+
+    draft, base = Endpoint("http://127.0.0.1:30001"), Endpoint("http://127.0.0.1:30000")
+    trace = solve("What is 17 * 23?", draft=draft, base=base, config=SpecReasonConfig(threshold=5))
+
+What is named here is the public interface. Names are imported when they are first used: `import sglang`
+takes seconds, and reading a trace does not need it.
+"""
+
+from importlib import import_module
+
 __version__ = "0.1.0"
+
+_HOME = {
+    "Endpoint": "lang.endpoint",
+    "fork_to": "lang.fork",
+    "score": "lang.score",
+    "SpecReasonConfig": "reasoning.config",
+    "Trace": "reasoning.trace",
+    "Step": "reasoning.trace",
+    "Call": "reasoning.trace",
+    "speculate": "reasoning.speculate",
+    "alone": "reasoning.speculate",
+    "solve": "reasoning.speculate",
+    "solve_alone": "reasoning.speculate",
+    "launch_pair": "runtime.launch",
+    "get_pair": "runtime.models",
+    "SpecReasonError": "errors",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -83,6 +83,7 @@ class Endpoint(RuntimeEndpoint):
         self.timeout = timeout
         self._pool = urllib3.PoolManager(maxsize=64, retries=False)
         self._in_flight: dict[str, _InFlight] = {}
+        self._aborted: set[str] = set()  # states whose further requests are refused
         self._lock = threading.Lock()
         self.model_info = self._get_model_info()
         self.tokenizer = _load_tokenizer(tokenizer, self.model_info, self.base_url)
@@ -136,6 +137,9 @@ class Endpoint(RuntimeEndpoint):
         ids = self.tokenizer.encode(prefix_str)
         self._generate("", {"input_ids": ids, "sampling_params": {"max_new_tokens": 0}})
 
+    def end_program(self, s: StreamExecutor):
+        self._aborted.discard(s.sid)
+
     # Beside the language.
 
     def abort(self, state=None) -> int:
@@ -145,10 +149,13 @@ class Endpoint(RuntimeEndpoint):
             state: a `ProgramState`, or None for every request in flight.
 
         Returns:
-            How many requests were told to end. Their calls raise `RequestAborted`.
+            How many requests were told to end. Their calls raise `RequestAborted`, and so do further ones
+            of the state.
         """
         sid = state.stream_executor.sid if state is not None else None
         with self._lock:
+            if sid:
+                self._aborted.add(sid)
             rids = [rid for rid, one in self._in_flight.items() if sid in (None, one.sid)]
             for rid in rids:
                 self._in_flight[rid].aborted = True
@@ -318,7 +325,7 @@ class Endpoint(RuntimeEndpoint):
                 timeout=urllib3.Timeout(connect=min(CONNECT_TIMEOUT, max(timeout, 0.01)), read=max(timeout, 0.01)),
             )
         except (urllib3.exceptions.ConnectTimeoutError, urllib3.exceptions.NewConnectionError) as error:
-            raise ServerUnreachable(f"nobody answers at {self.base_url}; is the server running? ({_why(error)})")
+            raise ServerUnreachable(f"nobody answers at {self.base_url}; is the server running? ({_why(error)})") from None
         except urllib3.exceptions.ReadTimeoutError:
             raise self._late() from None
         except urllib3.exceptions.LocationParseError:
@@ -398,6 +405,8 @@ class _Request:
     def __enter__(self):
         deadline = time.monotonic() + self.endpoint.timeout
         with self.endpoint._lock:
+            if self.sid in self.endpoint._aborted:
+                raise RequestAborted(f"the state was aborted; nothing more was sent to {self.endpoint.base_url}")
             self.endpoint._in_flight[self.rid] = _InFlight(self.sid)
         try:
             self.response = self.endpoint._open(self.payload, self.rid, deadline)

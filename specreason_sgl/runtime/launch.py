@@ -80,11 +80,12 @@ class Server:
 
     @property
     def command(self) -> list[str]:
-        """What is run. `python -m sglang.launch_server` rather than `sglang`, to stay in this environment."""
+        """What is run: `sglang serve`, by this environment's Python."""
         flags = ["--model-path", self.spec.model_path, "--host", HOST, "--port", str(self.port)]
         if len(self.spec.gpus) > 1:
             flags += ["--tensor-parallel-size", str(len(self.spec.gpus))]
-        return [sys.executable, "-m", "sglang.launch_server", *flags, *self.spec.args]
+        serve = "import sys; from sglang.cli.main import main; sys.exit(main())"
+        return [sys.executable, "-c", serve, "serve", *flags, *self.spec.args]
 
     def _environment(self) -> dict[str, str]:
         env = dict(os.environ)

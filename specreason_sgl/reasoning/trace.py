@@ -1,0 +1,136 @@
+"""`Trace`: the one record of a run. Plain data; reading or showing one needs neither SGLang nor a GPU."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from specreason_sgl.errors import ConfigError
+
+VERSION = 1
+
+Side = Literal["draft", "base"]
+End = Literal["delimiter", "length", "eos", "think"]
+Stop = Literal["answer", "end", "repetition", "budget"]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request to a runtime, with the server's own counts.
+
+    Attributes:
+        side: which runtime.
+        purpose: `draft`, `score`, `rewrite`, `answer`, or `reason` (a whole chain of thought at once).
+        prompt_tokens: of the whole prompt; `cached_tokens` of them came from the radix cache.
+        completion_tokens: generated.
+        start: seconds since the run began; `seconds`: how long it took, as seen by the program.
+    """
+
+    side: Side
+    purpose: str
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    start: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """One kept step of the chain of thought: exactly the text between delimiters.
+
+    Attributes:
+        text: what the chain of thought has.
+        author: who wrote it.
+        end: what ended it: the delimiter, its length limit, the end of the turn, or `</think>`.
+        tokens: of this text, in its author's tokenizer.
+        score: what the base model gave the drafted step, as read; None where nothing was scored.
+        probabilities: of each score token.
+        rejected: the drafted text that was thrown away for this step, or None.
+        calls: the requests made for this step, in order.
+    """
+
+    text: str
+    author: Side
+    end: End
+    tokens: int
+    score: float | None = None
+    probabilities: dict[str, float] = field(default_factory=dict)
+    rejected: str | None = None
+    calls: tuple[Call, ...] = ()
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A whole run. `delimiter.join(step.text for step in steps)` is the chain of thought, byte for byte."""
+
+    question: str
+    mode: Literal["specreason", "base", "draft"]
+    draft_model: str | None
+    base_model: str | None
+    config: dict[str, Any]
+    steps: tuple[Step, ...]
+    stop: Stop
+    answer: str
+    answer_call: Call | None
+    seconds: float
+    version: int = VERSION
+
+    @property
+    def reasoning(self) -> str:
+        """The chain of thought."""
+        return self.config["delimiter"].join(step.text for step in self.steps)
+
+    @property
+    def calls(self) -> list[Call]:
+        """Every request of the run, in order."""
+        calls = [call for step in self.steps for call in step.calls]
+        return calls + ([self.answer_call] if self.answer_call else [])
+
+    @property
+    def kept(self) -> int:
+        """How many drafted steps were kept."""
+        return sum(step.author == "draft" for step in self.steps)
+
+    @property
+    def rewritten(self) -> int:
+        """How many drafted steps were rejected, and written by the base model."""
+        return sum(step.rejected is not None for step in self.steps)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the chain of thought and the answer."""
+        answer = self.answer_call.completion_tokens if self.answer_call else 0
+        return sum(step.tokens for step in self.steps) + answer
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(dataclasses.asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Trace":
+        """Read what `to_json` wrote.
+
+        Raises:
+            ConfigError: it is not a trace, or one of another version.
+        """
+        try:
+            data = json.loads(text)
+            if data["version"] != VERSION:
+                raise ConfigError(
+                    f"the trace has version {data['version']!r}; this package reads version {VERSION}"
+                )
+            call = data["answer_call"]
+            return cls(
+                **{
+                    **data,
+                    "steps": tuple(_step(step) for step in data["steps"]),
+                    "answer_call": Call(**call) if call else None,
+                }
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(f"this is not a trace of specreason-sgl ({error})") from None
+
+
+def _step(data: dict[str, Any]) -> Step:
+    return Step(**{**data, "calls": tuple(Call(**call) for call in data["calls"])})
