@@ -11,7 +11,7 @@ token.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 from sglang.lang.chat_template import ChatTemplate
@@ -37,7 +37,7 @@ class TokenizerChatTemplate(ChatTemplate):
         super().__init__(name=name, default_system_prompt=None, role_prefix_and_suffix={})
         self.tokenizer = tokenizer
         added = tokenizer.added_tokens_decoder.values()
-        self._reserved = sorted((t.content for t in added), key=len, reverse=True)
+        self._reserved = sorted((t.content for t in added if len(t.content) > 1), key=len, reverse=True)
         self._reserved_pattern = re.compile("|".join(map(re.escape, self._reserved)) or r"(?!)")
 
     def __eq__(self, other) -> bool:
@@ -86,14 +86,27 @@ class TokenizerChatTemplate(ChatTemplate):
         Where the template refuses the messages both are empty: the request that follows raises.
         """
         try:
-            before = self.render(hist_messages) if hist_messages else ""
             whole = self.render([*hist_messages, {"role": role, "content": _SLOT}])
-            head, _, suffix = whole.rpartition(_SLOT)
-            if role == "assistant":
-                head = self.render(hist_messages, generation_prompt=True)
+            suffix = whole.rpartition(_SLOT)[2]
+            return self._prefix(role, hist_messages), suffix
         except TemplateError:
             return "", ""
-        return head.removeprefix(before), suffix
+
+    def _prefix(self, role: str, before: list[dict]) -> str:
+        def head(messages: list[dict]) -> str:
+            if role == "assistant":
+                return self.render(messages, generation_prompt=True)
+            return self.render([*messages, {"role": role, "content": _SLOT}]).rpartition(_SLOT)[0]
+
+        if not before:
+            return head([])
+        rendered, whole = self.render(before), head(before)
+        if whole.startswith(rendered):
+            return whole[len(rendered) :]
+        # The template renders the last message otherwise once another follows it: look between the two.
+        last = {**before[-1], "content": _SLOT}
+        _, suffix = self.get_prefix_and_suffix(last["role"], before[:-1])
+        return head([*before[:-1], last]).rpartition(_SLOT)[2].removeprefix(suffix)
 
     def encode(self, s: StreamExecutor, extra: str = "") -> list[int]:
         """Token ids of a state's whole text, plus `extra` text after it.
@@ -145,12 +158,21 @@ class TokenizerChatTemplate(ChatTemplate):
         at = 0
         for control in [*self._reserved_pattern.finditer(rendered), None]:
             plain = rendered[at : control.start() if control else len(rendered)]
-            plain = _GUARD[1].sub(lambda m: self._reserved[int(m[1])], plain)
-            ids += encode(plain, add_special_tokens=False, split_special_tokens=True) if plain else []
+            for piece in self._broken_up(_GUARD[1].sub(lambda m: self._reserved[int(m[1])], plain)):
+                ids += encode(piece, add_special_tokens=False)
             if control:
                 ids += encode(control[0], add_special_tokens=False)
                 at = control.end()
         return ids
+
+    def _broken_up(self, text: str) -> Iterator[str]:
+        """The text in pieces, cut inside each special token: `split_special_tokens` of tokenizers leaves out
+        those that were added as not special, such as `<think>`."""
+        while match := self._reserved_pattern.search(text):
+            yield text[: match.start() + 1]
+            text = text[match.start() + 1 :]
+        if text:
+            yield text
 
 
 def exact_messages(s: StreamExecutor) -> tuple[list[dict], str]:

@@ -74,7 +74,9 @@ class Endpoint(RuntimeEndpoint):
     ):
         BaseBackend.__init__(self)
         if not base_url.startswith(("http://", "https://")):
-            raise ConfigError(f"{base_url!r} is not a server's URL: it should look like http://127.0.0.1:30000")
+            raise ConfigError(
+                f"{base_url!r} is not a server's URL: it should look like http://127.0.0.1:30000"
+            )
         if not timeout > 0:
             raise ConfigError(f"the timeout is a number of seconds above 0, not {timeout}")
         self.base_url = base_url.rstrip("/")
@@ -322,10 +324,14 @@ class Endpoint(RuntimeEndpoint):
                 body=body,
                 headers=headers,
                 preload_content=False,
-                timeout=urllib3.Timeout(connect=min(CONNECT_TIMEOUT, max(timeout, 0.01)), read=max(timeout, 0.01)),
+                timeout=urllib3.Timeout(
+                    connect=min(CONNECT_TIMEOUT, max(timeout, 0.01)), read=max(timeout, 0.01)
+                ),
             )
         except (urllib3.exceptions.ConnectTimeoutError, urllib3.exceptions.NewConnectionError) as error:
-            raise ServerUnreachable(f"nobody answers at {self.base_url}; is the server running? ({_why(error)})") from None
+            raise ServerUnreachable(
+                f"nobody answers at {self.base_url}; is the server running? ({_why(error)})"
+            ) from None
         except urllib3.exceptions.ReadTimeoutError:
             raise self._late() from None
         except urllib3.exceptions.LocationParseError:
@@ -406,7 +412,9 @@ class _Request:
         deadline = time.monotonic() + self.endpoint.timeout
         with self.endpoint._lock:
             if self.sid in self.endpoint._aborted:
-                raise RequestAborted(f"the state was aborted; nothing more was sent to {self.endpoint.base_url}")
+                raise RequestAborted(
+                    f"the state was aborted; nothing more was sent to {self.endpoint.base_url}"
+                )
             self.endpoint._in_flight[self.rid] = _InFlight(self.sid)
         try:
             self.response = self.endpoint._open(self.payload, self.rid, deadline)

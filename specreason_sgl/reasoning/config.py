@@ -8,8 +8,7 @@ from typing import Any, Literal
 from specreason_sgl.errors import ConfigError
 
 INSTRUCTION = (
-    "Reason step by step, with a blank line after each step. "
-    "Put the final answer into \\boxed{} at the end."
+    "Reason step by step, with a blank line after each step. Put the final answer into \\boxed{} at the end."
 )
 
 

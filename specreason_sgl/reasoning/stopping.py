@@ -7,7 +7,9 @@ from typing import Any
 from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.trace import End, Step, Stop
 
-_ANSWER = re.compile(r"\\boxed\s*\{[^{}\s]|^\W*(?:the )?(?:final )?answer\W*:\W*\w", re.IGNORECASE | re.MULTILINE)
+_ANSWER = re.compile(
+    r"\\boxed\s*\{[^{}\s]|^\W*(?:the )?(?:final )?answer\W*:\W*\w", re.IGNORECASE | re.MULTILINE
+)
 
 
 def why_stop(steps: Sequence[Step], config: SpecReasonConfig) -> Stop | None:

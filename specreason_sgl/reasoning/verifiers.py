@@ -7,7 +7,7 @@ from specreason_sgl.lang.score import Read, score
 # Stands right after the step, inside the base model's own turn: a turn of the user's would make templates of
 # thinking models drop or close the thinking, and lose the cached prefix. Kept short, since it is computed
 # anew for every step.
-QUESTION = "\n\n(Checking the step above: is it correct, and does it help? From 0, wrong, to 9, certain: "
+QUESTION = "\n\nScore of the last step, from 0 (wrong) to 9 (correct and useful): "
 
 
 def utility_score(state: ProgramState, step: str, read: Read) -> ProgramState:

@@ -10,37 +10,34 @@ Written against sglang 0.5.23. Defaults for a small machine, and how to override
 | --- | --- | --- |
 | `--sleep-on-idle` | an idle scheduler spins a core at 100 % | `SPECREASON_SGL_SLEEP_ON_IDLE=0` |
 | `--max-total-tokens 20480` | SGLang would size the KV cache to all of the memory | the flag itself |
-| `--dtype float32` without AVX-512 | bfloat16 prefill is 6 times slower there | the flag itself |
+| int8 weights without AVX-512 | bfloat16 is slow there (see `cpu_int8.py`) | any `--dtype` |
 | `OMP_WAIT_POLICY=PASSIVE` and the like | two runtimes fight by spin-waiting | the environment variables |
 """
 
+import logging
 import os
 
 from sglang.srt.platforms.cpu import CpuDeviceMixin
 from sglang.srt.platforms.device_mixin import PlatformEnum
 from sglang.srt.platforms.interface import PlatformCapabilities, SRTPlatform
 
+from specreason_sgl.runtime.machine import uses_cpu_platform, uses_int8_weights
+
+logger = logging.getLogger(__name__)
+
 MAX_TOTAL_TOKENS = 20480
+INT8_WEIGHTS = "SPECREASON_SGL_INT8_WEIGHTS"  # from the server's process, which parses, to the scheduler's
 PASSIVE_OPENMP = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
 
 
 def activate() -> str | None:
     """SGLang's hook: the platform's dotted name, or None where this platform should not be used."""
-    import torch
-
-    if os.environ.get("SGLANG_USE_CPU_ENGINE", "0") == "1" or torch.accelerator.is_available():
+    if not uses_cpu_platform():
         return None
     # OpenMP reads these when it loads. It has loaded here, but not yet in the scheduler, which is spawned.
     for name, value in PASSIVE_OPENMP.items():
         os.environ.setdefault(name, value)
     return f"{__name__}.PlainCpuPlatform"
-
-
-def default_dtype() -> str:
-    """`bfloat16` where the CPU multiplies it natively or by AVX-512, else `float32`."""
-    import torch
-
-    return "bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
 
 
 class PlainCpuPlatform(CpuDeviceMixin, SRTPlatform):
@@ -69,5 +66,12 @@ class PlainCpuPlatform(CpuDeviceMixin, SRTPlatform):
             server_args.sleep_on_idle = True
         if server_args.max_total_tokens is None:
             server_args.max_total_tokens = MAX_TOTAL_TOKENS
-        if server_args.dtype == "auto":
-            server_args.dtype = default_dtype()
+        if server_args.dtype == "auto" and uses_int8_weights():
+            server_args.dtype = "bfloat16"
+            os.environ[INT8_WEIGHTS] = "1"
+
+    def post_load_model(self, model) -> None:
+        if os.environ.get(INT8_WEIGHTS) == "1":
+            from specreason_sgl.runtime.cpu_int8 import quantize_linears
+
+            logger.info("int8 weights in %d linear layers", quantize_linears(model))

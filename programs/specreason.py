@@ -1,0 +1,60 @@
+"""SpecReason (arXiv 2504.07891) as a plain SGLang program: stock `sgl`, plus `fork_to` and `score`.
+
+    python programs/specreason.py http://127.0.0.1:30001 http://127.0.0.1:30000 "What is 17 * 23?"
+
+The first server drafts, the second is the base. Greedy decoding, for instruct models; the package's own
+program (`specreason_sgl.reasoning.speculate`) adds sampling, thinking models, deadlines and the trace.
+"""
+
+import sys
+
+import sglang as sgl
+
+from specreason_sgl import Endpoint, fork_to, score
+
+INSTRUCTION = (
+    "Reason step by step, with a blank line after each step. Put the final answer into \\boxed{} at the end."
+)
+QUESTION = "\n\nScore of the last step, from 0 (wrong) to 9 (correct and useful): "
+
+
+@sgl.function
+def specreason(s, question, draft, threshold=7, token_budget=1024, step_tokens=256):
+    s += sgl.user(f"{question}\n\n{INSTRUCTION}")
+    s += sgl.assistant_begin()
+    steps, digits, ended = [], [], False
+    while not ended and token_budget > 0:
+        if steps:
+            s += "\n\n"
+        one_step = sgl.gen("step", max_tokens=min(step_tokens, token_budget), stop=["\n\n"], temperature=0)
+
+        writer = fork_to(s, draft)  # the same conversation on the draft runtime, in its own template
+        writer += one_step
+        kept = False
+        if writer["step"].strip():
+            judge = s.fork(1)[0]
+            judge += writer["step"] + QUESTION
+            judge += score("score")  # one token; the chain of thought before it is in the radix cache
+            digits.append(judge["score"])
+            kept = int(judge["score"]) >= threshold
+        if not kept:
+            writer = s.fork(1)[0]
+            writer += one_step
+
+        step, meta = writer["step"], writer.get_meta_info("step")
+        end_of_turn = meta["finish_reason"].get("matched") not in (None, "\n\n")
+        repeats = bool(steps) and step.strip() == steps[-1].strip()
+        ended = end_of_turn or repeats or "\\boxed{" in step
+        token_budget -= meta["completion_tokens"]
+        steps.append(step)
+        s += step
+    s += "\n\nFinal answer:"
+    s += sgl.gen("answer", max_tokens=512, temperature=0)
+    s += sgl.assistant_end()
+    s["steps"], s["digits"] = steps, digits
+
+
+if __name__ == "__main__":
+    draft_url, base_url, question = sys.argv[1:]
+    state = specreason.run(question=question, draft=Endpoint(draft_url), backend=Endpoint(base_url))
+    print("\n\n".join(state["steps"]), "\n\nFinal answer:", state["answer"])

@@ -1,0 +1,52 @@
+"""Linear layers with int8 weights, for CPUs without AVX-512.
+
+Such a CPU multiplies bfloat16 slowly and has little memory bandwidth. One scale for each output row, no
+calibration; activations stay bfloat16. Installed by the CPU platform through SGLang's `post_load_model`
+hook, which exists to swap quant methods (SGLang documentation, "Plugin System").
+"""
+
+import torch
+from sglang.srt.layers.linear import LinearBase
+from sglang.srt.layers.quantization.unquant import UnquantizedLinearMethod
+
+PACKED_ROWS = 16  # up to here torch's int8 kernel is faster than multiplying by restored float32 blocks
+BLOCK = 512  # output rows restored at a time; a block stays in the cache
+K_MULTIPLE = 32  # what torch's kernel needs of the input size
+
+
+class Int8WeightMethod(UnquantizedLinearMethod):
+    """`y = x @ (scale * weight).T + bias`, weight int8 (out, in), scale bfloat16 (out,)."""
+
+    def apply(self, layer, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        if rows.shape[0] <= PACKED_ROWS:
+            y = torch.ops.aten._weight_int8pack_mm(rows.contiguous(), layer.weight, layer.weight_scale)
+        else:
+            y = _multiply_blocks(rows.float(), layer.weight, layer.weight_scale.float()).to(x.dtype)
+        y = y.reshape(*x.shape[:-1], -1)
+        return y if bias is None else y + bias
+
+
+def quantize_linears(model: torch.nn.Module) -> int:
+    """Turn the plain bfloat16 linear layers of a loaded model into int8 ones, in place; how many."""
+    count = 0
+    for layer in model.modules():
+        if not isinstance(layer, LinearBase) or type(layer.quant_method) is not UnquantizedLinearMethod:
+            continue
+        if layer.weight.dtype != torch.bfloat16 or layer.weight.shape[1] % K_MULTIPLE:
+            continue
+        weight = layer.weight.data.float()
+        scale = (weight.abs().amax(dim=1) / 127).clamp_min(1e-8).bfloat16()
+        quantized = (weight / scale.float()[:, None]).round_().clamp_(-127, 127).to(torch.int8)
+        layer.weight = torch.nn.Parameter(quantized, requires_grad=False)
+        layer.weight_scale = torch.nn.Parameter(scale, requires_grad=False)
+        layer.quant_method = Int8WeightMethod()
+        count += 1
+    return count
+
+
+def _multiply_blocks(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    y = torch.empty(x.shape[0], weight.shape[0])
+    for i in range(0, weight.shape[0], BLOCK):
+        y[:, i : i + BLOCK] = x @ weight[i : i + BLOCK].float().t()
+    return y.mul_(scale)

@@ -1,0 +1,107 @@
+"""What is on this machine, and what would stop a run."""
+
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Literal
+
+from specreason_sgl.errors import SpecReasonError
+from specreason_sgl.runtime import machine, models
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`stop` would stop a run; `note` is worth knowing."""
+
+    verdict: Literal["ok", "note", "stop"]
+    topic: str
+    text: str
+
+
+def examine(pair: models.PairSpec) -> list[Finding]:
+    """Findings about this machine for a run of the pair; nothing is downloaded or started."""
+    findings = [*_python(), *_packages()]
+    if any(one.verdict == "stop" for one in findings):
+        return findings
+    return [*findings, *_device(pair), *_weights(pair), *_ports()]
+
+
+def _python() -> Iterator[Finding]:
+    version = ".".join(map(str, sys.version_info[:3]))
+    yield Finding(
+        "ok" if sys.version_info >= (3, 11) else "stop", "Python", f"{version}, needs 3.11 or newer"
+    )
+
+
+def _packages() -> Iterator[Finding]:
+    for name in ("sglang", "torch", "transformers"):
+        try:
+            yield Finding("ok", name, metadata.version(name))
+        except metadata.PackageNotFoundError:
+            yield Finding("stop", name, f"not installed: pip install {name}")
+
+
+def _device(pair: models.PairSpec) -> Iterator[Finding]:
+    import torch
+
+    if machine.has_accelerator():
+        kind = torch.accelerator.current_accelerator().type
+        count = torch.accelerator.device_count()
+        yield Finding("ok", "accelerator", f"{count} x {kind}")
+        return
+    if not machine.uses_cpu_platform():
+        yield Finding(
+            "note", "CPU", "SGLANG_USE_CPU_ENGINE=1: SGLang's own CPU engine, needs sgl-kernel for CPU"
+        )
+        return
+    names = [one.name for one in metadata.entry_points(group="sglang.srt.platforms")]
+    if "specreason_cpu" in names:
+        weights = "int8" if machine.uses_int8_weights() else "bfloat16"
+        yield Finding("ok", "CPU", f"no accelerator; this package's CPU platform, {weights} weights")
+    else:
+        yield Finding("stop", "CPU", "no accelerator, and the CPU platform is not registered: reinstall")
+    available = machine.available_memory()
+    needed = sum(machine.cpu_memory_needed(model, None) for model in (pair.draft, pair.base))
+    verdict = "ok" if available >= needed else "stop"
+    text = f"{available / 1e9:.1f} GB available, {pair.name} needs about {needed / 1e9:.1f} GB"
+    yield Finding(verdict, "memory", text)
+
+
+def _weights(pair: models.PairSpec) -> Iterator[Finding]:
+    cache = models.cache_dir()
+    yield Finding("ok", "cache", str(cache))
+    missing = []
+    for model in (pair.draft, pair.base):
+        try:
+            found = models.find(model)
+        except SpecReasonError as error:
+            found = None
+            yield Finding("note", model.name, str(error))
+        if found:
+            yield Finding("ok", model.name, str(found))
+        else:
+            missing.append(model)
+    if not missing:
+        return
+    hub = models.hub_reachable()
+    for model in missing:
+        if hub or model.packaged:
+            yield Finding("note", model.name, f"will be fetched from {'the hub' if hub else 'packages'}")
+        else:
+            yield Finding("stop", model.name, "not on this machine, and no model hub can be reached")
+    existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    needed = max(models.disk_needed(model) for model in missing)
+    verdict = "ok" if free >= needed else "stop"
+    yield Finding(verdict, "disk", f"{free / 1e9:.0f} GB free, fetching needs up to {needed / 1e9:.1f} GB")
+
+
+def _ports() -> Iterator[Finding]:
+    from specreason_sgl.runtime.launch import free_port
+
+    try:
+        yield Finding("ok", "ports", f"free ones can be had, {free_port()} for example")
+    except OSError as error:
+        yield Finding("stop", "ports", f"no free port on loopback: {error}")

@@ -1,0 +1,55 @@
+"""Fixtures that need no runtime: small real tokenizers, and a scripted server."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+TEMPLATES = Path(__file__).parent / "data" / "templates"
+SPECIAL_TOKENS = json.loads((TEMPLATES / "special_tokens.json").read_text())
+
+
+def make_tokenizer(name: str):
+    """A byte-level BPE tokenizer with a real model's chat template and special tokens."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    special = SPECIAL_TOKENS[name]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    corpus = [(Path(__file__).parents[1] / "LICENSE").read_text(), "0123456789 system user assistant\n\n"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=600, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator(corpus, trainer)
+    tokenizer.add_tokens([AddedToken(text, special=False, normalized=False) for text in special["added"]])
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=special["bos"],
+        eos_token=special["eos"],
+        additional_special_tokens=special["others"],
+    )
+    wrapped.chat_template = (TEMPLATES / f"{name}.jinja").read_text().removesuffix("\n")
+    return wrapped
+
+
+@pytest.fixture(params=sorted(SPECIAL_TOKENS))
+def tokenizer(request):
+    return make_tokenizer(request.param)
+
+
+@pytest.fixture(scope="session")
+def chatml_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("chatml")
+    make_tokenizer("qwen2.5").save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def scripted(chatml_folder):
+    """A server that speaks SGLang's HTTP and does what the test tells it to."""
+    from tests.scripted import ScriptedServer
+
+    with ScriptedServer(chatml_folder) as server:
+        yield server

@@ -1,0 +1,225 @@
+import pytest
+from sglang.lang.interpreter import ProgramState, StreamExecutor
+from sglang.lang.ir import SglRoleBegin
+
+import sglang as sgl
+from specreason_sgl.errors import TemplateError
+from specreason_sgl.lang.chat import TokenizerChatTemplate, exact_messages
+from specreason_sgl.lang.fork import fork_to
+from tests.conftest import SPECIAL_TOKENS, make_tokenizer
+
+
+class Backend:
+    """Just enough of a backend for a state to hold text."""
+
+    def __init__(self, tokenizer, name="test"):
+        self.tokenizer = tokenizer
+        self.chat_template = TokenizerChatTemplate(tokenizer, name)
+
+    def get_chat_template(self):
+        return self.chat_template
+
+    def end_program(self, s):
+        pass
+
+
+def new_state(tokenizer) -> ProgramState:
+    return ProgramState(StreamExecutor(Backend(tokenizer), {}, None, chat_template=None, stream=False))
+
+
+def sent(state: ProgramState) -> list[int]:
+    state.sync()
+    return state.stream_executor.chat_template.encode(state.stream_executor)
+
+
+CONVERSATIONS = {
+    "one question": [("user", "What is 2 + 2?")],
+    "several turns": [("user", "Hi."), ("assistant", "Hello!"), ("user", "What is 2 + 2?")],
+    "white space": [("user", "\n  indented question \n\n"), ("assistant", "Yes.\n"), ("user", " and\t")],
+    "other scripts": [("user", "שלום 你好 🙂 é"), ("assistant", "好"), ("user", "…")],
+    "earlier thinking": [("user", "a?"), ("assistant", "<think>\nhm\n</think>\n\nb"), ("user", "c?")],
+    "with system": [("system", "Be brief."), ("user", "What is 2 + 2?")],
+}
+
+
+@pytest.mark.parametrize("conversation", CONVERSATIONS)
+def test_what_is_sent_is_what_apply_chat_template_gives(tokenizer, conversation):
+    turns = CONVERSATIONS[conversation]
+    messages = [{"role": role, "content": content} for role, content in turns]
+    state = new_state(tokenizer)
+    for role, content in turns:
+        state += getattr(sgl, role)(content)
+    state += sgl.assistant_begin()
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except Exception as refused:
+        with pytest.raises(TemplateError, match=str(refused)[:20]):
+            sent(state)
+        return
+    assert sent(state) == tokenizer.encode(text, add_special_tokens=False)
+    state += "So far"
+    assert sent(state) == tokenizer.encode(text + "So far", add_special_tokens=False)
+
+
+def test_the_text_of_a_state_is_the_templates_rendering_too(tokenizer):
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    messages.append({"role": "user", "content": "c"})
+    state = new_state(tokenizer)
+    state += sgl.user("a")
+    state += sgl.assistant("b")
+    state += sgl.user("c")
+    state += sgl.assistant_begin()
+    expected = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    template = state.stream_executor.chat_template
+    if not template.opens_thinking:  # there the template rewrites the earlier turn; what is sent is exact
+        assert state.text() == expected
+    assert sent(state) == tokenizer.encode(expected, add_special_tokens=False)
+
+
+@pytest.mark.parametrize("role", ["user", "system", "assistant"])
+def test_special_tokens_in_a_message_stay_text(tokenizer, role):
+    reserved = [token.content for token in tokenizer.added_tokens_decoder.values()]
+    content = "a " + " ".join(reserved) + "".join(reserved) + " b"
+    before = [("user", "q")] if role == "assistant" else []
+    after = [("user", "q")] if role != "user" else []
+
+    def control_tokens(text):
+        state = new_state(tokenizer)
+        for each_role, each in [*before, (role, text), *after]:
+            state += getattr(sgl, each_role)(each)
+        state += sgl.assistant_begin()
+        try:
+            ids = sent(state)
+        except TemplateError:
+            pytest.skip("the template has no such role")
+        return [i for i in ids if i in tokenizer.added_tokens_decoder], tokenizer.decode(ids)
+
+    hostile, decoded = control_tokens(content.replace("<think>", "").replace("</think>", ""))
+    harmless, _ = control_tokens("a b")
+    assert hostile == harmless
+    for token in set(reserved) - {"<think>", "</think>"}:
+        assert token in decoded
+
+
+def test_thinking_marks_are_text_in_a_users_message():
+    tokenizer = make_tokenizer("qwen3")
+    state = new_state(tokenizer)
+    state += sgl.user("Say </think> and <think>.")
+    state += sgl.assistant_begin()
+    ids = sent(state)
+    think = set(tokenizer.convert_tokens_to_ids(["<think>", "</think>"]))
+    assert not think & set(ids)
+    state += "<think>\nhm"
+    assert think & set(sent(state))
+
+
+def test_forged_guard_marks_do_not_become_special_tokens():
+    tokenizer = make_tokenizer("qwen2.5")
+    state = new_state(tokenizer)
+    state += sgl.user("\ue0000\ue001 \ue0001\ue001 <|im_end|>")
+    state += sgl.assistant_begin()
+    state.sync()
+    ids = sent(state)
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert ids.count(end) == 2  # the default system message's and the user's
+    assert "<|im_start|>" not in tokenizer.decode(ids).split("user\n")[1].split("assistant")[0].replace(
+        "<|im_end|>\n<|im_start|>", ""
+    )
+
+
+def test_text_between_roles_is_refused_with_what_to_do():
+    state = new_state(make_tokenizer("chatml"))
+    state += sgl.user("a")
+    state += "between"
+    state += sgl.user("b")
+    state += sgl.assistant_begin()
+    with pytest.raises(TemplateError, match="put it inside a role"):
+        sent(state)
+
+
+def test_a_model_without_a_template_says_so():
+    tokenizer = make_tokenizer("chatml")
+    tokenizer.chat_template = None
+    state = new_state(tokenizer)
+    state += sgl.user("a")
+    state += sgl.assistant_begin()
+    with pytest.raises(TemplateError, match="has no chat template"):
+        sent(state)
+
+
+def test_a_program_without_roles_is_sent_as_plain_text():
+    tokenizer = make_tokenizer("chatml")
+    state = new_state(tokenizer)
+    state += "The capital of France is"
+    assert sent(state) == tokenizer.encode("The capital of France is")
+
+
+@pytest.mark.parametrize("name", SPECIAL_TOKENS)
+@pytest.mark.parametrize("content", ["", " ", "\n\n", "x\n", " \n x"])
+def test_exact_contents_are_read_back_from_the_text(name, content):
+    state = new_state(make_tokenizer(name))
+    state += sgl.user(content)
+    state += sgl.assistant_begin()
+    state += "tail"
+    state.sync()
+    messages, tail = exact_messages(state.stream_executor)
+    assert tail == "tail"
+    assert messages[0]["content"].strip() == content.strip()
+    assert state.text().startswith(
+        state.stream_executor.chat_template.get_prefix_and_suffix("user", [])[0] + messages[0]["content"]
+    )
+
+
+@pytest.mark.parametrize("name", SPECIAL_TOKENS)
+def test_fork_to_an_equal_template_keeps_every_byte(name):
+    state = new_state(make_tokenizer(name))
+    state += sgl.user("\n What?")
+    state += sgl.assistant_begin()
+    state += "First,\n\nthen"
+    forked = fork_to(state, Backend(make_tokenizer(name)))
+    assert forked.text() == state.text()
+    assert sent(forked) == sent(state)
+    forked += " more"
+    assert state.text() + " more" == forked.text()
+
+
+@pytest.mark.parametrize("source", SPECIAL_TOKENS)
+@pytest.mark.parametrize("target", SPECIAL_TOKENS)
+def test_fork_to_another_template_is_the_same_conversation_there(source, target):
+    there = make_tokenizer(target)
+    state = new_state(make_tokenizer(source))
+    state += sgl.user("What is 2 + 2?")
+    state += sgl.assistant_begin()
+    state += state.stream_executor.chat_template.thinking_prefix
+    state += "Two and"
+    template = TokenizerChatTemplate(there, target)
+    opening = ""
+    if SPECIAL_TOKENS[source]["added"][:1] == ["<think>"]:
+        opening = template.thinking_prefix
+    expected = there.apply_chat_template(
+        [{"role": "user", "content": "What is 2 + 2?"}], tokenize=False, add_generation_prompt=True
+    )
+    forked = fork_to(state, Backend(there))
+    assert forked.text() == expected + opening + "Two and"
+    assert forked.messages() == state.messages()
+
+
+def test_fork_to_in_the_middle_of_a_users_turn():
+    state = new_state(make_tokenizer("chatml"))
+    state.stream_executor.submit(SglRoleBegin("user"))
+    state += "half a quest"
+    forked = fork_to(state, Backend(make_tokenizer("llama-3")))
+    assert forked.text() == "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nhalf a quest"
+
+
+@pytest.mark.parametrize(
+    ("name", "thinking", "opens", "prefix"),
+    [
+        ("deepseek-r1", True, True, ""),
+        ("qwen3", True, False, "<think>\n"),
+        ("qwen2.5", False, False, ""),
+    ],
+)
+def test_thinking_models_are_recognised(name, thinking, opens, prefix):
+    template = TokenizerChatTemplate(make_tokenizer(name), name)
+    assert (template.thinking, template.opens_thinking, template.thinking_prefix) == (thinking, opens, prefix)

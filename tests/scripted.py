@@ -1,0 +1,102 @@
+"""A scripted HTTP server that looks like SGLang, for faults a real one does not produce on demand."""
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+def answer(text: str, finish_reason: dict | None = None, **meta) -> dict:
+    """What SGLang answers to /generate."""
+    reason = finish_reason or {"type": "stop", "matched": "\n\n"}
+    counts = {"prompt_tokens": 5, "cached_tokens": 0, "completion_tokens": 3}
+    return {"text": text, "meta_info": {"finish_reason": reason, **counts, **meta}}
+
+
+class ScriptedServer:
+    """`on_generate(payload)` returns a dict to answer with, or an `(int, bytes)` of status and body, or is a
+    callable on the request handler for anything odd. `requests` records (path, payload)."""
+
+    def __init__(self, tokenizer_folder: str):
+        self.requests: list[tuple[str, dict]] = []
+        self.connections = 0
+        self.on_generate: Callable = lambda payload: answer("ok")
+        self.model_info = {"model_path": "scripted", "tokenizer_path": tokenizer_folder}
+        self.arrived = threading.Event()
+        self.released = threading.Event()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def setup(self):
+                outer.connections += 1
+                super().setup()
+
+            def do_GET(self):
+                outer.requests.append((self.path, {}))
+                if self.path == "/model_info" and outer.model_info:
+                    self.reply(200, json.dumps(outer.model_info).encode())
+                else:
+                    self.reply(404, b'{"detail": "Not Found"}')
+
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+                payload = json.loads(body) if body else {}
+                outer.requests.append((self.path, payload))
+                if self.path != "/generate":
+                    return self.reply(200, b"{}")
+                outer.arrived.set()
+                result = outer.on_generate(payload)
+                if callable(result):
+                    return result(self)
+                if isinstance(result, tuple):
+                    return self.reply(*result)
+                return self.reply(200, json.dumps(result).encode())
+
+            def reply(self, status: int, body: bytes):
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_):
+                pass
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+
+            def handle_error(self, *_):
+                pass
+
+        self.server = Server(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def __enter__(self):
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.released.set()
+        self.server.shutdown()
+        self.server.server_close()
+
+    def hang(self, payload: dict) -> dict:
+        """An `on_generate` that answers when the test releases it."""
+        self.released.wait(30)
+        return answer("late", {"type": "abort", "message": "Abort by client"})
+
+    def generated(self) -> list[dict]:
+        return [payload for path, payload in self.requests if path == "/generate"]
+
+    def aborted(self) -> list[str]:
+        return [payload["rid"] for path, payload in list(self.requests) if path == "/abort_request"]
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        threading.Event().wait(0.01)
