@@ -1,0 +1,350 @@
+import json
+import threading
+import warnings
+
+import pytest
+
+import sglang as sgl
+from specreason_sgl import Endpoint, fork_to, score
+from specreason_sgl.errors import (
+    ConfigError,
+    ContextLengthExceeded,
+    DeadlineExceeded,
+    NotSGLang,
+    RequestAborted,
+    ServerError,
+    ServerUnreachable,
+    Unauthorized,
+)
+from tests.scripted import answer, wait_until
+
+
+@sgl.function
+def ask(s):
+    s += sgl.user("q")
+    s += sgl.assistant(sgl.gen("a", max_tokens=4))
+
+
+@pytest.fixture
+def endpoint(scripted):
+    with Endpoint(scripted.url, timeout=20) as endpoint:
+        yield endpoint
+
+
+def run(endpoint):
+    state = ask.run(backend=endpoint)
+    state.sync()
+    return state
+
+
+def test_prompts_are_sent_as_ids_with_ids_of_requests_of_one_length(scripted, endpoint):
+    assert run(endpoint)["a"] == "ok"
+    run(endpoint)
+    first, second = scripted.generated()
+    expected = endpoint.tokenizer.apply_chat_template(
+        [{"role": "user", "content": "q"}], add_generation_prompt=True, return_dict=False
+    )
+    assert first["input_ids"] == expected
+    assert first["rid"] != second["rid"]
+    assert len(first["rid"]) == len(second["rid"])
+
+
+def test_connections_are_kept_alive(scripted, endpoint):
+    for _ in range(5):
+        run(endpoint)
+    assert scripted.connections == 1
+
+
+def test_a_missed_deadline_says_so_and_aborts_the_request(scripted):
+    scripted.on_generate = scripted.hang
+    with Endpoint(scripted.url, timeout=0.3) as endpoint:
+        state = run(endpoint)
+        with pytest.raises(DeadlineExceeded, match=rf"{scripted.url} did not answer within 0.3 s"):
+            state["a"]
+        assert scripted.aborted() == [scripted.generated()[0]["rid"]]
+        assert endpoint.in_flight() == 0
+
+
+def test_a_server_that_drips_bytes_misses_the_deadline_too(scripted):
+    def drip(handler):
+        handler.send_response(200)
+        handler.send_header("Content-Length", "1000000")
+        handler.end_headers()
+        while not scripted.released.wait(0.05):
+            handler.wfile.write(b" ")
+
+    scripted.on_generate = lambda payload: drip
+    with Endpoint(scripted.url, timeout=0.3) as endpoint, pytest.raises(DeadlineExceeded):
+        run(endpoint)["a"]
+
+
+def test_an_idle_connection_found_closed_is_tried_again_after_an_abort(scripted, endpoint):
+    def hang_up(handler):
+        handler.close_connection = True
+        handler.connection.close()
+
+    answers = iter([lambda payload: hang_up, lambda payload: answer("second")])
+    scripted.on_generate = lambda payload: next(answers)(payload)
+    assert run(endpoint)["a"] == "second"
+    first, second = scripted.generated()
+    assert scripted.aborted() == [first["rid"]]
+
+
+def test_retries_are_bounded(scripted, endpoint):
+    def hang_up(handler):
+        handler.close_connection = True
+        handler.connection.close()
+
+    scripted.on_generate = lambda payload: hang_up
+    with pytest.raises(ServerUnreachable, match="broke"):
+        run(endpoint)["a"]
+    assert len(scripted.generated()) == 3
+
+
+def test_an_answer_that_was_begun_is_not_asked_for_again(scripted, endpoint):
+    def half(handler):
+        handler.send_response(200)
+        handler.send_header("Content-Length", "100")
+        handler.end_headers()
+        handler.wfile.write(b'{"text": "ha')
+        handler.close_connection = True
+
+    scripted.on_generate = lambda payload: half
+    with pytest.raises(ServerError):
+        run(endpoint)["a"]
+    assert len(scripted.generated()) == 1
+
+
+@pytest.mark.parametrize(
+    ("reply", "error", "says"),
+    [
+        ((500, b'{"error": {"message": "boom"}}'), ServerError, "status 500: boom"),
+        ((503, b"busy"), ServerError, "status 503: no reason given"),
+        ((401, b'{"error": "Unauthorized"}'), Unauthorized, "refuses the API key"),
+        ((200, b"<html>"), ServerError, "not JSON: '<html>'"),
+        ((200, b"[1]"), ServerError, "not an answer"),
+        ((200, b'{"text": "x"}'), ServerError, "not an answer"),
+        (
+            (400, b'{"error": {"message": "longer than the model\'s context length (32 tokens)"}}'),
+            ContextLengthExceeded,
+            "longer than the context of scripted",
+        ),
+    ],
+)
+def test_what_a_server_gets_wrong_is_one_clear_error(scripted, endpoint, reply, error, says):
+    scripted.on_generate = lambda payload: reply
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        state = run(endpoint)
+        with pytest.raises(error) as raised:
+            state["a"]
+    assert says in str(raised.value)
+    assert scripted.url in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert isinstance(state.error(), error)
+    with pytest.raises(error):
+        state.get_meta_info("a")
+
+
+def test_a_failure_keeps_earlier_results_and_sends_nothing_more(scripted, endpoint):
+    replies = iter([answer("first"), (500, b"{}")])
+    scripted.on_generate = lambda payload: next(replies)
+
+    @sgl.function
+    def three(s):
+        s += sgl.user("q")
+        s += sgl.assistant(sgl.gen("a") + sgl.gen("b") + sgl.gen("c"))
+
+    state = three.run(backend=endpoint)
+    with pytest.raises(ServerError):
+        state["c"]
+    assert state["a"] == "first"
+    assert len(scripted.generated()) == 2
+
+
+def test_a_failure_crosses_forks(scripted, endpoint):
+    scripted.on_generate = lambda payload: (500, b"{}")
+
+    @sgl.function
+    def forking(s):
+        s += sgl.user("q")
+        s += sgl.assistant_begin()
+        s += sgl.gen("a")
+        forks = [*s.fork(2), fork_to(s, endpoint)]
+        for fork in forks:
+            fork += " and" + sgl.gen("b")
+            with pytest.raises(ServerError):
+                fork["b"]
+        s["checked"] = True
+
+    assert len(scripted.generated()) == 0
+    state = forking.run(backend=endpoint)
+    assert state.error() is not None
+    assert len(scripted.generated()) == 1
+
+
+def test_streaming_gives_the_pieces(scripted, endpoint):
+    def stream(handler):
+        handler.send_response(200)
+        handler.send_header("Connection", "close")
+        handler.end_headers()
+        for text in ("Hel", "Hello ", "Hello é"):
+            handler.wfile.write(b"data: " + json.dumps(answer(text)).encode() + b"\n\n")
+        handler.wfile.write(b"data: [DONE]\n\n")
+        handler.close_connection = True
+
+    scripted.on_generate = lambda payload: stream
+    state = ask.run(backend=endpoint, stream=True)
+    assert "".join(state.text_iter("a")) == "Hello é"
+    assert scripted.generated()[0]["stream"] is True
+
+
+def test_a_stream_that_breaks_off_is_an_error(scripted, endpoint):
+    def stream(handler):
+        handler.send_response(200)
+        handler.send_header("Connection", "close")
+        handler.end_headers()
+        handler.wfile.write(b"data: " + json.dumps(answer("Hel")).encode() + b"\n\n")
+        handler.close_connection = True
+
+    scripted.on_generate = lambda payload: stream
+    state = ask.run(backend=endpoint, stream=True)
+    list(state.text_iter())
+    with pytest.raises(ServerUnreachable, match="broke off"):
+        state["a"]
+
+
+def test_abort_of_a_state_ends_its_requests_and_no_others(scripted, endpoint):
+    scripted.on_generate = scripted.hang
+    states = [ask.run(backend=endpoint), ask.run(backend=endpoint)]
+    wait_until(lambda: len(scripted.generated()) == 2)
+    assert endpoint.abort(states[0]) == 1
+    assert len(scripted.aborted()) == 1
+    assert endpoint.abort() == 2
+    scripted.released.set()
+    for state in states:
+        with pytest.raises(RequestAborted):
+            state["a"]
+
+
+def test_an_aborted_state_sends_nothing_more(scripted, endpoint):
+    @sgl.function
+    def two(s):
+        s += sgl.user("q")
+        s += sgl.assistant_begin()
+        s += sgl.gen("a")
+        s["a"]
+        endpoint.abort(s)
+        s += sgl.gen("b")
+        with pytest.raises(RequestAborted):
+            s["b"]
+        s["done"] = True
+
+    two.run(backend=endpoint)
+    assert len(scripted.generated()) == 1
+
+
+def test_nobody_there():
+    with pytest.raises(ServerUnreachable, match="is the server running"):
+        Endpoint("http://127.0.0.1:9")
+
+
+@pytest.mark.parametrize("url", ["localhost:30000", "", "ftp://x", "http://"])
+def test_what_is_not_a_url(url):
+    with pytest.raises((ConfigError, ServerUnreachable)):
+        Endpoint(url)
+
+
+def test_not_an_sglang_server(scripted):
+    scripted.model_info = {}
+    with pytest.raises(NotSGLang, match="not an SGLang server"):
+        Endpoint(scripted.url)
+
+
+def test_a_tokenizer_that_is_not_here_says_what_to_pass(scripted, tmp_path):
+    scripted.model_info["tokenizer_path"] = str(tmp_path / "none")
+    with pytest.raises(ConfigError, match="pass a folder or a Hugging Face name as tokenizer"):
+        Endpoint(scripted.url)
+
+
+def logprobs(values: dict[int, float]):
+    return answer(
+        "7",
+        {"type": "length", "length": 1},
+        output_token_ids_logprobs=[[[value, token, None] for token, value in values.items()]],
+    )
+
+
+@sgl.function
+def judge(s, read, choices):
+    s += sgl.user("q")
+    s += sgl.assistant_begin()
+    s += "Score:" + score("score", choices=choices, read=read)
+
+
+def test_a_score_is_one_request_of_one_token(scripted, endpoint):
+    digits = {endpoint.tokenizer.convert_tokens_to_ids(str(d)): -2.0 - abs(d - 6) for d in range(10)}
+    scripted.on_generate = lambda payload: logprobs(digits)
+    state = judge.run(read="greedy", choices=tuple("0123456789"), backend=endpoint)
+    meta = state.get_meta_info("score")
+    assert state["score"] == "6"
+    assert meta["score"] == 6.0
+    assert sum(meta["probabilities"].values()) == pytest.approx(1)
+    assert max(meta["probabilities"], key=meta["probabilities"].get) == "6"
+    assert 0 < meta["mass"] < 1
+    (payload,) = scripted.generated()
+    assert payload["sampling_params"]["max_new_tokens"] == 1
+    assert payload["token_ids_logprob"] == list(digits)
+    assert state.text().endswith("Score:6")
+
+
+def test_the_average_is_the_expectation(scripted, endpoint):
+    ids = [endpoint.tokenizer.convert_tokens_to_ids(d) for d in "28"]
+    scripted.on_generate = lambda payload: logprobs({ids[0]: -1.0, ids[1]: -1.0})
+    state = judge.run(read="average", choices=("2", "8"), backend=endpoint)
+    assert state.get_meta_info("score")["score"] == pytest.approx(5.0)
+    assert state["score"] == "2"
+
+
+def test_choices_of_more_than_one_token_fall_back_to_sglangs_select(scripted, endpoint):
+    def reply(payload):
+        ids = payload["input_ids"]
+        if isinstance(ids[0], int):
+            return answer("", prompt_tokens=len(ids))
+        tail = [one[payload["logprob_start_len"] :] for one in ids]
+        replies = []
+        for i, tokens in enumerate(tail):
+            text = [endpoint.tokenizer.decode([token]) for token in tokens]
+            entries = [[-1.0 - i, token, t] for token, t in zip(tokens, text, strict=True)]
+            replies.append(answer("", input_token_logprobs=entries, output_token_logprobs=[]))
+        return replies
+
+    scripted.on_generate = reply
+    state = judge.run(read="greedy", choices=("excellent", "terrible"), backend=endpoint)
+    assert state["score"] == "excellent"
+    assert len(scripted.generated()) == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"read": "mean"}, {"choices": ("1",)}, {"choices": ("1", "1")}, {"choices": ("1", "")}],
+)
+def test_a_score_that_cannot_be_is_refused_where_it_is_written(arguments):
+    with pytest.raises(ConfigError):
+        score("x", **arguments)
+
+
+def test_one_endpoint_serves_many_threads(scripted, endpoint):
+    scripted.on_generate = lambda payload: answer(payload["rid"])
+    results = {}
+
+    def one(i):
+        results[i] = run(endpoint)["a"]
+
+    threads = [threading.Thread(target=one, args=(i,)) for i in range(32)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(results.values())) == 32
+    assert endpoint.in_flight() == 0

@@ -1,0 +1,162 @@
+"""The algorithm against a scripted server that plays both models."""
+
+import threading
+
+import pytest
+
+from specreason_sgl import Endpoint, SpecReasonConfig, solve, solve_alone
+from specreason_sgl.errors import ConfigError, DeadlineExceeded, ServerError
+from specreason_sgl.reasoning.verifiers import QUESTION
+from tests.scripted import ScriptedServer, answer, wait_until
+
+DELIMITER = {"type": "stop", "matched": "\n\n"}
+END = {"type": "stop", "matched": 42}
+
+
+class Play:
+    """Two scripted servers: `drafts` and `rewrites` in order, `scores` as digits, then the answer."""
+
+    def __init__(self, draft: ScriptedServer, base: ScriptedServer, drafts, scores, rewrites=()):
+        self.draft, self.base = Endpoint(draft.url, timeout=20), Endpoint(base.url, timeout=20)
+        self.servers = (draft, base)
+        self.drafts, self.scores, self.rewrites = iter(drafts), iter(scores), iter(rewrites)
+        self.prompts: list[tuple[str, str]] = []
+        draft.on_generate = lambda payload: self.write("draft", payload, self.drafts)
+        base.on_generate = self.play_base
+
+    def write(self, who, payload, texts):
+        self.prompts.append((who, self.draft.tokenizer.decode(payload["input_ids"])))
+        text, reason = (lambda one: one if isinstance(one, tuple) else (one, DELIMITER))(next(texts))
+        return answer(text, reason)
+
+    def play_base(self, payload):
+        prompt = self.draft.tokenizer.decode(payload["input_ids"])
+        if "token_ids_logprob" in payload:
+            self.prompts.append(("score", prompt))
+            digit = next(self.scores)
+            pairs = [
+                [0.0 if i == digit else -9.0, t, None] for i, t in enumerate(payload["token_ids_logprob"])
+            ]
+            return answer("x", {"type": "length"}, output_token_ids_logprobs=[pairs])
+        if prompt.endswith("Final answer:"):
+            self.prompts.append(("answer", prompt))
+            return answer(" 42 ", END)
+        return self.write("rewrite", payload, self.rewrites)
+
+    def solve(self, on_step=None, **config):
+        config = SpecReasonConfig(**{"temperature": 0, **config})
+        return solve("q", draft=self.draft, base=self.base, config=config, on_step=on_step)
+
+
+@pytest.fixture
+def play(chatml_folder):
+    with ScriptedServer(chatml_folder) as draft, ScriptedServer(chatml_folder) as base:
+        yield lambda *script: Play(draft, base, *script)
+
+
+def test_good_steps_are_kept_and_bad_ones_rewritten(play):
+    one = play(["A", "B", ("C", END)], [9, 3, 7], ["b"])
+    seen = []
+    trace = one.solve(on_step=seen.append)
+    assert trace.reasoning == "A\n\nb\n\nC"
+    assert [(s.author, s.score, s.rejected) for s in trace.steps] == [
+        ("draft", 9.0, None),
+        ("base", 3.0, "B"),
+        ("draft", 7.0, None),
+    ]
+    assert (trace.stop, trace.answer, seen) == ("end", "42", list(trace.steps))
+    assert [call.purpose for call in trace.calls] == [
+        "draft", "score", "draft", "score", "rewrite", "draft", "score", "answer",
+    ]  # fmt: skip
+
+
+def test_each_model_reads_the_chain_of_thought_so_far_and_no_rejected_step(play):
+    one = play(["A", "B", ("C", END)], [9, 3, 7], ["b"])
+    one.solve()
+    ends = [(who, prompt.split("assistant\n")[-1]) for who, prompt in one.prompts]
+    assert ends == [
+        ("draft", ""),
+        ("score", "A" + QUESTION),
+        ("draft", "A\n\n"),
+        ("score", "A\n\nB" + QUESTION),
+        ("rewrite", "A\n\n"),
+        ("draft", "A\n\nb\n\n"),
+        ("score", "A\n\nb\n\nC" + QUESTION),
+        ("answer", "A\n\nb\n\nC\n\nFinal answer:"),
+    ]
+
+
+def test_the_first_steps_can_be_the_base_models(play):
+    trace = play([("C", END)], [9], ["a", "b"]).solve(first_base_steps=2)
+    assert [step.author for step in trace.steps] == ["base", "base", "draft"]
+    assert trace.steps[0].score is None
+    assert trace.steps[0].rejected is None
+
+
+def test_an_empty_draft_is_rejected_without_a_score(play):
+    trace = play([("", END)], [], [("b", END)]).solve()
+    assert [(s.text, s.author, s.score, s.rejected) for s in trace.steps] == [("b", "base", None, "")]
+    assert trace.rewritten == 1
+
+
+def test_a_score_at_the_threshold_is_kept(play):
+    assert play([("A", END)], [5]).solve(threshold=5).kept == 1
+
+
+def test_the_budget_ends_the_thinking_and_the_answer_is_written(play):
+    one = play(["A", "B", "C"], [9, 9, 9])
+    trace = one.solve(token_budget=6)  # the scripted server reports 3 tokens a step
+    assert (len(trace.steps), trace.stop, trace.answer) == (2, "budget", "42")
+    budgets = [p["sampling_params"]["max_new_tokens"] for p in one.servers[0].generated()]
+    assert budgets == [6, 3]
+
+
+def test_alone_is_one_request_and_the_answer(play):
+    one = play([], [], [("A\n\nB", END)])
+    trace = solve_alone("q", endpoint=one.base, config=SpecReasonConfig(temperature=0))
+    assert [step.text for step in trace.steps] == ["A", "B"]
+    assert (trace.mode, trace.answer, trace.draft_model) == ("base", "42", None)
+    assert [call.purpose for call in trace.calls] == ["reason", "answer"]
+
+
+def test_a_failing_runtime_is_one_clear_error(play):
+    one = play(["A"], [])
+    one.servers[1].on_generate = lambda payload: (500, b'{"error": {"message": "boom"}}')
+    with pytest.raises(ServerError, match="boom") as raised:
+        one.solve()
+    assert one.servers[1].url in str(raised.value)
+    assert one.draft.in_flight() == one.base.in_flight() == 0
+
+
+def test_no_thread_is_left_after_success_or_failure(play):
+    before = threading.active_count()
+    play(["A", ("B", END)], [9, 9]).solve()
+    with pytest.raises(ServerError):
+        one = play(["A"], [])
+        one.servers[1].on_generate = lambda payload: (500, b"{}")
+        one.solve()
+    wait_until(lambda: threading.active_count() <= before + 2)  # the servers' own connections
+
+
+def test_a_run_that_is_late_ends_with_its_request_aborted(play):
+    one = play(["A"], [])
+    one.servers[1].on_generate = one.servers[1].hang
+    with pytest.raises(DeadlineExceeded, match=r"within 0\.3 s"):
+        solve("q", draft=one.draft, base=one.base, timeout=0.3)
+    assert one.servers[1].aborted() == [one.servers[1].generated()[0]["rid"]]
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan")])
+def test_a_timeout_that_is_none_is_refused(play, timeout):
+    one = play([], [])
+    with pytest.raises(ConfigError, match="timeout"):
+        solve("q", draft=one.draft, base=one.base, timeout=timeout)
+
+
+def test_an_error_in_on_step_comes_out_and_ends_the_run(play):
+    def broken(step):
+        raise KeyError("mine")
+
+    one = play(["A"], [9])
+    with pytest.raises(KeyError, match="mine"):
+        one.solve(on_step=broken)

