@@ -5,7 +5,6 @@ import os
 import shlex
 import signal
 import sys
-import threading
 from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -41,7 +40,7 @@ DEFAULTS = SpecReasonConfig()
 
 
 def main() -> None:
-    """Entry point of `specreason-sgl`. Exits with 2 for wrong input, 1 for a runtime's failure, 130 on Ctrl-C."""
+    """Entry point of `specreason-sgl`. Exits with 2 for wrong input, 1 where a runtime failed."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         sys.exit(app(standalone_mode=False))
@@ -143,9 +142,6 @@ def solve(
     with ExitStack() as stack:
         if not draft_url:
             spec = _pair_spec(pair, draft, base)
-            threading.Thread(
-                target=importlib.import_module, args=["specreason_sgl.reasoning.speculate"]
-            ).start()
             arguments = {
                 "draft_args": _flags(draft_args),
                 "base_args": _flags(base_args),
@@ -270,29 +266,35 @@ def _started(spec: models.PairSpec, arguments: dict):
 
     with ExitStack() as stack:
         with _progress() as progress:
-            pair = stack.enter_context(
-                launch_pair(spec, status=lambda line: progress(line, 0, 0), progress=progress, **arguments)
-            )
+
+            def status(line: str) -> None:
+                progress(line, 0, 0)
+                importlib.import_module("specreason_sgl.reasoning.speculate")  # seconds, while servers start
+
+            pair = stack.enter_context(launch_pair(spec, status=status, progress=progress, **arguments))
         yield pair.draft.url, pair.base.url
 
 
 @contextmanager
 def _progress():
-    """A function (what, done, total) that draws one line a topic on standard error."""
+    """A function (what, done, total) that draws a bar on a terminal, and else prints each new topic once."""
+    if not err.is_terminal:
+        said = set()
+
+        def say(what: str, done: int, total: int) -> None:
+            topic = what.split(",")[0]
+            if topic not in said:
+                said.add(topic)
+                err.print(topic, soft_wrap=True)
+
+        yield say
+        return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn())
     with Progress(*columns, console=err, transient=True) as bar:
         task = bar.add_task("", total=None)
-        said = None
-
-        def show(what: str, done: int, total: int) -> None:
-            nonlocal said
-            bar.update(task, description=what, completed=done, total=total or None)
-            topic = what.split(",")[0]
-            if not err.is_terminal and topic != said:
-                err.print(what, soft_wrap=True)
-                said = topic
-
-        yield show
+        yield lambda what, done, total: bar.update(
+            task, description=what, completed=done, total=total or None
+        )
 
 
 def _status(text: str):

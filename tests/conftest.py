@@ -16,7 +16,9 @@ def make_tokenizer(name: str):
 
     special = SPECIAL_TOKENS[name]
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     corpus = [(Path(__file__).parents[1] / "LICENSE").read_text(), "0123456789 system user assistant\n\n"]
     trainer = trainers.BpeTrainer(

@@ -151,14 +151,14 @@ class Endpoint(RuntimeEndpoint):
             state: a `ProgramState`, or None for every request in flight.
 
         Returns:
-            How many requests were told to end. Their calls raise `RequestAborted`, and so do further ones
-            of the state.
+            How many requests were told to end by this call. They raise `RequestAborted`, and so do further
+            ones of the state.
         """
         sid = state.stream_executor.sid if state is not None else None
         with self._lock:
             if sid:
                 self._aborted.add(sid)
-            rids = [rid for rid, one in self._in_flight.items() if sid in (None, one.sid)]
+            rids = [rid for rid, one in self._in_flight.items() if sid in (None, one.sid) and not one.aborted]
             for rid in rids:
                 self._in_flight[rid].aborted = True
         for rid in rids:
@@ -369,7 +369,8 @@ class Endpoint(RuntimeEndpoint):
         message = " ".join(str(message or "no reason given").split())
         if "context length" in message or "longer than the model" in message:
             return ContextLengthExceeded(
-                f"the prompt is longer than the context of {self.get_model_name()} at {self.base_url}: {message}"
+                f"the prompt is longer than the context of {self.get_model_name()} at {self.base_url}: "
+                f"{message}"
             )
         if status in (401, 403):
             return Unauthorized(f"{self.base_url} refuses the API key (status {status}); pass the right one")

@@ -236,7 +236,7 @@ class _Run:
             return state.stream_executor.get_meta_info(name, left)
         except TimeoutError:
             raise DeadlineExceeded(
-                f"the run was not done within {self.timeout:g} s; give it more time, or a smaller token budget"
+                f"the run was not done within {self.timeout:g} s; give it more time or a smaller token budget"
             ) from None
 
     def call(self, side: Side, purpose: str, meta: dict, start: float) -> Call:

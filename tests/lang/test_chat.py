@@ -1,8 +1,8 @@
 import pytest
+import sglang as sgl
 from sglang.lang.interpreter import ProgramState, StreamExecutor
 from sglang.lang.ir import SglRoleBegin
 
-import sglang as sgl
 from specreason_sgl.errors import TemplateError
 from specreason_sgl.lang.chat import TokenizerChatTemplate, exact_messages
 from specreason_sgl.lang.fork import fork_to

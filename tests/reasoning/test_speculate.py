@@ -131,9 +131,9 @@ def test_a_failing_runtime_is_one_clear_error(play):
 def test_no_thread_is_left_after_success_or_failure(play):
     before = threading.active_count()
     play(["A", ("B", END)], [9, 9]).solve()
+    one = play(["A"], [])
+    one.servers[1].on_generate = lambda payload: (500, b"{}")
     with pytest.raises(ServerError):
-        one = play(["A"], [])
-        one.servers[1].on_generate = lambda payload: (500, b"{}")
         one.solve()
     wait_until(lambda: threading.active_count() <= before + 2)  # the servers' own connections
 

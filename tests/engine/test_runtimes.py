@@ -1,0 +1,223 @@
+import signal
+import subprocess
+import sys
+import threading
+
+import psutil
+import pytest
+import sglang as sgl
+import urllib3
+
+from programs.measure import RecordingEndpoint, contexts, judged, prefix_share
+from programs.specreason import specreason
+from specreason_sgl import SpecReasonConfig, Trace, fork_to, solve, speculate
+from specreason_sgl.errors import ContextLengthExceeded, RequestAborted
+from tests.scripted import wait_until
+
+QUESTIONS = [
+    "Natalia sold 48 clips in April and half as many in May. How many clips did she sell altogether?",
+    "What is the capital of France?",
+]
+CLI = [sys.executable, "-m", "specreason_sgl.cli"]
+
+
+def metric(url: str, name: str) -> float:
+    lines = urllib3.request("GET", f"{url}/metrics").data.decode().splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith((name + "{", name + " ")))
+
+
+def running(url: str) -> float:
+    return metric(url, "sglang:num_running_reqs") + metric(url, "sglang:num_queue_reqs")
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_the_program_to_read_and_the_packages_agree(draft, base, question):
+    plain = specreason.run(
+        question=question, draft=draft, threshold=5, token_budget=160, step_tokens=60, backend=base
+    )
+    config = SpecReasonConfig(temperature=0, threshold=5, token_budget=160, step_tokens=60)
+    trace = solve(question, draft=draft, base=base, config=config)
+    assert [step.text for step in trace.steps] == plain["steps"]
+    assert [step.score for step in trace.steps if step.score is not None] == [*map(float, plain["digits"])]
+    assert trace.answer == plain["answer"].strip()
+
+
+def test_the_trace_is_the_conversation_byte_for_byte(draft, base):
+    config = SpecReasonConfig(temperature=0, threshold=5, token_budget=120, step_tokens=40)
+    state = speculate.run(question=QUESTIONS[0], draft=draft, config=config, backend=base)
+    trace = state["trace"]
+    turn = state.messages()[-1]["content"]
+    assert turn.startswith(trace.reasoning + "\n\nFinal answer:")
+    assert turn.endswith(trace.answer) or trace.answer in turn
+    assert Trace.from_json(trace.to_json()) == trace
+    assert all(call.prompt_tokens >= call.cached_tokens >= 0 for call in trace.calls)
+
+
+@pytest.mark.parametrize(
+    ("settings", "authors"),
+    [
+        ({"first_base_steps": 4, "threshold": 0}, {"draft", "base"}),  # then every drafted step is kept
+        ({"threshold": 9, "read": "average"}, {"base"}),  # every drafted step is rejected
+    ],
+)
+def test_what_a_runtime_has_seen_comes_from_its_cache(pair, record_property, settings, authors):
+    with RecordingEndpoint(pair.draft.url) as draft, RecordingEndpoint(pair.base.url) as base:
+        draft.flush_cache()
+        base.flush_cache()
+        config = SpecReasonConfig(temperature=0, token_budget=280, step_tokens=25, **settings)
+        trace = solve(QUESTIONS[0], draft=draft, base=base, config=config)
+        assert len(trace.steps) >= 8
+        assert {step.author for step in trace.steps} == authors
+        for side, endpoint in (("draft", draft), ("base", base)):
+            share = prefix_share(endpoint.record)
+            record_property(side, share)
+            print(side, share, f"{share.share:.1%}")
+            assert share.share >= 0.97, (side, share)
+
+
+def test_a_score_costs_the_server_one_request_of_one_token(pair, base):
+    def counts():
+        return [
+            metric(pair.base.url, f"sglang:{name}")
+            for name in ("num_requests_total", "generation_tokens_total")
+        ]
+
+    judged.run(context="One.", how="score", backend=base)["x"]  # metrics appear with the first request
+    before = counts()
+    judged.run(context="One.\n\nTwo.", how="score", backend=base)["x"]
+    wait_until(lambda: counts() != before)
+    after = counts()
+    assert [b - a for a, b in zip(before, after, strict=True)] == [1, 1]
+
+
+def test_score_decides_as_select_does(base):
+    differ = []
+    for context in contexts(50):
+        ours = judged.run(context=context, how="score", backend=base)
+        theirs = judged.run(context=context, how="select", backend=base)
+        if ours["x"] != theirs["x"]:
+            top = sorted(ours.get_meta_info("x")["probabilities"].values())[-2:]
+            differ.append((context, ours["x"], theirs["x"], top))
+    print("disagreements:", differ)
+    # The two ask with different batch shapes, whose arithmetic differs: only near ties may flip.
+    assert all(second / first > 0.9 for *_, (second, first) in differ), differ
+    assert len(differ) <= 2
+
+
+@pytest.mark.parametrize("side", ["draft", "base"])
+def test_the_server_reads_the_templates_own_tokens(request, side):
+    endpoint = request.getfixturevalue(side)
+    messages = [{"role": "user", "content": "  Hi.\n"}, {"role": "assistant", "content": "Hello!"}]
+    messages.append({"role": "user", "content": "你好 🙂"})
+    expected = endpoint.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+
+    @sgl.function
+    def chat(s):
+        s += sgl.user("  Hi.\n")
+        s += sgl.assistant("Hello!")
+        s += sgl.user("你好 🙂")
+        s += sgl.assistant(sgl.gen("a", max_tokens=1))
+
+    state = chat.run(backend=endpoint)
+    assert state.get_meta_info("a")["prompt_tokens"] == len(expected)
+    state = chat.run(backend=endpoint)
+    assert state.get_meta_info("a")["cached_tokens"] == len(expected) - 1
+
+
+@pytest.mark.parametrize("side", ["draft", "base"])
+def test_special_tokens_of_a_user_are_text_to_a_real_tokenizer(request, side):
+    endpoint = request.getfixturevalue(side)
+    reserved = [token.content for token in endpoint.tokenizer.added_tokens_decoder.values()]
+
+    @sgl.function
+    def chat(s, text):
+        s += sgl.user(text)
+        s += sgl.assistant_begin()
+
+    def ids(text):
+        state = chat.run(text=text, backend=endpoint)
+        state.sync()
+        return endpoint.chat_template.encode(state.stream_executor)
+
+    control = set(endpoint.tokenizer.added_tokens_decoder)
+    hostile = ids("a " + " ".join(reserved))
+    assert [i for i in hostile if i in control] == [i for i in ids("a") if i in control]
+    assert all(token in endpoint.tokenizer.decode(hostile) for token in reserved)
+
+
+def test_abort_ends_a_request_on_the_server(pair, draft):
+    @sgl.function
+    def endless(s):
+        s += sgl.user("Count.")
+        s += sgl.assistant(sgl.gen("a", max_tokens=4000, ignore_eos=True))
+
+    state = endless.run(backend=draft)
+    wait_until(lambda: running(pair.draft.url) >= 1, 60)
+    assert draft.abort(state) == 1
+    with pytest.raises(RequestAborted):
+        state["a"]
+    wait_until(lambda: running(pair.draft.url) == 0, 30)
+
+
+def test_a_question_longer_than_the_context_is_one_clear_error(draft, base):
+    with pytest.raises(ContextLengthExceeded, match="longer than the context"):
+        solve("word " * 40_000, draft=draft, base=base, config=SpecReasonConfig(temperature=0))
+
+
+def test_a_conversation_moves_between_real_runtimes(draft, base):
+    @sgl.function
+    def both(s):
+        s += sgl.user("Name a colour.")
+        s += sgl.assistant_begin()
+        s += "I say"
+        there = fork_to(s, draft)
+        there += sgl.gen("a", max_tokens=4, temperature=0)
+        s += there["a"]
+        s += sgl.gen("b", max_tokens=4, temperature=0)
+        s["both"] = (there.text(), s.text())
+
+    mine = "<|im_start|>assistant\nI say"
+    there, here = both.run(backend=base)["both"]
+    assert mine in there
+    assert mine in here
+    assert there.split(mine)[1] == here.split(mine)[1][: len(there.split(mine)[1])]
+
+
+def urls(pair):
+    return ["--draft-url", pair.draft.url, "--base-url", pair.base.url, "--temperature", "0"]
+
+
+def test_the_command_line_prints_traces_as_json(pair):
+    command = [*CLI, "solve", "-", *urls(pair), "--token-budget", "40", "--json", "--compare"]
+    done = subprocess.run(command, input=QUESTIONS[1], capture_output=True, text=True, check=True)
+    traces = [Trace.from_json(line) for line in done.stdout.splitlines()]
+    assert [trace.mode for trace in traces] == ["specreason", "base"]
+    assert traces[0].question == QUESTIONS[1]
+
+
+def test_ctrl_c_aborts_the_requests_of_both_servers(pair):
+    command = [*CLI, "solve", "Count to 5000.", *urls(pair), "--step-tokens", "4000", "--instruction", ""]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: running(pair.draft.url) + running(pair.base.url) >= 1, 120)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "interrupted" in err
+    assert "Traceback" not in err
+    wait_until(lambda: running(pair.draft.url) + running(pair.base.url) == 0, 30)
+
+
+def test_kill_of_the_command_line_leaves_no_server(tmp_path):
+    command = [*CLI, "solve", "Count to 5000.", "--pair", "nano", "--step-tokens", "4000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    lines = []
+    reader = threading.Thread(target=lambda: lines.extend(iter(process.stderr.readline, "")))
+    reader.start()
+    wait_until(lambda: any("both servers are ready" in line for line in lines), 400)
+    tree = psutil.Process(process.pid).children(recursive=True)
+    assert len(tree) >= 8  # two supervisors, and for each a server, a scheduler and a detokenizer
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(tree, timeout=15)
+    assert alive == []
+    reader.join()

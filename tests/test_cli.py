@@ -1,0 +1,107 @@
+import subprocess
+import sys
+import time
+
+import pytest
+
+CLI = [sys.executable, "-m", "specreason_sgl.cli"]
+
+
+def run(*arguments, **options):
+    return subprocess.run([*CLI, *arguments], capture_output=True, text=True, check=False, **options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["solve", ""], 2, "the question is empty"),
+        (["solve", "-"], 2, "the question is empty"),
+        (["solve", "q", "--threshold", "11"], 2, "threshold is a number from 0 to 9, not 11.0"),
+        (["solve", "q", "--threshold", "many"], 2, "Invalid value for '--threshold'"),
+        (["solve", "q", "--read", "mean"], 2, "read is 'greedy' or 'average'"),
+        (["solve", "q", "--pair", "micro"], 2, "no pair is named 'micro'"),
+        (["solve", "q", "--draft", "x"], 2, "give both --draft and --base"),
+        (["solve", "q", "--base-url", "http://127.0.0.1:9"], 2, "give both --draft-url and --base-url"),
+        (["solve", "q", "--draft-args", "'open"], 2, "flags for SGLang cannot be read"),
+        (["solve", "q", "--draft-url", "here", "--base-url", "there"], 2, "is not a server's URL"),
+        (
+            ["solve", "q", "--draft-url", "http://127.0.0.1:9", "--base-url", "http://127.0.0.1:9"],
+            1,
+            "nobody answers at http://127.0.0.1:9",
+        ),
+        (["solve", "q", "--nonsense"], 2, "--nonsense"),
+        (["models", "fetch", "micro"], 2, "no pair is named 'micro'"),
+        (["models", "fetch", "nano", "--source", "moon"], 2, "auto, hub or packages"),
+        (["doctor", "--pair", "micro"], 2, "no pair is named"),
+    ],
+)
+def test_wrong_input_is_one_line_on_standard_error(arguments, code, says):
+    done = run(*arguments, input="")
+    assert (done.returncode, done.stdout) == (code, "")
+    assert says in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("error: ")
+
+
+def test_a_server_that_is_not_sglang_is_told_apart(scripted):
+    scripted.model_info = {}
+    done = run("solve", "q", "--draft-url", scripted.url, "--base-url", scripted.url)
+    assert done.returncode == 1
+    assert done.stderr == f"error: {scripted.url} is not an SGLang server: its /model_info names no model\n"
+
+
+@pytest.mark.parametrize("command", [[], ["solve"], ["models"], ["doctor"], ["models", "fetch"]])
+def test_help_says_what_each_command_does(command):
+    done = run(*command, "--help")
+    assert done.returncode == 0
+    assert "Usage" in done.stdout
+
+
+def test_help_does_not_wait_for_sglang():
+    code = "import sys; sys.argv = ['x', '--help']\nfrom specreason_sgl.cli import app\n"
+    code += "app(standalone_mode=False); assert 'sglang' not in sys.modules and 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_models_list_names_every_pair_and_cuts_nothing_in_a_pipe(tmp_path):
+    done = run("models", "list")
+    assert done.returncode == 0
+    for name in ("mini", "nano", "paper", "qwen3", "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"):
+        assert name in done.stdout
+
+
+def test_models_path_of_what_is_not_here_says_how_to_get_it(tmp_path):
+    import os
+
+    env = {**os.environ, "SPECREASON_SGL_CACHE": str(tmp_path), "HF_HOME": str(tmp_path)}
+    done = run("models", "path", "nano", env=env)
+    assert done.returncode == 2
+    assert "specreason-sgl models fetch nano" in done.stderr
+
+
+def test_doctor_stops_where_memory_is_short(monkeypatch):
+    from specreason_sgl.runtime import doctor, machine, models
+
+    monkeypatch.setattr(machine, "has_accelerator", lambda: False)
+    monkeypatch.setattr(machine, "available_memory", lambda: 10**6)
+    verdicts = {one.topic: one.verdict for one in doctor.examine(models.get_pair("nano"))}
+    assert verdicts["memory"] == "stop"
+    assert verdicts["Python"] == verdicts["sglang"] == "ok"
+
+
+def test_sigterm_ends_a_run_in_order(scripted):
+    import signal
+
+    scripted.on_generate = scripted.hang
+    command = [*CLI, "solve", "q", "--draft-url", scripted.url, "--base-url", scripted.url]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert scripted.arrived.wait(60)
+    process.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + 10
+    while not scripted.aborted() and time.monotonic() < deadline:
+        scripted.released.wait(0.01)
+    assert scripted.aborted() == [scripted.generated()[0]["rid"]]
+    scripted.released.set()
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert "Traceback" not in err
