@@ -190,6 +190,8 @@ class Endpoint(RuntimeEndpoint):
     # Requests.
 
     def _payload(self, s: StreamExecutor, sampling_params: SglSamplingParams) -> dict[str, Any]:
+        if s.images_:
+            raise ConfigError("images are not supported: prompts are sent as token ids")
         self._handle_dtype_to_regex(sampling_params)
         payload: dict[str, Any] = {
             "input_ids": self.chat_template.encode(s),
@@ -202,8 +204,6 @@ class Endpoint(RuntimeEndpoint):
         for name in ("return_logprob", "logprob_start_len", "top_logprobs_num", "return_text_in_logprobs"):
             if (value := getattr(sampling_params, name, None)) is not None:
                 payload[name] = value
-        if s.images_:
-            raise ConfigError("images are not supported: prompts are sent as token ids")
         return payload
 
     def _generate_http_request(self, s: StreamExecutor, data):

@@ -40,8 +40,7 @@ def speculate(
     `s["trace"]` is the `Trace`. Arguments and errors as in `solve`.
     """
     base = s.stream_executor.backend
-    with _Run(timeout, base=base, draft=draft) as run:
-        run.own(s)
+    with _Run(s, timeout, base=base, draft=draft) as run:
         s += sgl.user(config.prompt(question))
         s += sgl.assistant_begin()
         s += s.stream_executor.chat_template.thinking_prefix
@@ -107,8 +106,7 @@ def alone(s, question: str, side: Side, config: SpecReasonConfig, timeout: float
     `s["trace"]` is the `Trace`; its steps are the text split at the delimiter.
     """
     endpoint = s.stream_executor.backend
-    with _Run(timeout, **{side: endpoint}) as run:
-        run.own(s)
+    with _Run(s, timeout, **{side: endpoint}) as run:
         s += sgl.user(config.prompt(question))
         s += sgl.assistant_begin()
         s += s.stream_executor.chat_template.thinking_prefix
@@ -206,7 +204,8 @@ def _final_answer(run: "_Run", s: ProgramState, config: SpecReasonConfig, side: 
 class _Run:
     """What a run in progress needs beside the language: its clock, its forks, and an orderly end."""
 
-    def __init__(self, timeout: float | None, **endpoints: Endpoint):
+    def __init__(self, s: ProgramState, timeout: float | None, **endpoints: Endpoint):
+        self.main = s
         self.endpoints = endpoints
         self.timeout = timeout
         self.started = time.monotonic()
@@ -220,6 +219,8 @@ class _Run:
             if kind:
                 state.stream_executor.backend.abort(state)
             state.stream_executor.end()
+        if kind:  # SGLang ends the main state itself, and to end it twice would block its `sync`
+            self.main.stream_executor.backend.abort(self.main)
 
     def own(self, state: ProgramState) -> ProgramState:
         """Have a state ended with the run, its requests aborted where the run fails."""

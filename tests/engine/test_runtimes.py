@@ -36,12 +36,12 @@ def test_the_program_to_read_and_the_packages_agree(draft, base, question):
     draft.flush_cache()
     base.flush_cache()
     plain = specreason.run(
-        question=question, draft=draft, threshold=5, token_budget=160, step_tokens=60, backend=base
+        question=question, draft=draft, threshold=5, token_budget=90, step_tokens=40, backend=base
     )
     plain.sync()
     draft.flush_cache()
     base.flush_cache()
-    config = SpecReasonConfig(temperature=0, threshold=5, token_budget=160, step_tokens=60)
+    config = SpecReasonConfig(temperature=0, threshold=5, token_budget=90, step_tokens=40)
     trace = solve(question, draft=draft, base=base, config=config)
     assert [step.text for step in trace.steps] == plain["steps"]
     assert [step.score for step in trace.steps if step.score is not None] == [*map(float, plain["digits"])]
@@ -49,7 +49,7 @@ def test_the_program_to_read_and_the_packages_agree(draft, base, question):
 
 
 def test_the_trace_is_the_conversation_byte_for_byte(draft, base):
-    config = SpecReasonConfig(temperature=0, threshold=5, token_budget=120, step_tokens=40)
+    config = SpecReasonConfig(temperature=0, threshold=5, token_budget=60, step_tokens=30)
     state = speculate.run(question=QUESTIONS[0], draft=draft, config=config, backend=base)
     trace = state["trace"]
     turn = state.messages()[-1]["content"]
@@ -70,7 +70,7 @@ def test_what_a_runtime_has_seen_comes_from_its_cache(pair, record_property, set
     with RecordingEndpoint(pair.draft.url) as draft, RecordingEndpoint(pair.base.url) as base:
         draft.flush_cache()
         base.flush_cache()
-        config = SpecReasonConfig(temperature=0, token_budget=280, step_tokens=25, **settings)
+        config = SpecReasonConfig(temperature=0, token_budget=160, step_tokens=16, **settings)
         trace = solve(QUESTIONS[0], draft=draft, base=base, config=config)
         assert len(trace.steps) >= 8
         assert {step.author for step in trace.steps} == authors

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from specreason_sgl import Endpoint, SpecReasonConfig, solve, solve_alone
+from specreason_sgl import Endpoint, SpecReasonConfig, solve, solve_alone, speculate
 from specreason_sgl.errors import ConfigError, DeadlineExceeded, ServerError
 from specreason_sgl.reasoning.verifiers import QUESTION
 from tests.scripted import ScriptedServer, answer, wait_until
@@ -117,6 +117,14 @@ def test_alone_is_one_request_and_the_answer(play):
     assert [step.text for step in trace.steps] == ["A", "B"]
     assert (trace.mode, trace.answer, trace.draft_model) == ("base", "42", None)
     assert [call.purpose for call in trace.calls] == ["reason", "answer"]
+
+
+def test_the_state_of_a_finished_run_can_be_read(play):
+    one = play([("A", END)], [9])
+    config = SpecReasonConfig(temperature=0)
+    state = speculate.run(question="q", draft=one.draft, config=config, backend=one.base)
+    assert state.messages()[-1] == {"role": "assistant", "content": "A\n\nFinal answer: 42 "}
+    assert state["trace"].answer == "42"
 
 
 def test_a_failing_runtime_is_one_clear_error(play):

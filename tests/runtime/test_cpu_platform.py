@@ -1,0 +1,83 @@
+import os
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from specreason_sgl.runtime import cpu_platform, machine
+from specreason_sgl.runtime.cpu_platform import PlainCpuPlatform, activate
+
+
+@pytest.fixture
+def no_accelerator(monkeypatch):
+    monkeypatch.delenv("SGLANG_USE_CPU_ENGINE", raising=False)
+    monkeypatch.setattr(machine, "has_accelerator", lambda: False)
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    for name in (*cpu_platform.PASSIVE_OPENMP, cpu_platform.INT8_WEIGHTS, "SPECREASON_SGL_SLEEP_ON_IDLE"):
+        monkeypatch.setenv(name, "x")  # so that monkeypatch restores it
+        monkeypatch.delenv(name)
+    return monkeypatch
+
+
+def test_it_is_active_where_there_is_no_accelerator(no_accelerator, environment):
+    assert activate() == "specreason_sgl.runtime.cpu_platform.PlainCpuPlatform"
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+
+
+def test_it_steps_aside_for_an_accelerator_and_for_sglangs_own_cpu_engine(monkeypatch, environment):
+    monkeypatch.setattr(machine, "has_accelerator", lambda: True)
+    assert activate() is None
+    monkeypatch.setattr(machine, "has_accelerator", lambda: False)
+    monkeypatch.setenv("SGLANG_USE_CPU_ENGINE", "1")
+    assert activate() is None
+
+
+def test_the_users_openmp_settings_win(no_accelerator, environment):
+    environment.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    activate()
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
+def server_args(**changes):
+    defaults = {"sleep_on_idle": False, "max_total_tokens": None, "dtype": "auto"}
+    return SimpleNamespace(**{**defaults, **changes})
+
+
+def test_defaults_are_for_a_small_machine(environment):
+    environment.setattr(cpu_platform, "uses_int8_weights", lambda: True)
+    args = server_args()
+    PlainCpuPlatform().apply_server_args_defaults(args)
+    assert (args.sleep_on_idle, args.max_total_tokens, args.dtype) == (True, 20480, "bfloat16")
+    assert os.environ[cpu_platform.INT8_WEIGHTS] == "1"
+
+
+def test_each_default_can_be_overridden(environment):
+    environment.setattr(cpu_platform, "uses_int8_weights", lambda: True)
+    environment.setenv("SPECREASON_SGL_SLEEP_ON_IDLE", "0")
+    args = server_args(max_total_tokens=99, dtype="float32")
+    PlainCpuPlatform().apply_server_args_defaults(args)
+    assert (args.sleep_on_idle, args.max_total_tokens, args.dtype) == (False, 99, "float32")
+    assert cpu_platform.INT8_WEIGHTS not in os.environ
+
+
+@pytest.mark.parametrize("rows", [1, 2, 16, 17, 100])
+def test_int8_linears_are_close_to_the_bfloat16_ones(rows):
+    from sglang.srt.layers.linear import ReplicatedLinear
+
+    from specreason_sgl.runtime.cpu_int8 import quantize_linears
+
+    torch.manual_seed(0)
+    layer = ReplicatedLinear(256, 600, bias=True, params_dtype=torch.bfloat16)
+    layer.weight.data.normal_(std=0.05)
+    layer.bias.data.normal_()
+    odd = ReplicatedLinear(100, 8, bias=False, params_dtype=torch.bfloat16)
+    x = torch.randn(rows, 256, dtype=torch.bfloat16)
+    expected = torch.nn.functional.linear(x.float(), layer.weight.data.float(), layer.bias.data.float())
+    assert quantize_linears(torch.nn.ModuleList([layer, odd])) == 1
+    assert (layer.weight.dtype, odd.weight.dtype) == (torch.int8, torch.bfloat16)
+    actual, _ = layer(x)
+    assert actual.dtype == torch.bfloat16
+    assert (actual.float() - expected).norm() / expected.norm() < 0.01
