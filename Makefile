@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-QUESTION = Weng earns \$$12 an hour for babysitting. Yesterday, she just did 50 minutes of babysitting. How much did she earn?
+QUESTION = Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May. How many clips did Natalia sell altogether in April and May?
 
 .PHONY: demo test unit lint clean
 
