@@ -7,6 +7,7 @@ import pytest
 from specreason_sgl import Endpoint, SpecReasonConfig, solve, solve_alone, speculate
 from specreason_sgl.errors import ConfigError, DeadlineExceeded, ServerError
 from specreason_sgl.reasoning.verifiers import QUESTION
+from tests.conftest import make_tokenizer
 from tests.scripted import ScriptedServer, answer, wait_until
 
 DELIMITER = {"type": "stop", "matched": "\n\n"}
@@ -21,6 +22,7 @@ class Play:
         self.servers = (draft, base)
         self.drafts, self.scores, self.rewrites = iter(drafts), iter(scores), iter(rewrites)
         self.prompts: list[tuple[str, str]] = []
+        self.lead = "Final answer:"
         draft.on_generate = lambda payload: self.write("draft", payload, self.drafts)
         base.on_generate = self.play_base
 
@@ -38,7 +40,7 @@ class Play:
                 [0.0 if i == digit else -9.0, t, None] for i, t in enumerate(payload["token_ids_logprob"])
             ]
             return answer("x", {"type": "length"}, output_token_ids_logprobs=[pairs])
-        if prompt.endswith("Final answer:"):
+        if prompt.endswith(self.lead):
             self.prompts.append(("answer", prompt))
             return answer(" 42 ", END)
         return self.write("rewrite", payload, self.rewrites)
@@ -117,6 +119,22 @@ def test_alone_is_one_request_and_the_answer(play):
     assert [step.text for step in trace.steps] == ["A", "B"]
     assert (trace.mode, trace.answer, trace.draft_model) == ("base", "42", None)
     assert [call.purpose for call in trace.calls] == ["reason", "answer"]
+
+
+@pytest.mark.parametrize(("name", "opening"), [("deepseek-r1", "<think>\n"), ("qwen3", "<think>\n")])
+def test_a_thinking_models_thinking_is_opened_closed_and_answered(tmp_path, name, opening):
+    make_tokenizer(name).save_pretrained(tmp_path)
+    think = {"type": "stop", "matched": "</think>"}
+    with ScriptedServer(str(tmp_path)) as draft, ScriptedServer(str(tmp_path)) as base:
+        one = Play(draft, base, ["A", ("B", think)], [9, 9])
+        one.lead = "\n</think>\n\n"
+        trace = one.solve()
+    assert (trace.reasoning, trace.stop, trace.answer) == ("A\n\nB", "end", "42")
+    turns = [(who, prompt.rpartition(opening)[2]) for who, prompt in one.prompts]
+    assert turns[0] == ("draft", "")
+    assert turns[2] == ("draft", "A\n\n")
+    assert turns[-1] == ("answer", "A\n\nB\n</think>\n\n")
+    assert draft.generated()[0]["sampling_params"]["stop"] == ["\n\n", "</think>"]
 
 
 def test_the_state_of_a_finished_run_can_be_read(play):
