@@ -43,16 +43,19 @@ def main() -> None:
     """Entry point of `specreason-sgl`. Exits with 2 for wrong input, 1 where a runtime failed."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        sys.exit(app(standalone_mode=False))
+        code = app(standalone_mode=False)
     except SpecReasonError as error:
         _fail(str(error), error.exit_code)
     except typer.BadParameter.__base__ as error:  # click's UsageError, wherever typer keeps it
         _fail(f"{error.format_message()} (see --help)", 2)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted; requests were aborted and servers that were started are stopped", 130)
+        code = 130
     except BrokenPipeError:  # the reader of our output has gone, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    if code == 130:  # also how newer typer reports Ctrl-C
+        _fail("interrupted; requests were aborted and servers that were started are stopped", code)
+    sys.exit(code)
 
 
 def _fail(message: str, code: int) -> None:

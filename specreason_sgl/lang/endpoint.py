@@ -215,7 +215,14 @@ class Endpoint(RuntimeEndpoint):
                 data["input_ids"] = self.chat_template.encode(s, text[start:])
             else:
                 data["input_ids"] = [self.chat_template.encode(s, one[start:]) for one in text]
-        return self._generate(s.sid, data)
+        answer = self._generate(s.sid, data)
+        for one in answer if isinstance(answer, list) else [answer]:
+            # The first token asked for has no logprob. SGLang's `select` (0.5.23) takes the list to begin
+            # after it, and its `greedy_token_selection` fails on the None.
+            logprobs = one["meta_info"].get("input_token_logprobs")
+            if logprobs and logprobs[0][0] is None:
+                del logprobs[0]
+        return answer
 
     def _single_tokens(self, s: StreamExecutor, choices: list[str]) -> list[int] | None:
         """Each choice's one token id at the state's end, or None where a choice is not one token there."""

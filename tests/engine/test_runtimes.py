@@ -62,7 +62,7 @@ def test_the_trace_is_the_conversation_byte_for_byte(draft, base):
 @pytest.mark.parametrize(
     ("settings", "authors"),
     [
-        ({"first_base_steps": 4, "threshold": 0}, {"draft", "base"}),  # then every drafted step is kept
+        ({"first_base_steps": 8, "threshold": 0}, {"draft", "base"}),  # then every drafted step is kept
         ({"threshold": 9, "read": "average"}, {"base"}),  # every drafted step is rejected
     ],
 )
