@@ -15,6 +15,7 @@ import sglang as sgl
 from sglang.lang.choices import greedy_token_selection
 
 from specreason_sgl import Endpoint, SpecReasonConfig, score, solve
+from specreason_sgl.reasoning import verifiers
 
 QUESTION = (
     "A shop sells pens at 3 dollars. Tom buys 4 pens and pays with a 20 dollar note. What is his change?"
@@ -71,7 +72,7 @@ def _common(a: list[int], b: list[int]) -> int:
 def judged(s, context, how):
     s += sgl.user(QUESTION)
     s += sgl.assistant_begin()
-    s += context + "\n\nScore of the last step, from 0 (wrong) to 9 (correct and useful): "
+    s += context + verifiers.QUESTION
     s += score("x") if how == "score" else sgl.select("x", DIGITS, choices_method=greedy_token_selection)
 
 

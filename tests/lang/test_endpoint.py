@@ -31,6 +31,11 @@ def endpoint(scripted):
         yield endpoint
 
 
+def hang_up(handler):
+    handler.close_connection = True
+    handler.connection.close()
+
+
 def run(endpoint):
     state = ask.run(backend=endpoint)
     state.sync()
@@ -79,10 +84,6 @@ def test_a_server_that_drips_bytes_misses_the_deadline_too(scripted):
 
 
 def test_an_idle_connection_found_closed_is_tried_again_after_an_abort(scripted, endpoint):
-    def hang_up(handler):
-        handler.close_connection = True
-        handler.connection.close()
-
     answers = iter([lambda payload: hang_up, lambda payload: answer("second")])
     scripted.on_generate = lambda payload: next(answers)(payload)
     assert run(endpoint)["a"] == "second"
@@ -91,10 +92,6 @@ def test_an_idle_connection_found_closed_is_tried_again_after_an_abort(scripted,
 
 
 def test_retries_are_bounded(scripted, endpoint):
-    def hang_up(handler):
-        handler.close_connection = True
-        handler.connection.close()
-
     scripted.on_generate = lambda payload: hang_up
     with pytest.raises(ServerUnreachable, match="broke"):
         run(endpoint)["a"]
