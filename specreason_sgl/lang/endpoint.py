@@ -3,6 +3,7 @@
 Written against sglang 0.5.23's `sglang.lang.backend.runtime_endpoint` and `sglang.lang.interpreter`.
 """
 
+import gc
 import json
 import threading
 import time
@@ -16,7 +17,7 @@ from sglang.lang.backend.base_backend import BaseBackend
 from sglang.lang.backend.runtime_endpoint import RuntimeEndpoint
 from sglang.lang.choices import ChoicesDecision, ChoicesSamplingMethod
 from sglang.lang.global_config import global_config
-from sglang.lang.interpreter import StreamExecutor
+from sglang.lang.interpreter import ProgramState, StreamExecutor
 from sglang.lang.ir import SglSamplingParams
 
 from specreason_sgl.errors import (
@@ -90,6 +91,7 @@ class Endpoint(RuntimeEndpoint):
         self.model_info = self._get_model_info()
         self.tokenizer = _load_tokenizer(tokenizer, self.model_info, self.base_url)
         self.chat_template = TokenizerChatTemplate(self.tokenizer, self.model_info["model_path"])
+        _end_forgotten_states_at_exit()
 
     # What SGLang's interpreter calls.
 
@@ -510,6 +512,35 @@ class _errors_to:
                 failed = _FailedResults(kept)
                 failed.error = error
                 setattr(s, attribute, failed)
+
+
+_watching_exit = threading.Lock()
+
+
+def _end_forgotten_states_at_exit() -> None:
+    """Let a script whose program failed come to its end.
+
+    A state has a thread that waits for work until the state is deleted, and Python waits for that thread. An
+    uncaught exception keeps the frames of its traceback, and so every fork that they hold, for ever.
+    """
+    if _watching_exit.acquire(blocking=False):
+        threading.Thread(target=_end_forgotten_states, daemon=True).start()
+
+
+def _end_forgotten_states() -> None:
+    main = threading.main_thread()
+    main.join()
+    while True:
+        executors = [one for one in gc.get_objects() if type(one) is StreamExecutor and one.use_thread]
+        states = [state for state in executors if isinstance(state.backend, Endpoint)]
+        mine = {main, *(state.worker for state in states)}
+        others = [thread for thread in threading.enumerate() if not thread.daemon and thread not in mine]
+        if not others:
+            break
+        others[0].join()  # it may still use a state
+    for state in states:
+        state.backend.abort(ProgramState(state))
+        state.end()
 
 
 def _draining(response, read):

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 import threading
 import warnings
 
@@ -178,6 +180,42 @@ def test_a_failure_crosses_forks(scripted, endpoint):
     state = forking.run(backend=endpoint)
     assert state.error() is not None
     assert len(scripted.generated()) == 1
+
+
+FAILING_SCRIPT = """
+import sys
+import sglang as sgl
+from specreason_sgl import Endpoint
+
+@sgl.function
+def failing(s):
+    s += sgl.user("q")
+    s += sgl.assistant_begin()
+    forks = s.fork(1)
+    forks[0] += sgl.gen("a")
+    print("asked", flush=True)
+    sys.stdin.read(1)
+    raise RuntimeError("boom")
+
+failing.run(backend=Endpoint(sys.argv[1]))
+"""
+
+
+def test_a_script_whose_program_fails_ends_and_aborts(scripted):
+    scripted.on_generate = scripted.hang
+    script = subprocess.Popen(
+        [sys.executable, "-c", FAILING_SCRIPT, scripted.url],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert script.stdout.readline() == "asked\n"
+    assert scripted.arrived.wait(20)
+    _, errors = script.communicate("\n", timeout=60)
+    assert script.returncode == 1
+    assert "RuntimeError: boom" in errors
+    assert scripted.aborted() != []
 
 
 def test_streaming_gives_the_pieces(scripted, endpoint):
