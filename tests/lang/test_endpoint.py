@@ -202,7 +202,11 @@ failing.run(backend=Endpoint(sys.argv[1]))
 
 
 def test_a_script_whose_program_fails_ends_and_aborts(scripted):
-    scripted.on_generate = scripted.hang
+    def end_when_aborted(payload):
+        wait_until(lambda: scripted.aborted() == [payload["rid"]], 60)
+        return answer("", {"type": "abort", "message": "Abort by client"})
+
+    scripted.on_generate = end_when_aborted
     script = subprocess.Popen(
         [sys.executable, "-c", FAILING_SCRIPT, scripted.url],
         stdin=subprocess.PIPE,
@@ -215,7 +219,7 @@ def test_a_script_whose_program_fails_ends_and_aborts(scripted):
     _, errors = script.communicate("\n", timeout=60)
     assert script.returncode == 1
     assert "RuntimeError: boom" in errors
-    assert scripted.aborted() != []
+    assert len(scripted.aborted()) == 1
 
 
 def test_streaming_gives_the_pieces(scripted, endpoint):
