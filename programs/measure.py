@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import sglang as sgl
 from sglang.lang.choices import greedy_token_selection
 
-from specreason_sgl import Endpoint, SpecReasonConfig, score, solve
+from specreason_sgl import Endpoint, SpecReasonConfig, UtilityScore, score, solve
 from specreason_sgl.reasoning import verifiers
 
 QUESTION = (
@@ -113,7 +113,11 @@ def main(draft_url: str, base_url: str) -> None:
         draft.flush_cache(), base.flush_cache()
         draft.record.clear(), base.record.clear()
         config = SpecReasonConfig(
-            temperature=0, threshold=6, read="average", token_budget=400, step_tokens=40
+            temperature=0,
+            threshold=6,
+            verifier=UtilityScore(read="average"),
+            token_budget=400,
+            step_tokens=40,
         )
         trace = solve(QUESTION, draft=draft, base=base, config=config)
         print(f"{len(trace.steps)} steps, {trace.kept} kept, {trace.rewritten} rewritten")

@@ -18,8 +18,10 @@ from rich.text import Text
 
 from specreason_sgl import __version__
 from specreason_sgl.errors import ConfigError, SpecReasonError
+from specreason_sgl.reasoning.calibration import judging
 from specreason_sgl.reasoning.config import INSTRUCTION, SpecReasonConfig
 from specreason_sgl.reasoning.trace import Step, Trace
+from specreason_sgl.reasoning.verifiers import BUILT_IN
 from specreason_sgl.runtime import models
 
 app = typer.Typer(
@@ -97,18 +99,38 @@ def solve(
     base_args: Annotated[str, typer.Option(help="Flags passed on to the base's sglang serve.")] = "",
     draft_port: Annotated[int, typer.Option(help="Port of the draft server; 0: a free one.")] = 0,
     base_port: Annotated[int, typer.Option(help="Port of the base server; 0: a free one.")] = 0,
+    verifier: Annotated[str, typer.Option(help=f"What judges a drafted step: {', '.join(BUILT_IN)}.")] = "",
     threshold: Annotated[
-        float, typer.Option(help="Keep a drafted step that scores at least this, 0 to 9.")
-    ] = DEFAULTS.threshold,
-    read: Annotated[
-        str, typer.Option(help="How a score is read: greedy (most likely digit) or average (expectation).")
-    ] = DEFAULTS.read,
+        float | None, typer.Option(help="Keep a drafted step whose value is at least this (score: 0 to 9).")
+    ] = None,
+    keep: Annotated[
+        float | None, typer.Option(help="Instead: keep this share of the drafted steps, the best.")
+    ] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="A file of `calibrate`; default: the package's own for the pair.")
+    ] = None,
+    lookahead: Annotated[
+        int, typer.Option(help="Steps drafted beyond the one in judgement; 0: one thing at a time.")
+    ] = DEFAULTS.lookahead,
+    eager_rewrite: Annotated[
+        bool, typer.Option("--eager-rewrite", help="The base model rewrites a step while it judges it.")
+    ] = False,
+    candidates: Annotated[
+        int, typer.Option(help="Versions of each step to draft; the best is kept, if it passes.")
+    ] = DEFAULTS.candidates,
+    salvage: Annotated[
+        float | None,
+        typer.Option(help="Keep a rejected step's sentences before the first token with a logprob below."),
+    ] = None,
     first_base_steps: Annotated[
         int, typer.Option(help="So many first steps are written by the base model.")
     ] = DEFAULTS.first_base_steps,
     token_budget: Annotated[
         int, typer.Option(help="Tokens of the whole chain of thought.")
     ] = DEFAULTS.token_budget,
+    at_budget: Annotated[
+        str, typer.Option(help="When the token budget is used up: answer, or stop without one.")
+    ] = DEFAULTS.at_budget,
     step_tokens: Annotated[int, typer.Option(help="Most tokens of one step.")] = DEFAULTS.step_tokens,
     answer_tokens: Annotated[
         int, typer.Option(help="Most tokens of the final answer.")
@@ -127,8 +149,18 @@ def solve(
     Starts the two servers and stops them at the end, unless --draft-url and --base-url name running ones.
     """
     config = SpecReasonConfig(
-        threshold=threshold,
-        read=read,
+        **judging(
+            pair=None if draft or draft_url else pair,
+            verifier=verifier,
+            threshold=threshold,
+            keep=keep,
+            calibration=calibration,
+        ),
+        lookahead=lookahead,
+        eager_rewrite=eager_rewrite,
+        candidates=candidates,
+        salvage=salvage,
+        at_budget=at_budget,
         first_base_steps=first_base_steps,
         token_budget=token_budget,
         step_tokens=step_tokens,
@@ -308,7 +340,7 @@ def _show_step(step: Step) -> None:
     if step.rejected:
         out.print(f"[red]draft[/]  {_score(step)} rejected")
         _print_text(step.rejected, "dim strike")
-        out.print("[blue]base[/]   rewrote it")
+        out.print(f"[blue]base[/]   {'wrote on after its head' if step.head else 'rewrote it'}")
     elif step.author == "draft":
         out.print(f"[green]draft[/]  {_score(step)} kept")
     else:
@@ -344,7 +376,8 @@ def _show_result(trace: Trace, json: bool) -> None:
     if trace.mode == "specreason":
         out.print(
             f"{len(trace.steps)} steps: {trace.kept} kept, {trace.rewritten} rewritten; "
-            f"{trace.tokens} tokens in {trace.seconds:.1f} s ({trace.tokens / trace.seconds:.1f} tokens/s)\n"
+            f"{trace.tokens} tokens in {trace.seconds:.1f} s ({trace.tokens / trace.seconds:.1f} tokens/s), "
+            f"{trace.wasted_tokens} more thrown away\n"
         )
 
 

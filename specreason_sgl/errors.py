@@ -53,7 +53,15 @@ class DeadlineExceeded(ServerError):
 
 
 class RequestAborted(ServerError):
-    """A request was ended on the server before it was done."""
+    """A request was ended on the server before it was done.
+
+    Attributes:
+        meta_info: what the server said of it, with the `completion_tokens` so far; empty if it was not begun.
+    """
+
+    def __init__(self, message: str, meta_info: dict | None = None):
+        super().__init__(message)
+        self.meta_info = meta_info or {}
 
 
 class ContextLengthExceeded(ServerError):

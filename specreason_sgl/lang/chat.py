@@ -11,6 +11,8 @@ token.
 """
 
 import re
+import threading
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
@@ -20,6 +22,7 @@ from sglang.lang.interpreter import StreamExecutor
 from specreason_sgl.errors import TemplateError
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
+_LINE_END = re.compile(r"\n(?=\S)|\n\Z")
 _SLOT = "\ue000content\ue001"  # private-use characters: no tokenizer has them as a token of its own
 _GUARD = ("\ue000{}\ue001", re.compile("\ue000(\\d+)\ue001"))
 
@@ -39,6 +42,8 @@ class TokenizerChatTemplate(ChatTemplate):
         added = tokenizer.added_tokens_decoder.values()
         self._reserved = sorted((t.content for t in added if len(t.content) > 1), key=len, reverse=True)
         self._reserved_pattern = re.compile("|".join(map(re.escape, self._reserved)) or r"(?!)")
+        self._heads = _Memory(256)
+        self._prefixes = _Memory(512)
 
     def __eq__(self, other) -> bool:
         return self is other
@@ -108,32 +113,42 @@ class TokenizerChatTemplate(ChatTemplate):
         _, suffix = self.get_prefix_and_suffix(last["role"], before[:-1])
         return head([*before[:-1], last]).rpartition(_SLOT)[2].removeprefix(suffix)
 
-    def encode(self, s: StreamExecutor, extra: str = "") -> list[int]:
-        """Token ids of a state's whole text, plus `extra` text after it.
+    def encode(self, s: StreamExecutor, extra: str = "", until: int | None = None) -> list[int]:
+        """Token ids of a state's whole text, or of its text `until` a position, plus `extra` text after it.
 
         A text without roles is encoded as the server would (with the tokenizer's own special tokens).
 
         Args:
             s: the state's executor.
-            extra: text that follows, at the state's end.
+            extra: text that follows.
+            until: a position in the state's text, within the unfinished turn.
 
         Returns:
             Token ids, one list.
         """
-        text = str(s.text_)
         if not s.messages_ and s.cur_role is None:
-            return self.tokenizer.encode(text + extra)
-        messages, tail = exact_messages(s)
-        guarded = [{**m, "content": self._guard(m["content"], m["role"])} for m in messages]
-        if s.cur_role is None:
-            rendered = self.render(guarded)
-        elif s.cur_role == "assistant":
-            rendered = self.render(guarded, generation_prompt=True)
-        else:
-            prefix, _ = self.get_prefix_and_suffix(s.cur_role, guarded)
-            rendered = (self.render(guarded) if guarded else "") + prefix
-        rendered += self._guard(tail + extra, s.cur_role or "assistant")
-        return self._encode_guarded(rendered)
+            return self.tokenizer.encode(s.text_[:until] + extra)
+        head, at = self._head(s)
+        return self._encode_guarded(head + self._guard(s.text_[at:until] + extra, s.cur_role or "assistant"))
+
+    def _head(self, s: StreamExecutor) -> tuple[str, int]:
+        """The guarded rendering of what comes before the unfinished turn, and where that turn begins in the
+        state's text. It is the same for all requests of a turn, so it is rendered once."""
+        contents = tuple((message["role"], message["content"]) for message in s.messages_)
+        at = len(s.text_) if s.cur_role is None else s.cur_role_begin_pos
+        key = (s.text_[:at], s.cur_role, contents)
+        if (head := self._heads.get(key)) is None:
+            messages, tail = exact_messages(s)
+            guarded = [{**m, "content": self._guard(m["content"], m["role"])} for m in messages]
+            if s.cur_role is None:
+                head = self.render(guarded) + self._guard(tail, "assistant")
+            elif s.cur_role == "assistant":
+                head = self.render(guarded, generation_prompt=True)
+            else:
+                prefix, _ = self.get_prefix_and_suffix(s.cur_role, guarded)
+                head = (self.render(guarded) if guarded else "") + prefix
+            self._heads.put(key, head)
+        return head, at
 
     def _guard(self, content: str, role: str) -> str:
         """Content with the special tokens in it replaced by numbered marks that no template touches.
@@ -152,7 +167,7 @@ class TokenizerChatTemplate(ChatTemplate):
     def _encode_guarded(self, rendered: str) -> list[int]:
         encode = self.tokenizer.encode
         if not _GUARD[1].search(rendered):
-            return encode(rendered, add_special_tokens=False)
+            return self._encode_growing(rendered)
         # Split at the template's own control tokens; what lies between is plain text, marks put back.
         ids: list[int] = []
         at = 0
@@ -165,6 +180,40 @@ class TokenizerChatTemplate(ChatTemplate):
                 at = control.end()
         return ids
 
+    def _encode_growing(self, text: str) -> list[int]:
+        """Token ids of a text whose beginning was probably encoded before: only the new lines are encoded."""
+        if not self._cuts_at_lines:
+            return self.tokenizer.encode(text, add_special_tokens=False)
+        cuts = [match.end() for match in _LINE_END.finditer(text)]
+        start, ids = 0, []
+        for cut in reversed(cuts):
+            if (known := self._prefixes.get(text[:cut])) is not None:
+                start, ids = cut, known
+                break
+        for cut in [*(cut for cut in cuts[-2:] if cut > start), len(text)]:
+            if cut > start:
+                ids = ids + self.tokenizer.encode(text[start:cut], add_special_tokens=False)
+                start = cut
+                if text[cut - 1] == "\n":
+                    self._prefixes.put(text[:cut], ids)
+        return ids
+
+    @cached_property
+    def _cuts_at_lines(self) -> bool:
+        """Whether a line's tokens do not depend on the lines before it, as far as an ASCII character on each
+        side of the joint goes. So it is with Qwen's, Llama-3's and DeepSeek's tokenizers; GPT-2's joins the
+        last line break to what follows, and SentencePiece's treats a text's beginning in its own way."""
+        befores = ["a\n", "1\n", ".\n", " \n", "\n\n", ":\n\n", ")\n\n", "x \n\n"]
+        afters = [chr(code) + more for code in range(33, 127) for more in ("", "b 1")]
+        pairs = [(before, after) for before in befores for after in afters]
+        encode = self.tokenizer.encode
+        tails = {after: encode(after, add_special_tokens=False) for after in afters}
+        heads = {before: encode(before, add_special_tokens=False) for before in befores}
+        return all(
+            encode(before + after, add_special_tokens=False) == heads[before] + tails[after]
+            for before, after in pairs
+        )
+
     def _broken_up(self, text: str) -> Iterator[str]:
         """The text in pieces, cut inside each special token: `split_special_tokens` of tokenizers leaves out
         those that were added as not special, such as `<think>`."""
@@ -173,6 +222,29 @@ class TokenizerChatTemplate(ChatTemplate):
             text = text[match.start() + 1 :]
         if text:
             yield text
+
+
+class _Memory:
+    """The most recently used values."""
+
+    def __init__(self, size: int):
+        self._size = size
+        self._values: OrderedDict = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key):
+        with self._lock:
+            if key in self._values:
+                self._values.move_to_end(key)
+                return self._values[key]
+            return None
+
+    def put(self, key, value) -> None:
+        with self._lock:
+            self._values[key] = value
+            self._values.move_to_end(key)
+            if len(self._values) > self._size:
+                self._values.popitem(last=False)
 
 
 def exact_messages(s: StreamExecutor) -> tuple[list[dict], str]:

@@ -32,10 +32,12 @@ from specreason_sgl.errors import (
     Unauthorized,
 )
 from specreason_sgl.lang.chat import TokenizerChatTemplate
-from specreason_sgl.lang.score import ScoreTokens
+from specreason_sgl.lang.score import ScoreTokens, TextLogprobs, TokenLogprob
 
 CONNECT_TIMEOUT = 5.0  # seconds
 ATTEMPTS = 3
+ABORT_AGAIN = 0.1  # seconds; doubled each time
+USAGE = ("prompt_tokens", "cached_tokens", "completion_tokens", "sent_at", "seconds")
 
 
 @dataclass
@@ -87,6 +89,7 @@ class Endpoint(RuntimeEndpoint):
         self._pool = urllib3.PoolManager(maxsize=64, retries=False)
         self._in_flight: dict[str, _InFlight] = {}
         self._aborted: set[str] = set()  # states whose further requests are refused
+        self._deadlines: dict[str, float] = {}  # of states; on the clock of time.monotonic
         self._lock = threading.Lock()
         self.model_info = self._get_model_info()
         self.tokenizer = _load_tokenizer(tokenizer, self.model_info, self.base_url)
@@ -125,6 +128,8 @@ class Endpoint(RuntimeEndpoint):
         with _errors_to(s) as failed:
             if failed:
                 return ChoicesDecision("")
+            if isinstance(choices_method, TextLogprobs):
+                return self._text_logprobs(s, choices[0])
             if isinstance(choices_method, ScoreTokens) and (ids := self._single_tokens(s, choices)):
                 return self._select_token(s, choices, ids, choices_method)
             return super().select(s, choices, temperature, choices_method)
@@ -142,7 +147,9 @@ class Endpoint(RuntimeEndpoint):
         self._generate("", {"input_ids": ids, "sampling_params": {"max_new_tokens": 0}})
 
     def end_program(self, s: StreamExecutor):
-        self._aborted.discard(s.sid)
+        with self._lock:
+            self._aborted.discard(s.sid)
+            self._deadlines.pop(s.sid, None)
 
     # Beside the language.
 
@@ -163,13 +170,46 @@ class Endpoint(RuntimeEndpoint):
             rids = [rid for rid, one in self._in_flight.items() if sid in (None, one.sid) and not one.aborted]
             for rid in rids:
                 self._in_flight[rid].aborted = True
+        self._abort_until_gone(rids, ABORT_AGAIN)
+        return len(rids)
+
+    def _abort_until_gone(self, rids: list[str], again: float) -> None:
+        """A request that is still on its way when its abort arrives would run: ask again while it does."""
+        rids = [rid for rid in rids if rid in self._in_flight]
         for rid in rids:
             self._abort_rid(rid)
-        return len(rids)
+        if rids and again < CONNECT_TIMEOUT:
+            timer = threading.Timer(again, self._abort_until_gone, (rids, 2 * again))
+            timer.daemon = True
+            timer.start()
+
+    def limit(self, state, deadline: float) -> None:
+        """Give a state's requests a common deadline, beside the timeout of each.
+
+        Args:
+            state: a `ProgramState` on this endpoint.
+            deadline: on the clock of `time.monotonic`. Requests that miss it raise `DeadlineExceeded`.
+        """
+        self._deadlines[state.stream_executor.sid] = deadline
 
     def in_flight(self) -> int:
         """How many requests of this endpoint have not been answered yet."""
         return len(self._in_flight)
+
+    def classify(self, state: ProgramState, extra: str = "") -> tuple[list[float], dict[str, Any]]:
+        """What a reward or classification model says of a state's text, `extra` after it.
+
+        Returns:
+            The values of its head for the last token, and the request's counts as in `lang.score`.
+
+        Raises:
+            ServerError: the server does not serve such a model (`sglang serve --is-embedding`).
+        """
+        s = state.stream_executor
+        s.sync()
+        answer = self._generate(s.sid, {"input_ids": self.chat_template.encode(s, extra)}, "/classify")
+        values = answer["embedding"]
+        return (values if isinstance(values, list) else [values]), _usage(answer["meta_info"])
 
     def flush_cache(self):
         self._json("POST", "/flush_cache", expect_json=False)
@@ -241,24 +281,56 @@ class Endpoint(RuntimeEndpoint):
     def _select_token(
         self, s: StreamExecutor, choices: list[str], ids: list[int], method: ScoreTokens
     ) -> ChoicesDecision:
-        answer = self._generate(
-            s.sid,
-            {
-                "input_ids": self.chat_template.encode(s),
-                "sampling_params": {"max_new_tokens": 1, "temperature": 0},
-                "return_logprob": True,
-                "token_ids_logprob": ids,
-            },
-        )
-        meta = answer["meta_info"]
+        payload = {
+            "input_ids": self.chat_template.encode(s),
+            "sampling_params": {"max_new_tokens": 1, "temperature": 0},
+            "return_logprob": True,
+            "token_ids_logprob": ids,
+        }
+        span = None
+        if method.logprobs_of:
+            span = [self._tokens_before(s, payload["input_ids"], at) for at in method.logprobs_of]
+            payload["logprob_start_len"] = span[0] - 1
+        meta = self._generate(s.sid, payload)["meta_info"]
         found = {token: logprob for logprob, token, *_ in meta["output_token_ids_logprobs"][0]}
-        usage = {k: meta[k] for k in ("prompt_tokens", "cached_tokens", "completion_tokens") if k in meta}
-        return method.decide(choices, [found[i] for i in ids], usage)
+        decision = method.decide(choices, [found[i] for i in ids], _usage(meta))
+        if span:
+            decision.meta_info["logprobs"] = self._read_logprobs(meta, span[1] - span[0])
+        return decision
 
-    def _generate(self, sid: str, payload: dict[str, Any]):
-        with _Request(self, sid, payload) as (rid, deadline, response):
+    def _text_logprobs(self, s: StreamExecutor, text: str) -> ChoicesDecision:
+        ids = self.chat_template.encode(s, text)
+        start = self._tokens_before(s, ids, len(s.text_))
+        payload = {
+            "input_ids": ids,
+            "sampling_params": {"max_new_tokens": 0, "temperature": 0},
+            "return_logprob": True,
+            "logprob_start_len": start - 1,
+        }
+        meta = self._generate(s.sid, payload)["meta_info"]
+        found = self._read_logprobs(meta, len(ids) - start)
+        return ChoicesDecision(text, {"logprobs": found, **_usage(meta)})
+
+    def _tokens_before(self, s: StreamExecutor, ids: list[int], at: int) -> int:
+        """How many of a state's token ids stand for its text before a position; at least one."""
+        before = self.chat_template.encode(s, until=at)
+        same = next((i for i, (a, b) in enumerate(zip(ids, before, strict=False)) if a != b), len(before))
+        return max(min(same, len(ids)), 1)
+
+    def _read_logprobs(self, meta: dict[str, Any], count: int) -> tuple[TokenLogprob, ...]:
+        # The first entry is of the token before, whose logprob nobody asked for.
+        entries = meta["input_token_logprobs"][1 : 1 + count]
+        texts = self.tokenizer.batch_decode([[token] for _, token, *_ in entries])
+        return tuple(TokenLogprob(text, e[0]) for text, e in zip(texts, entries, strict=True))
+
+    def _generate(self, sid: str, payload: dict[str, Any], path: str = "/generate"):
+        request = _Request(self, sid, payload, path)
+        with request as (rid, deadline, response):
             body = self._read(response, deadline)
-            return self._checked(rid, self._parse(response.status, body))
+            answer = self._checked(rid, self._parse(response.status, body))
+        for one in answer if isinstance(answer, list) else [answer]:
+            one["meta_info"].update(sent_at=request.sent_at, seconds=time.monotonic() - request.sent_at)
+        return answer
 
     def _generate_stream(self, sid: str, payload: dict[str, Any]) -> Iterator[dict[str, Any]]:
         with _Request(self, sid, payload) as (rid, deadline, response):
@@ -271,12 +343,14 @@ class Endpoint(RuntimeEndpoint):
         if isinstance(answer, dict) and "error" in answer:
             raise self._refused(400, answer)
         for one in answer if isinstance(answer, list) else [answer]:
-            if not isinstance(one, dict) or "text" not in one or "meta_info" not in one:
-                raise ServerError(f"{self.base_url} sent something that is not an answer to /generate")
+            if not isinstance(one, dict) or "meta_info" not in one or not one.keys() & {"text", "embedding"}:
+                raise ServerError(f"{self.base_url} sent something that is not an answer of SGLang's")
             reason = one["meta_info"].get("finish_reason") or {}
             if reason.get("type") == "abort" or self._in_flight[rid].aborted:
                 message = reason.get("message") or "it was aborted"
-                raise RequestAborted(f"{self.base_url} ended a request before it was done: {message}")
+                raise RequestAborted(
+                    f"{self.base_url} ended a request before it was done: {message}", one["meta_info"]
+                )
         return answer
 
     def _events(self, response, deadline: float) -> Iterator[bytes]:
@@ -305,7 +379,7 @@ class Endpoint(RuntimeEndpoint):
         except urllib3.exceptions.HTTPError as error:
             raise ServerUnreachable(f"the connection to {self.base_url} broke ({_why(error)})") from None
 
-    def _open(self, payload: dict[str, Any], rid: str, deadline: float):
+    def _open(self, path: str, payload: dict[str, Any], rid: str, deadline: float):
         """Send a request; try again where that is safe.
 
         Safe is: nobody answered the connection, or an idle connection was found closed before the first
@@ -314,7 +388,7 @@ class Endpoint(RuntimeEndpoint):
         body = json.dumps(payload).encode()
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return self._send("POST", "/generate", deadline - time.monotonic(), body)
+                return self._send("POST", path, deadline - time.monotonic(), body)
             except ServerUnreachable:
                 if attempt == ATTEMPTS or time.monotonic() > deadline:
                     raise
@@ -410,7 +484,8 @@ class Endpoint(RuntimeEndpoint):
 class _Request:
     """One request from sending to the end of its answer: registered, closed, aborted if left early."""
 
-    def __init__(self, endpoint: Endpoint, sid: str, payload: dict[str, Any]):
+    def __init__(self, endpoint: Endpoint, sid: str, payload: dict[str, Any], path: str = "/generate"):
+        self.path = path
         # The scheduler aborts by prefix of the request id, so ids are of one length.
         self.rid = uuid.uuid4().hex
         ids = payload.get("input_ids")
@@ -419,15 +494,17 @@ class _Request:
         self.endpoint, self.sid, self.response = endpoint, sid, None
 
     def __enter__(self):
-        deadline = time.monotonic() + self.endpoint.timeout
+        self.sent_at = time.monotonic()
         with self.endpoint._lock:
+            deadline = self.endpoint._deadlines.get(self.sid, self.sent_at + self.endpoint.timeout)
+            deadline = min(deadline, self.sent_at + self.endpoint.timeout)
             if self.sid in self.endpoint._aborted:
                 raise RequestAborted(
                     f"the state was aborted; nothing more was sent to {self.endpoint.base_url}"
                 )
             self.endpoint._in_flight[self.rid] = _InFlight(self.sid)
         try:
-            self.response = self.endpoint._open(self.payload, self.rid, deadline)
+            self.response = self.endpoint._open(self.path, self.payload, self.rid, deadline)
         except BaseException as error:
             self.__exit__(type(error), error, None)
             raise
@@ -541,6 +618,10 @@ def _end_forgotten_states() -> None:
     for state in states:
         state.backend.abort(ProgramState(state))
         state.end()
+
+
+def _usage(meta: dict[str, Any]) -> dict[str, Any]:
+    return {name: meta[name] for name in USAGE if name in meta}
 
 
 def _draining(response, read):

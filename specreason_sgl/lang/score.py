@@ -1,7 +1,8 @@
-"""`score`: a constrained select over score tokens, in one request of one token."""
+"""`score`: a constrained select over score tokens, in one request of one token; `logprobs`: how likely a
+text is to the model, in one request of none."""
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from sglang.lang.choices import ChoicesDecision, ChoicesSamplingMethod, greedy_token_selection
 from sglang.lang.ir import SglSelect
@@ -12,7 +13,47 @@ DIGITS = tuple("0123456789")
 Read = Literal["greedy", "average"]
 
 
-def score(name: str, choices: tuple[str, ...] = DIGITS, read: Read = "greedy") -> SglSelect:
+class TokenLogprob(NamedTuple):
+    """One token's text and its natural logarithm of the probability, given all before it."""
+
+    text: str
+    logprob: float
+
+
+def logprobs(name: str, text: str) -> SglSelect:
+    """Append a text, and have the model's logprob of each of its tokens: a select with one choice.
+
+        s += logprobs("step", "So 3 pens cost 12 dollars.")
+        worst = min(token.logprob for token in s.get_meta_info("step")["logprobs"])
+
+    `s.get_meta_info(name)` holds `logprobs`, a tuple of `TokenLogprob`, and the request's counts as in
+    `score`. One request, in which no token is generated. It needs an `Endpoint`.
+
+    Args:
+        name: of the result.
+        text: not empty.
+
+    Raises:
+        ConfigError: the text is empty.
+    """
+    if not text:
+        raise ConfigError("there are no logprobs of an empty text")
+    return SglSelect(name, [text], 0.0, TextLogprobs())
+
+
+class TextLogprobs(ChoicesSamplingMethod):
+    """How `logprobs` asks; `Endpoint` knows it."""
+
+    def __call__(self, **_) -> ChoicesDecision:
+        raise ConfigError("logprobs works on a specreason_sgl.Endpoint only")
+
+
+def score(
+    name: str,
+    choices: tuple[str, ...] = DIGITS,
+    read: Read = "greedy",
+    logprobs_of: tuple[int, int] | None = None,
+) -> SglSelect:
     """The base model's score of what it has read, as an expression of SGLang's language.
 
         s += "How useful was that step, 0 to 9? " + score("score")
@@ -25,6 +66,7 @@ def score(name: str, choices: tuple[str, ...] = DIGITS, read: Read = "greedy") -
       their positions;
     - `probabilities`: of each choice, summing to 1 over the choices;
     - `mass`: how much of the model's probability lies on the choices, 0 to 1 (None after the fallback);
+    - `logprobs`: where asked for, a tuple of `TokenLogprob`, from the same prefill;
     - `prompt_tokens`, `cached_tokens`, `completion_tokens` of the request.
 
     On an `Endpoint`, where each choice is one token, this is one request that generates one token. Elsewhere
@@ -34,6 +76,7 @@ def score(name: str, choices: tuple[str, ...] = DIGITS, read: Read = "greedy") -
         name: of the result.
         choices: at least two different texts.
         read: `greedy` or `average`.
+        logprobs_of: begin and end of a part of `s.text()` whose token logprobs are wanted too.
 
     Raises:
         ConfigError: an argument is not valid.
@@ -42,14 +85,15 @@ def score(name: str, choices: tuple[str, ...] = DIGITS, read: Read = "greedy") -
         raise ConfigError(f"a score is read 'greedy' or 'average', not {read!r}")
     if len(set(choices)) != len(choices) or len(choices) < 2 or not all(choices):
         raise ConfigError("a score needs at least two choices, all different and none empty")
-    return SglSelect(name, list(choices), 0.0, ScoreTokens(read))
+    return SglSelect(name, list(choices), 0.0, ScoreTokens(read, logprobs_of))
 
 
 class ScoreTokens(ChoicesSamplingMethod):
     """How `score` decides: the choice with the highest logprob; see `score` for what it reports."""
 
-    def __init__(self, read: Read):
+    def __init__(self, read: Read, logprobs_of: tuple[int, int] | None = None):
         self.read = read
+        self.logprobs_of = logprobs_of
 
     def decide(
         self, choices: list[str], logprobs: list[float], usage: dict[str, Any] | None = None

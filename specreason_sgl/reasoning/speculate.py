@@ -1,29 +1,36 @@
 """Speculative reasoning (SpecReason, arXiv 2504.07891) as programs of SGLang's language.
 
 `speculate` is the algorithm; it runs on the base endpoint and forks to the draft. `alone` is one model by
-itself, for comparison. `solve` and `solve_alone` run them and return the `Trace`.
+itself, for comparison. `solve`, `solve_alone` and `solve_batch` run them and return the `Trace`.
 """
 
-import time
-from collections.abc import Callable
+import re
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed, wait
+from dataclasses import dataclass
 
 import sglang as sgl
 from sglang.lang.interpreter import ProgramState
+from tqdm import tqdm
 
-from specreason_sgl.errors import ConfigError, DeadlineExceeded
-from specreason_sgl.lang.chat import THINK_CLOSE
+from specreason_sgl.errors import ConfigError, SpecReasonError
 from specreason_sgl.lang.endpoint import Endpoint
 from specreason_sgl.lang.fork import fork_to
+from specreason_sgl.lang.score import TokenLogprob
 from specreason_sgl.reasoning.config import SpecReasonConfig
-from specreason_sgl.reasoning.stopping import how_ended, tokens_left, why_stop
-from specreason_sgl.reasoning.trace import Call, End, Side, Step, Trace
-from specreason_sgl.reasoning.verifiers import utility_score
+from specreason_sgl.reasoning.drafting import Drafter, Versions
+from specreason_sgl.reasoning.run import Run, Written
+from specreason_sgl.reasoning.stopping import THINK_CLOSE, how_ended, why_stop
+from specreason_sgl.reasoning.trace import Call, Side, Step, Trace
+from specreason_sgl.reasoning.verifiers import Drafted, Judgement, judgement
 
 OnStep = Callable[[Step], None]
 
 # What leads from the chain of thought to the final answer: closing the thinking, or, in a model that does
 # not think apart, a few words.
 ANSWER_LEAD = "Final answer:"
+_SENTENCE_END = re.compile(r"[.!?](?=\s)|[。！？]|(?=\n)")
 
 
 @sgl.function
@@ -35,28 +42,67 @@ def speculate(
     on_step: OnStep | None = None,
     timeout: float | None = None,
 ):
-    """SpecReason, one step at a time: draft, score, keep or rewrite. Run it on the base endpoint.
+    """SpecReason: draft, judge, keep or rewrite, while the draft model works ahead.
 
-    `s["trace"]` is the `Trace`. Arguments and errors as in `solve`.
+    The draft model writes up to `config.lookahead` steps beyond the one in judgement. A rejection aborts it,
+    and it begins again after the rewritten step. Under greedy decoding the steps are the same for every
+    `lookahead` and `eager_rewrite`.
+
+    Run it on the base endpoint. `s["trace"]` is the `Trace`. Arguments and errors as in `solve`.
     """
     base = s.stream_executor.backend
-    with _Run(s, timeout, base=base, draft=draft) as run:
+    with Run(s, config, timeout, base=base, draft=draft) as run:
         s += sgl.user(config.prompt(question))
         s += sgl.assistant_begin()
         s += s.stream_executor.chat_template.thinking_prefix
-        drafter = run.own(fork_to(s, draft))
         steps: list[Step] = []
+        values: list[float] = []  # of every step judged so far
+        judged: deque[_Judged] = deque()
+        drafter = rewrite = None
         while not (stop := why_stop(steps, config)):
             if steps:
                 s += config.delimiter
-                drafter += config.delimiter
-            step = _next_step(run, s, drafter, steps, config)
+            if len(steps) < config.first_base_steps:
+                step = run.write(s.fork(1)[0], "base", "rewrite", steps).as_step("base")
+            else:
+                if not judged:
+                    wants = getattr(config.verifier, "wants_draft_logprobs", False)
+                    drafter = drafter or Drafter(run, fork_to(s, draft), steps, wants)
+                    waiting = drafter.take()
+                    if config.eager_rewrite:
+                        rewrite = run.begin(s.fork(1)[0], "base", "rewrite", steps)
+                    judged.extend(_judge(run, s, waiting))
+                one = judged.popleft()
+                if one.found and config.rule.keeps(one.found.value, values):
+                    step = one.kept()
+                    drafter.kept()
+                    if rewrite:
+                        run.discard(rewrite)
+                else:
+                    head, head_tokens = _salvage(one, config)
+                    if rewrite and head:
+                        run.discard(rewrite)
+                    if head or not rewrite:
+                        writer = s.fork(1)[0]
+                        writer += head
+                        rewrite = run.begin(writer, "base", "rewrite", steps, head_tokens=head_tokens)
+                    drafter.drop()  # while the base model writes
+                    step = one.rewritten(run.finish(rewrite), head, head_tokens)
+                    run.done(rewrite.state)
+                if step.rejected is not None or one.best != 0:
+                    drafter.drop()
+                    drafter = None
+                    run.wasted += [call for other in judged for call in other.calls]
+                    judged.clear()
+                rewrite = None
+                values += [one.found.value] if one.found else []
             s += step.text
-            drafter += step.text
             steps.append(step)
             if on_step:
                 on_step(step)
-        answer, call = _final_answer(run, s, config)
+        if drafter:
+            drafter.drop()
+        answer, call = _final_answer(run, s) if _wants_answer(stop, config) else ("", None)
         s["trace"] = Trace(
             question=question,
             mode="specreason",
@@ -68,35 +114,104 @@ def speculate(
             answer=answer,
             answer_call=call,
             seconds=run.now(),
+            wasted=run.all_wasted(),
         )
 
 
-def _next_step(
-    run: "_Run", s: ProgramState, drafter: ProgramState, steps: list[Step], config: SpecReasonConfig
-) -> Step:
-    budget = min(config.step_tokens, tokens_left(steps, config))
-    meta, calls, rejected = {}, [], None
-    if len(steps) >= config.first_base_steps:
-        drafted, call, end = run.write_step("draft", drafter, "draft", budget, config)
-        calls.append(call)
-        if drafted.strip():
-            start = run.now()
-            judge = run.own(utility_score(s, drafted, config.read))
-            meta = run.wait(judge, "score")
-            run.done(judge)
-            calls.append(run.call("base", "score", meta, start))
-            if meta["score"] >= config.threshold:
-                return Step(
-                    drafted, "draft", end, call.completion_tokens,
-                    meta["score"], meta["probabilities"], None, tuple(calls),
-                )  # fmt: skip
-        rejected = drafted
-    text, call, end = run.write_step("base", s, "rewrite", budget, config)
-    calls.append(call)
-    return Step(
-        text, "base", end, call.completion_tokens,
-        meta.get("score"), meta.get("probabilities", {}), rejected, tuple(calls),
-    )  # fmt: skip
+@dataclass(frozen=True)
+class _Judged:
+    """A drafted step and what the verifier said of it; `found` is None where there was nothing to judge."""
+
+    versions: Versions
+    best: int
+    found: Judgement | None
+    calls: tuple[Call, ...]
+
+    def kept(self) -> Step:
+        one = self.versions[self.best]
+        return Step(
+            one.text, "draft", one.end, one.call.completion_tokens,
+            self.found.value, dict(self.found.probabilities), calls=self.calls,
+        )  # fmt: skip
+
+    def rewritten(self, new: Written, head: str, head_tokens: int) -> Step:
+        value, probabilities = (
+            (self.found.value, dict(self.found.probabilities)) if self.found else (None, {})
+        )
+        return Step(
+            head + new.text, "both" if head else "base", new.end, head_tokens + new.call.completion_tokens,
+            value, probabilities, self.versions[self.best].text, len(head), (*self.calls, new.call),
+        )  # fmt: skip
+
+
+def _judge(run: Run, s: ProgramState, waiting: Sequence[Versions]) -> list[_Judged]:
+    """Judge all versions of all waiting steps at once, each after the first versions of those before."""
+    config, before = run.config, ""
+    jobs: list[tuple[ProgramState, Written]] = []
+    for versions in waiting:
+        for one in versions:
+            if one.text.strip():
+                state = run.own(s.fork(1)[0])
+                state += before
+                jobs.append((state, one))
+        before += versions[0].text + config.delimiter
+
+    def work(job: tuple[ProgramState, Written]) -> tuple[Judgement, Call]:
+        state, one = job
+        start = run.now()
+        drafted = Drafted(one.text, one.call.completion_tokens, one.end, one.logprobs)
+        found = judgement(config.verifier(state, drafted))
+        run.done(state)
+        if "sent_at" in found.usage:
+            return found, run.call("base", "score", found.usage)
+        return found, Call("base", "score", 0, 0, 0, start, run.now() - start)
+
+    if len(jobs) <= 1:
+        results = [work(job) for job in jobs]
+    else:
+        with ThreadPoolExecutor(len(jobs)) as pool:
+            try:
+                results = list(pool.map(work, jobs))
+            except BaseException:  # the pool waits for all at its end
+                for state, _ in jobs:
+                    state.stream_executor.backend.abort(state)
+                raise
+    found = {id(one): result for (_, one), result in zip(jobs, results, strict=True)}
+    judged = []
+    for versions in waiting:
+        some = [i for i, one in enumerate(versions) if id(one) in found]
+        best = max(some, key=lambda i: found[id(versions[i])][0].value, default=0)
+        calls = [one.call for one in versions] + [found[id(versions[i])][1] for i in some]
+        judged.append(_Judged(versions, best, found[id(versions[best])][0] if some else None, tuple(calls)))
+    return judged
+
+
+def _salvage(one: _Judged, config: SpecReasonConfig) -> tuple[str, int]:
+    """What is kept of a rejected step, and how many of the base model's tokens that is."""
+    if config.salvage is None or not one.found:
+        return "", 0
+    return good_head(one.versions[one.best].text, one.found.logprobs, config.salvage)
+
+
+def good_head(text: str, logprobs: Sequence[TokenLogprob], limit: float) -> tuple[str, int]:
+    """What of a step stands in whole sentences before its first token with a logprob below `limit`.
+
+    Returns:
+        The head, without white space at its end, and its number of tokens. ("", 0): none.
+    """
+    position, ends = 0, [0]
+    for token in logprobs:
+        if token.logprob < limit or not text.startswith(token.text, position):
+            break
+        position += len(token.text)
+        ends.append(position)
+    else:
+        return "", 0
+    cuts = [match.end() for match in _SENTENCE_END.finditer(text) if match.end() <= position]
+    head = text[: cuts[-1]].rstrip() if cuts else ""
+    if not any(character.isalpha() for character in head):  # "1." is no sentence
+        return "", 0
+    return head, sum(end < len(head) for end in ends)
 
 
 @sgl.function
@@ -106,11 +221,10 @@ def alone(s, question: str, side: Side, config: SpecReasonConfig, timeout: float
     `s["trace"]` is the `Trace`; its steps are the text split at the delimiter.
     """
     endpoint = s.stream_executor.backend
-    with _Run(s, timeout, **{side: endpoint}) as run:
+    with Run(s, config, timeout, **{side: endpoint}) as run:
         s += sgl.user(config.prompt(question))
         s += sgl.assistant_begin()
         s += s.stream_executor.chat_template.thinking_prefix
-        start = run.now()
         thinking = s.stream_executor.chat_template.thinking
         s += sgl.gen(
             "reasoning",
@@ -119,14 +233,15 @@ def alone(s, question: str, side: Side, config: SpecReasonConfig, timeout: float
             temperature=config.temperature,
             top_p=config.top_p,
         )
-        meta = run.wait(s, "reasoning")
+        meta = s.get_meta_info("reasoning")
         text = s["reasoning"]
-        call = run.call(side, "reason", meta, start)
-        end = how_ended(meta["finish_reason"], THINK_CLOSE)
+        call = run.call(side, "reason", meta)
+        end = how_ended(meta["finish_reason"], thinking)
         parts = text.split(config.delimiter)
         steps = [Step(part, side, "delimiter", 0) for part in parts[:-1]]
         steps.append(Step(parts[-1], side, end, call.completion_tokens, calls=(call,)))
-        answer, answer_call = _final_answer(run, s, config, side)
+        stop = "budget" if end == "length" else "end"
+        answer, answer_call = _final_answer(run, s, side) if _wants_answer(stop, config) else ("", None)
         s["trace"] = Trace(
             question=question,
             mode=side,
@@ -134,11 +249,27 @@ def alone(s, question: str, side: Side, config: SpecReasonConfig, timeout: float
             base_model=endpoint.get_model_name() if side == "base" else None,
             config=config.as_dict(),
             steps=tuple(steps),
-            stop="budget" if end == "length" else "end",
+            stop=stop,
             answer=answer,
             answer_call=answer_call,
             seconds=run.now(),
         )
+
+
+def _wants_answer(stop: str, config: SpecReasonConfig) -> bool:
+    return stop != "budget" or config.at_budget == "answer"
+
+
+def _final_answer(run: Run, s: ProgramState, side: Side = "base") -> tuple[str, Call]:
+    config = run.config
+    thinking = s.stream_executor.chat_template.thinking
+    s += f"\n{THINK_CLOSE}\n\n" if thinking else config.delimiter + ANSWER_LEAD
+    s += sgl.gen(
+        "answer", max_tokens=config.answer_tokens, temperature=config.temperature, top_p=config.top_p
+    )
+    meta = s.get_meta_info("answer")
+    s += sgl.assistant_end()
+    return s["answer"].strip(), run.call(side, "answer", meta)
 
 
 def solve(
@@ -180,6 +311,85 @@ def solve_alone(
     return _run(alone, question, endpoint, config, timeout, {"side": side})
 
 
+def solve_batch(
+    questions: Sequence[str],
+    *,
+    draft: Endpoint,
+    base: Endpoint,
+    config: SpecReasonConfig | None = None,
+    timeout: float | None = None,
+    num_threads: int = 64,
+    progress_bar: bool = False,
+    on_done: Callable[[int, "Trace | SpecReasonError"], None] | None = None,
+) -> list["Trace | SpecReasonError"]:
+    """Solve many problems at once.
+
+    Args:
+        questions: the problems.
+        draft, base, config, timeout: as in `solve`; the timeout is of each problem.
+        num_threads: so many at a time.
+        progress_bar: draw one on standard error.
+        on_done: called with a problem's position and its result as soon as it is there.
+
+    Returns:
+        For each question, in order, its trace, or the error it failed with: a problem that fails leaves the
+        others alone.
+
+    Raises:
+        ConfigError: `num_threads` is below 1.
+    """
+    return _run_batch(
+        lambda one: solve(one, draft=draft, base=base, config=config, timeout=timeout),
+        [draft, base], questions, num_threads, progress_bar, on_done,
+    )  # fmt: skip
+
+
+def solve_alone_batch(
+    questions: Sequence[str],
+    *,
+    endpoint: Endpoint,
+    side: Side = "base",
+    config: SpecReasonConfig | None = None,
+    timeout: float | None = None,
+    num_threads: int = 64,
+    progress_bar: bool = False,
+    on_done: Callable[[int, "Trace | SpecReasonError"], None] | None = None,
+) -> list["Trace | SpecReasonError"]:
+    """Solve many problems with one model; arguments and result as in `solve_batch`."""
+    return _run_batch(
+        lambda one: solve_alone(one, endpoint=endpoint, side=side, config=config, timeout=timeout),
+        [endpoint], questions, num_threads, progress_bar, on_done,
+    )  # fmt: skip
+
+
+def _run_batch(work, endpoints, questions, num_threads, progress_bar, on_done):
+    if num_threads < 1:
+        raise ConfigError(f"num_threads is at least 1, not {num_threads}")
+
+    def one(question: str) -> Trace | SpecReasonError:
+        try:
+            return work(question)
+        except SpecReasonError as error:
+            return error
+
+    results: list = [None] * len(questions)
+    pool = ThreadPoolExecutor(num_threads)
+    places = {pool.submit(one, question): i for i, question in enumerate(questions)}
+    try:
+        for future in tqdm(as_completed(places), total=len(places), disable=not progress_bar):
+            results[places[future]] = future.result()
+            if on_done:
+                on_done(places[future], future.result())
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        while wait(places, 0.1).not_done:  # a program that was between two requests sends one more
+            for endpoint in endpoints:
+                endpoint.abort()
+        raise
+    pool.shutdown()
+    return results
+
+
 def _run(program, question, backend, config, timeout, arguments) -> Trace:
     config = config or SpecReasonConfig()
     config.prompt(question)
@@ -187,81 +397,3 @@ def _run(program, question, backend, config, timeout, arguments) -> Trace:
         raise ConfigError(f"the timeout is a number of seconds above 0, not {timeout}")
     state = program.run(question=question, config=config, timeout=timeout, backend=backend, **arguments)
     return state["trace"]
-
-
-def _final_answer(run: "_Run", s: ProgramState, config: SpecReasonConfig, side: Side = "base"):
-    thinking = s.stream_executor.chat_template.thinking
-    s += f"\n{THINK_CLOSE}\n\n" if thinking else config.delimiter + ANSWER_LEAD
-    start = run.now()
-    s += sgl.gen(
-        "answer", max_tokens=config.answer_tokens, temperature=config.temperature, top_p=config.top_p
-    )
-    meta = run.wait(s, "answer")
-    s += sgl.assistant_end()
-    return s["answer"].strip(), run.call(side, "answer", meta, start)
-
-
-class _Run:
-    """What a run in progress needs beside the language: its clock, its forks, and an orderly end."""
-
-    def __init__(self, s: ProgramState, timeout: float | None, **endpoints: Endpoint):
-        self.main = s
-        self.endpoints = endpoints
-        self.timeout = timeout
-        self.started = time.monotonic()
-        self.states: list[ProgramState] = []
-
-    def __enter__(self) -> "_Run":
-        return self
-
-    def __exit__(self, kind, *_) -> None:
-        for state in self.states:
-            if kind:
-                state.stream_executor.backend.abort(state)
-            state.stream_executor.end()
-        if kind:  # SGLang ends the main state itself, and to end it twice would block its `sync`
-            self.main.stream_executor.backend.abort(self.main)
-
-    def own(self, state: ProgramState) -> ProgramState:
-        """Have a state ended with the run, its requests aborted where the run fails."""
-        self.states.append(state)
-        return state
-
-    def now(self) -> float:
-        return time.monotonic() - self.started
-
-    def wait(self, state: ProgramState, name: str) -> dict:
-        """The meta information of a result, when it is there."""
-        left = None if self.timeout is None else max(self.timeout - self.now(), 0.0)
-        try:
-            return state.stream_executor.get_meta_info(name, left)
-        except TimeoutError:
-            raise DeadlineExceeded(
-                f"the run was not done within {self.timeout:g} s; give it more time or a smaller token budget"
-            ) from None
-
-    def call(self, side: Side, purpose: str, meta: dict, start: float) -> Call:
-        counts = (meta.get(f"{kind}_tokens", 0) for kind in ("prompt", "cached", "completion"))
-        return Call(side, purpose, *counts, start, self.now() - start)
-
-    def write_step(
-        self, side: Side, state: ProgramState, purpose: str, budget: int, config: SpecReasonConfig
-    ) -> tuple[str, Call, End]:
-        """One step by one model, on a fork: its text, the request, and what ended it."""
-        writer, start = self.own(state.fork(1)[0]), self.now()
-        thinking = any(endpoint.chat_template.thinking for endpoint in self.endpoints.values())
-        writer += sgl.gen(
-            "step",
-            max_tokens=budget,
-            stop=[config.delimiter, THINK_CLOSE] if thinking else [config.delimiter],
-            temperature=config.temperature,
-            top_p=config.top_p,
-        )
-        meta = self.wait(writer, "step")
-        call = self.call(side, purpose, meta, start)
-        self.done(writer)
-        return writer["step"], call, how_ended(meta["finish_reason"], THINK_CLOSE)
-
-    def done(self, state: ProgramState) -> None:
-        self.states.remove(state)
-        state.stream_executor.end()

@@ -7,6 +7,7 @@ from typing import Any
 from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.trace import End, Step, Stop
 
+THINK_CLOSE = "</think>"
 _ANSWER = re.compile(
     r"\\boxed\s*\{[^{}\s]|^\W*(?:the )?(?:final )?answer\W*:\W*\w", re.IGNORECASE | re.MULTILINE
 )
@@ -37,12 +38,16 @@ def tokens_left(steps: Sequence[Step], config: SpecReasonConfig) -> int:
     return config.token_budget - sum(step.tokens for step in steps)
 
 
-def how_ended(finish_reason: dict[str, Any] | None, think_close: str) -> End:
-    """What ended a step, from SGLang's `finish_reason`."""
+def how_ended(finish_reason: dict[str, Any] | None, thinking: bool) -> End:
+    """What ended a step, from SGLang's `finish_reason`.
+
+    Where no model of the pair is a `thinking` one, a `</think>` is a stray: it is left out, and ends no more
+    than the step.
+    """
     reason = finish_reason or {}
     if reason.get("type") == "length":
         return "length"
     matched = reason.get("matched")
-    if matched == think_close:
+    if matched == THINK_CLOSE and thinking:
         return "think"
     return "delimiter" if isinstance(matched, str) else "eos"

@@ -10,6 +10,7 @@ from specreason_sgl.errors import ConfigError
 VERSION = 1
 
 Side = Literal["draft", "base"]
+Author = Literal["draft", "base", "both"]
 End = Literal["delimiter", "length", "eos", "think"]
 Stop = Literal["answer", "end", "repetition", "budget"]
 
@@ -19,11 +20,11 @@ class Call:
     """One request to a runtime, with the server's own counts.
 
     Attributes:
-        side: which runtime.
+        side: which runtime; a verifier's request counts as the base's.
         purpose: `draft`, `score`, `rewrite`, `answer`, or `reason` (a whole chain of thought at once).
         prompt_tokens: of the whole prompt; `cached_tokens` of them came from the radix cache.
         completion_tokens: generated.
-        start: seconds since the run began; `seconds`: how long it took, as seen by the program.
+        start: seconds from the run's beginning until it was sent; `seconds`: until its answer was read.
     """
 
     side: Side
@@ -41,28 +42,34 @@ class Step:
 
     Attributes:
         text: what the chain of thought has.
-        author: who wrote it.
+        author: who wrote it; `both`: the draft its head, the base model what follows.
         end: what ended it: the delimiter, its length limit, the end of the turn, or `</think>`.
         tokens: of this text, in its author's tokenizer.
-        score: what the base model gave the drafted step, as read; None where nothing was scored.
+        score: what the verifier gave the drafted step; None where nothing was scored.
         probabilities: of each score token.
-        rejected: the drafted text that was thrown away for this step, or None.
+        rejected: the drafted text that was rejected for this step, or None.
+        head: how many characters at the beginning come from the rejected draft.
         calls: the requests made for this step, in order.
     """
 
     text: str
-    author: Side
+    author: Author
     end: End
     tokens: int
     score: float | None = None
     probabilities: dict[str, float] = field(default_factory=dict)
     rejected: str | None = None
+    head: int = 0
     calls: tuple[Call, ...] = ()
 
 
 @dataclass(frozen=True)
 class Trace:
-    """A whole run. `delimiter.join(step.text for step in steps)` is the chain of thought, byte for byte."""
+    """A whole run. `delimiter.join(step.text for step in steps)` is the chain of thought, byte for byte.
+
+    `wasted` are requests that were made ahead of a decision and turned out not to be needed: drafts and
+    scores after a rejected step, and rewrites of a kept one. An aborted one counts what it had generated.
+    """
 
     question: str
     mode: Literal["specreason", "base", "draft"]
@@ -74,6 +81,7 @@ class Trace:
     answer: str
     answer_call: Call | None
     seconds: float
+    wasted: tuple[Call, ...] = ()
     version: int = VERSION
 
     @property
@@ -83,7 +91,7 @@ class Trace:
 
     @property
     def calls(self) -> list[Call]:
-        """Every request of the run, in order."""
+        """Every request whose result was used, in order."""
         calls = [call for step in self.steps for call in step.calls]
         return calls + ([self.answer_call] if self.answer_call else [])
 
@@ -102,6 +110,18 @@ class Trace:
         """Tokens of the chain of thought and the answer."""
         answer = self.answer_call.completion_tokens if self.answer_call else 0
         return sum(step.tokens for step in self.steps) + answer
+
+    @property
+    def wasted_tokens(self) -> int:
+        """Tokens that were generated and thrown away: of rejected drafts, and of what was done ahead."""
+        rejected = (
+            call.completion_tokens
+            for step in self.steps
+            if step.rejected is not None and not step.head
+            for call in step.calls
+            if call.purpose == "draft"
+        )
+        return sum(rejected) + sum(call.completion_tokens for call in self.wasted)
 
     def to_json(self) -> str:
         """One line of JSON."""
@@ -126,6 +146,7 @@ class Trace:
                     **data,
                     "steps": tuple(_step(step) for step in data["steps"]),
                     "answer_call": Call(**call) if call else None,
+                    "wasted": tuple(Call(**one) for one in data["wasted"]),
                 }
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:

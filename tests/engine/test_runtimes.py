@@ -10,7 +10,7 @@ import urllib3
 
 from programs.measure import RecordingEndpoint, contexts, judged, prefix_share
 from programs.specreason import specreason
-from specreason_sgl import SpecReasonConfig, Trace, fork_to, solve, speculate
+from specreason_sgl import SpecReasonConfig, Trace, UtilityScore, fork_to, solve, speculate
 from specreason_sgl.errors import ContextLengthExceeded, RequestAborted
 from tests.scripted import wait_until
 
@@ -63,7 +63,10 @@ def test_the_trace_is_the_conversation_byte_for_byte(draft, base):
     ("settings", "authors"),
     [
         ({"first_base_steps": 8, "threshold": 0}, {"draft", "base"}),  # then every drafted step is kept
-        ({"threshold": 9, "read": "average"}, {"base"}),  # every drafted step is rejected
+        (
+            {"threshold": 9, "verifier": UtilityScore(read="average")},
+            {"base"},
+        ),  # every drafted step is rejected
     ],
 )
 def test_what_a_runtime_has_seen_comes_from_its_cache(pair, record_property, settings, authors):

@@ -46,7 +46,7 @@ class Play:
         return self.write("rewrite", payload, self.rewrites)
 
     def solve(self, on_step=None, **config):
-        config = SpecReasonConfig(**{"temperature": 0, **config})
+        config = SpecReasonConfig(**{"temperature": 0, "lookahead": 0, **config})
         return solve("q", draft=self.draft, base=self.base, config=config, on_step=on_step)
 
 

@@ -19,7 +19,17 @@ def make_trace(texts=("a", "b\nc", "é 🙂")):
         base_model="b",
         config=SpecReasonConfig().as_dict(),
         steps=tuple(
-            Step(text, "base" if i else "draft", "delimiter", 5, 7.0, {"7": 1.0}, "x" if i else None, (CALL,))
+            Step(
+                text,
+                "base" if i else "draft",
+                "delimiter",
+                5,
+                7.0,
+                {"7": 1.0},
+                "x" if i else None,
+                0,
+                (CALL,),
+            )
             for i, text in enumerate(texts)
         ),
         stop="answer",

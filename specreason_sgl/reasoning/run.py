@@ -1,0 +1,180 @@
+"""What a run in progress needs beside the language: its clock, its requests, and an orderly end."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import sglang as sgl
+from sglang.lang.interpreter import ProgramState
+
+from specreason_sgl.errors import DeadlineExceeded, RequestAborted, SpecReasonError
+from specreason_sgl.lang.endpoint import Endpoint
+from specreason_sgl.lang.score import TokenLogprob
+from specreason_sgl.reasoning.config import SpecReasonConfig
+from specreason_sgl.reasoning.stopping import THINK_CLOSE, how_ended, tokens_left
+from specreason_sgl.reasoning.trace import Call, End, Side, Step
+
+PATIENCE = 5.0  # seconds, for the end of requests that were aborted
+
+
+@dataclass(frozen=True)
+class Written:
+    """A step as a model wrote it."""
+
+    text: str
+    call: Call
+    end: End
+    logprobs: tuple[TokenLogprob, ...]
+
+    def as_step(self, side: Side) -> Step:
+        return Step(self.text, side, self.end, self.call.completion_tokens, calls=(self.call,))
+
+
+@dataclass(frozen=True)
+class Writing:
+    """A step that a model is writing; `Run.finish` waits for it, `Run.discard` aborts it."""
+
+    state: ProgramState
+    name: str
+    side: Side
+    purpose: str
+
+
+class Run:
+    """One run of a program, as a context: what it owns is ended with it, and aborted where it fails.
+
+    Args:
+        s: the program's state.
+        config: its settings.
+        timeout: seconds for the whole run, or None.
+        endpoints: by side.
+    """
+
+    def __init__(
+        self, s: ProgramState, config: SpecReasonConfig, timeout: float | None, **endpoints: Endpoint
+    ):
+        self.config = config
+        self.wasted: list[Call] = []
+        self._main = s
+        self._timeout = timeout
+        self._started = time.monotonic()
+        self._states: dict[int, ProgramState] = {}
+        self._helpers: list[tuple[threading.Thread, Callable[[], None]]] = []
+        self._thinking = any(one.chat_template.thinking for one in endpoints.values())
+        self._limit(s)
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, kind, error, _) -> None:
+        for _, stop in self._helpers:
+            stop()
+        for state in list(self._states.values()):
+            if kind:
+                state.stream_executor.backend.abort(state)
+            self.done(state)
+        if kind:  # SGLang ends the main state itself, and to end it twice would block its `sync`
+            self._main.stream_executor.backend.abort(self._main)
+        if isinstance(error, DeadlineExceeded) and self._timeout is not None and self.now() >= self._timeout:
+            raise DeadlineExceeded(
+                f"the run was not done within {self._timeout:g} s; give it more time or a smaller "
+                "token budget"
+            ) from None
+
+    def now(self) -> float:
+        """Seconds since the run began."""
+        return time.monotonic() - self._started
+
+    def own(self, state: ProgramState) -> ProgramState:
+        """Have a state ended with the run, and its requests aborted where the run fails or is late."""
+        self._states[id(state)] = state
+        self._limit(state)
+        return state
+
+    def done(self, state: ProgramState) -> None:
+        """End a state of the run's."""
+        if self._states.pop(id(state), None) is not None:
+            state.stream_executor.end()
+
+    def begin(
+        self,
+        state: ProgramState,
+        side: Side,
+        purpose: str,
+        steps: Sequence[Step],
+        logprobs: bool = False,
+        head_tokens: int = 0,
+    ) -> Writing:
+        """Have a model write the step after `steps` on a state; returns at once."""
+        name, config = f"step{len(steps)}", self.config
+        self.own(state)
+        budget = min(config.step_tokens, tokens_left(steps, config)) - head_tokens
+        state += sgl.gen(
+            name,
+            max_tokens=max(budget, 1),
+            stop=[config.delimiter, THINK_CLOSE],
+            temperature=config.temperature,
+            top_p=config.top_p,
+            return_logprob=logprobs or None,
+            return_text_in_logprobs=logprobs or None,
+        )
+        return Writing(state, name, side, purpose)
+
+    def write(self, state: ProgramState, side: Side, purpose: str, steps: Sequence[Step]) -> Written:
+        """Begin, finish, and end the state."""
+        writing = self.begin(state, side, purpose, steps)
+        written = self.finish(writing)
+        self.done(state)
+        return written
+
+    def finish(self, writing: Writing) -> Written:
+        """The step, when it is there."""
+        meta = writing.state.get_meta_info(writing.name)
+        call = self.call(writing.side, writing.purpose, meta)
+        logprobs = tuple(TokenLogprob(text, p) for p, _, text in meta.get("output_token_logprobs") or ())
+        end = how_ended(meta["finish_reason"], self._thinking)
+        return Written(writing.state[writing.name], call, end, logprobs)
+
+    def call(self, side: Side, purpose: str, meta) -> Call:
+        """The record of a request, from its meta information."""
+        counts = (meta.get(f"{kind}_tokens", 0) for kind in ("prompt", "cached", "completion"))
+        sent_at = meta.get("sent_at", time.monotonic())
+        return Call(side, purpose, *counts, sent_at - self._started, meta.get("seconds", 0.0))
+
+    def discard(self, writing: Writing) -> None:
+        """Abort a step in writing; what was generated until then counts as wasted."""
+        writing.state.stream_executor.backend.abort(writing.state)
+        self.help(lambda: self._count_discarded(writing))
+
+    def _count_discarded(self, writing: Writing) -> None:
+        try:
+            self.wasted.append(self.finish(writing).call)
+        except RequestAborted as error:
+            if error.meta_info:
+                self.wasted.append(self.call(writing.side, writing.purpose, error.meta_info))
+        finally:
+            self.done(writing.state)
+
+    def help(self, work: Callable[[], None], stop: Callable[[], None] = lambda: None) -> None:
+        """Do work in a thread of its own, which `stop` ends early."""
+
+        def run() -> None:
+            with contextlib.suppress(SpecReasonError):  # nobody waits for what was discarded
+                work()
+
+        thread = threading.Thread(target=run, daemon=True)
+        self._helpers.append((thread, stop))
+        thread.start()
+
+    def all_wasted(self) -> tuple[Call, ...]:
+        """What was done ahead for nothing, once the aborted requests have ended."""
+        until = time.monotonic() + PATIENCE
+        for thread, _ in self._helpers:
+            thread.join(max(until - time.monotonic(), 0))
+        return tuple(sorted(self.wasted, key=lambda call: call.start))
+
+    def _limit(self, state: ProgramState) -> None:
+        if self._timeout is not None:
+            state.stream_executor.backend.limit(state, self._started + self._timeout)
