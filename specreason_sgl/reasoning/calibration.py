@@ -100,9 +100,10 @@ def judging(
     if not verifier and (known := Calibration.load(calibration) if calibration else built_in(pair or "")):
         settings = known.settings(keep)
         return settings if threshold is None else {**settings, "threshold": threshold}
+    judge = get_verifier(verifier or "score")
     if threshold is None and keep is None and (verifier or "score") in ("score", "score-average"):
         threshold = 7.0
     if threshold is None and keep is None:
         raise ConfigError(f"the verifier {verifier} needs a threshold, a share to keep, or a calibration")
     rule = threshold if keep is None else Quantile(keep)
-    return {"verifier": get_verifier(verifier or "score"), "threshold": rule}
+    return {"verifier": judge, "threshold": rule}

@@ -155,8 +155,9 @@ def test_a_failing_runtime_is_one_clear_error(play):
 
 
 def test_no_thread_is_left_after_success_or_failure(play):
+    play([], [])  # its connections, and what watches for the end of the main thread
     before = threading.active_count()
-    play(["A", ("B", END)], [9, 9]).solve()
+    play(["A", ("B", END)], [9, 9]).solve(lookahead=1)
     one = play(["A"], [])
     one.servers[1].on_generate = lambda payload: (500, b"{}")
     with pytest.raises(ServerError):
