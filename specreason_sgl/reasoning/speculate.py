@@ -338,9 +338,9 @@ def solve_batch(
     Raises:
         ConfigError: `num_threads` is below 1.
     """
-    return _run_batch(
+    return run_batch(
         lambda one: solve(one, draft=draft, base=base, config=config, timeout=timeout),
-        [draft, base], questions, num_threads, progress_bar, on_done,
+        questions, [draft, base], num_threads, progress_bar, on_done,
     )  # fmt: skip
 
 
@@ -356,25 +356,29 @@ def solve_alone_batch(
     on_done: Callable[[int, "Trace | SpecReasonError"], None] | None = None,
 ) -> list["Trace | SpecReasonError"]:
     """Solve many problems with one model; arguments and result as in `solve_batch`."""
-    return _run_batch(
+    return run_batch(
         lambda one: solve_alone(one, endpoint=endpoint, side=side, config=config, timeout=timeout),
-        [endpoint], questions, num_threads, progress_bar, on_done,
+        questions, [endpoint], num_threads, progress_bar, on_done,
     )  # fmt: skip
 
 
-def _run_batch(work, endpoints, questions, num_threads, progress_bar, on_done):
+def run_batch(work, items, endpoints, num_threads, progress_bar, on_done=None) -> list:
+    """`work` on each item, `num_threads` at a time; results and errors as in `solve_batch`.
+
+    Where it is broken off, by Ctrl-C or an exception in `on_done`, the endpoints' requests are aborted.
+    """
     if num_threads < 1:
         raise ConfigError(f"num_threads is at least 1, not {num_threads}")
 
-    def one(question: str) -> Trace | SpecReasonError:
+    def one(item):
         try:
-            return work(question)
+            return work(item)
         except SpecReasonError as error:
             return error
 
-    results: list = [None] * len(questions)
+    results: list = [None] * len(items)
     pool = ThreadPoolExecutor(num_threads)
-    places = {pool.submit(one, question): i for i, question in enumerate(questions)}
+    places = {pool.submit(one, item): i for i, item in enumerate(items)}
     try:
         for future in tqdm(as_completed(places), total=len(places), disable=not progress_bar):
             results[places[future]] = future.result()

@@ -1,0 +1,319 @@
+"""How well each verifier judges a pair's steps, and the threshold for a wanted acceptance.
+
+The draft model solves problems with known answers. Every step is judged by every built-in verifier; so is a
+copy of each step of a right solution with one digit changed.
+"""
+
+import json
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sglang as sgl
+from sglang.lang.interpreter import ProgramState
+
+from specreason_sgl.errors import ConfigError, SpecReasonError
+from specreason_sgl.evaluation.grading import is_right
+from specreason_sgl.evaluation.problems import Problem
+from specreason_sgl.lang.endpoint import Endpoint
+from specreason_sgl.lang.fork import fork_to
+from specreason_sgl.lang.score import logprobs
+from specreason_sgl.reasoning.calibration import Calibration
+from specreason_sgl.reasoning.config import SpecReasonConfig
+from specreason_sgl.reasoning.speculate import run_batch, solve_alone
+from specreason_sgl.reasoning.verifiers import BUILT_IN, Drafted, Likelihood, UtilityScore, YesNo
+
+KEPT_VALUES = 1001
+RESAMPLES = 1000
+_NUMBER = re.compile(r"\d+")
+
+
+@dataclass(frozen=True)
+class JudgedSolution:
+    """A solution of the draft model's, judged.
+
+    Attributes:
+        id: of the problem.
+        right: whether its answer is.
+        steps: each step's text.
+        values: each step's, by verifier.
+        corrupted: for some steps of a right solution, (position, text, values) of a copy with a wrong digit.
+    """
+
+    id: str
+    right: bool
+    steps: tuple[str, ...]
+    values: tuple[dict[str, float], ...]
+    corrupted: tuple[tuple[int, str, dict[str, float]], ...] = ()
+
+
+def judge_problems(
+    problems: Sequence[Problem],
+    *,
+    draft: Endpoint,
+    base: Endpoint,
+    config: SpecReasonConfig,
+    record: Path,
+    num_threads: int = 16,
+    progress_bar: bool = False,
+    seed: int = 0,
+) -> list[JudgedSolution]:
+    """Have the draft model solve problems, and every built-in verifier judge its steps.
+
+    Args:
+        problems: with known answers.
+        draft, base: the runtimes.
+        config: prompt, budget and sampling; the rest is not used.
+        record: a JSON Lines file that gets each solution when it is judged. What it has already is not done
+            again, so that a run that was broken off goes on.
+        num_threads: problems at a time.
+        progress_bar: draw one on standard error.
+        seed: of the corrupted digits.
+
+    Raises:
+        ConfigError: the record is of another pair or other settings.
+        SpecReasonError: a runtime failed; what was judged before is in the record.
+    """
+    head = {
+        "draft": draft.get_model_name(),
+        "base": base.get_model_name(),
+        "instruction": config.instruction,
+        "token_budget": config.token_budget,
+        "temperature": config.temperature,
+        "seed": seed,
+    }
+    done = _read_record(record, head)
+    todo = [one for one in problems if one.id not in done]
+
+    def work(problem: Problem) -> JudgedSolution:
+        trace = solve_alone(problem.question, endpoint=draft, side="draft", config=config)
+        right = is_right(trace.answer, problem.answer)
+        steps = tuple(step.text for step in trace.steps if step.text.strip())
+        rng = random.Random(f"{seed} {problem.id}")
+        wrong = [corrupted(step, rng) for step in steps] if right else [None] * len(steps)
+        state = _judge_steps.run(
+            question=problem.question, steps=steps, wrong=wrong, draft=draft, config=config, backend=base
+        )
+        values, others = state["judged"]
+        return JudgedSolution(problem.id, right, steps, values, others)
+
+    with open(record, "a") as file:
+
+        def keep(_: int, found: JudgedSolution | SpecReasonError) -> None:
+            if isinstance(found, SpecReasonError):
+                raise found
+            file.write(json.dumps(asdict(found), ensure_ascii=False) + "\n")
+            file.flush()
+            done[found.id] = found
+
+        run_batch(work, todo, [draft, base], num_threads, progress_bar, keep)
+    return [done[one.id] for one in problems]
+
+
+@sgl.function
+def _judge_steps(s, question, steps, wrong, draft, config):
+    s += sgl.user(config.prompt(question))
+    s += sgl.assistant_begin()
+    s += s.stream_executor.chat_template.thinking_prefix
+    drafter = fork_to(s, draft)
+    values, others = [], []
+    for i, step in enumerate(steps):
+        values.append(_judge(s, drafter, step))
+        if wrong[i]:
+            others.append((i, wrong[i], _judge(s, drafter, wrong[i])))
+        s += step + config.delimiter
+        drafter += step + config.delimiter
+    s["judged"] = tuple(values), tuple(others)
+
+
+def _judge(s: ProgramState, drafter: ProgramState, text: str) -> dict[str, float]:
+    """A step's value by each built-in verifier, in two requests on the base and one on the draft."""
+    own, scored, asked = drafter.fork(1)[0], s.fork(1)[0], s.fork(1)[0]
+    score, yes_no = UtilityScore(with_logprobs=True), YesNo()
+    own += logprobs("own", text)
+    score.ask(scored, Drafted(text, 0, "delimiter"))
+    meta = scored.get_meta_info("score")
+    yes_no.ask(asked, Drafted(text, 0, "delimiter"))  # now, with the step in the cache
+    drafted = Drafted(text, 0, "delimiter", own.get_meta_info("own")["logprobs"])
+    digits = {float(digit): p for digit, p in meta["probabilities"].items()}
+    values = {
+        "score": max(digits, key=digits.get),
+        "score-average": sum(digit * p for digit, p in digits.items()),
+        "yes-no": yes_no.read_from(asked.get_meta_info("score"), drafted).value,
+    }
+    for name, verifier in BUILT_IN.items():
+        if isinstance(verifier, Likelihood):
+            values[name] = verifier.read_from(meta, drafted).value
+    return values
+
+
+def corrupted(text: str, rng: random.Random) -> str | None:
+    """The text with one digit of one of its numbers changed, or None where it has none."""
+    numbers = list(_NUMBER.finditer(text))
+    if not numbers:
+        return None
+    number = rng.choice(numbers)
+    at = rng.randrange(number.start(), number.end())
+    digits = set("0123456789") - {text[at]}
+    if at == number.start() and len(number[0]) > 1:
+        digits.discard("0")
+    return text[:at] + rng.choice(sorted(digits)) + text[at + 1 :]
+
+
+def calibrate(
+    judged: Sequence[JudgedSolution], *, draft_model: str, base_model: str, keep: float, source: str
+) -> Calibration:
+    """Choose the best verifier on one half of the problems, report all on the other half.
+
+    Args:
+        judged: what `judge_problems` returned.
+        draft_model, base_model: their names.
+        keep: the share of drafted steps that the threshold shall keep, above 0 and at most 1.
+        source: which problems these are; goes into the file.
+
+    Returns:
+        Its `table` has for each verifier the area under the ROC curve (AUC) with a 95 % bootstrap interval
+        over problems, on the half that was not chosen on: `corrupted`, of steps against their copies with a
+        wrong digit; `paired`, how often a step is ranked above its own copy; `solutions`, of right against
+        wrong solutions by the mean of their steps' values.
+
+    Raises:
+        ConfigError: there are too few problems: each half needs a right and a wrong solution.
+    """
+    if not 0 < keep <= 1:
+        raise ConfigError(f"the share of steps to keep is above 0 and at most 1, not {keep}")
+    halves = judged[::2], judged[1::2]
+    for half in halves:
+        if len({one.right for one in half}) < 2 or not any(one.corrupted for one in half):
+            raise ConfigError(
+                f"{len(judged)} problems are too few: each half of them needs solutions that are right, with "
+                "a number in them, and solutions that are wrong"
+            )
+    chosen = max(BUILT_IN, key=lambda name: sum(_figures(halves[0], name)[:2]))
+    table = []
+    for name in BUILT_IN:
+        found = _figures(halves[1], name)
+        low, high = _intervals(halves[1], name)
+        row = {"verifier": name}
+        for i, figure in enumerate(("corrupted", "solutions", "paired")):
+            row[figure] = {"value": found[i], "low": low[i], "high": high[i]}
+        table.append(row)
+    values = np.sort([step[chosen] for one in judged for step in one.values])
+    picked = values[np.linspace(0, len(values) - 1, min(len(values), KEPT_VALUES)).round().astype(int)]
+    return Calibration(
+        draft_model=draft_model,
+        base_model=base_model,
+        verifier=chosen,
+        keep=keep,
+        threshold=float(values[min(int((1 - keep) * len(values)), len(values) - 1)]),
+        values=tuple(map(float, picked)),
+        table=tuple(table),
+        data={
+            "source": source,
+            "problems": len(judged),
+            "right": sum(one.right for one in judged),
+            "steps": len(values),
+            "corrupted": sum(len(one.corrupted) for one in judged),
+        },
+    )
+
+
+def auc(better: Sequence[float], worse: Sequence[float]) -> float:
+    """How often one of `better` is above one of `worse`; ties count half. NaN where one is empty."""
+    if not len(better) or not len(worse):
+        return float("nan")
+    below = np.sort(np.asarray(worse, dtype=float))
+    low = np.searchsorted(below, better, side="left")
+    high = np.searchsorted(below, better, side="right")
+    return float((low + high).mean() / 2 / len(below))
+
+
+def _figures(judged: Sequence[JudgedSolution], name: str) -> tuple[float, float, float]:
+    clean = [one.values[i][name] for one in judged for i, _, _ in one.corrupted]
+    wrong = [values[name] for one in judged for _, _, values in one.corrupted]
+    means = [(one.right, np.mean([step[name] for step in one.values])) for one in judged if one.values]
+    paired = [(a > b) + (a == b) / 2 for a, b in zip(clean, wrong, strict=True)]
+    return (
+        auc(clean, wrong),
+        auc([mean for right, mean in means if right], [mean for right, mean in means if not right]),
+        float(np.mean(paired)) if paired else float("nan"),
+    )
+
+
+def _intervals(judged: Sequence[JudgedSolution], name: str) -> tuple[list[float], list[float]]:
+    rng = np.random.default_rng(0)
+    samples = [
+        _figures([judged[i] for i in rng.integers(0, len(judged), len(judged))], name)
+        for _ in range(RESAMPLES)
+    ]
+    low, high = np.nanpercentile(np.array(samples), [2.5, 97.5], axis=0)
+    return [float(x) for x in low], [float(x) for x in high]
+
+
+def draw(judged: Sequence[JudgedSolution], found: Calibration, path: Path) -> None:
+    """Histograms of the chosen verifier's values: steps and their wrong copies; right and wrong solutions."""
+    from matplotlib.figure import Figure
+
+    name = found.verifier
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    groups: tuple[tuple[Any, dict[str, list[float]]], ...] = (
+        (
+            left,
+            {
+                "steps of right solutions": [
+                    one.values[i][name] for one in judged for i, _, _ in one.corrupted
+                ],
+                "the same with a wrong digit": [v[name] for one in judged for _, _, v in one.corrupted],
+            },
+        ),
+        (
+            right,
+            {
+                "steps of right solutions": [v[name] for one in judged if one.right for v in one.values],
+                "steps of wrong solutions": [v[name] for one in judged if not one.right for v in one.values],
+            },
+        ),
+    )
+    everything = np.concatenate([values for _, group in groups for values in group.values()])
+    bins = np.linspace(*np.percentile(everything, [1, 100]), 30)
+    for axes, group in groups:
+        for label, values in group.items():
+            axes.hist(np.clip(values, bins[0], None), bins, density=True, alpha=0.55, label=label)
+        axes.axvline(found.threshold, color="black", lw=1, label=f"threshold, keeps {found.keep:.0%}")
+        axes.set_xlabel(f"{name}")
+        axes.legend(fontsize=8)
+    left.set_ylabel("density")
+    figure.savefig(path, dpi=120)
+
+
+def _read_record(path: Path, head: dict[str, Any]) -> dict[str, JudgedSolution]:
+    """What an earlier run judged. A last line that was cut off is dropped."""
+    if not path.exists() or not path.read_text():
+        path.write_text(json.dumps(head) + "\n")
+        return {}
+    lines = path.read_text().splitlines(keepends=True)
+    done, number = {}, 1
+    try:
+        if json.loads(lines[0]) != head:
+            raise ConfigError(f"{path} is of another pair or other settings; name another file, or remove it")
+        for line in lines[1:]:
+            number += 1
+            if not line.endswith("\n"):
+                path.write_text("".join(lines[:-1]))
+                break
+            data = json.loads(line)
+            done[data["id"]] = JudgedSolution(
+                data["id"],
+                data["right"],
+                tuple(data["steps"]),
+                tuple(data["values"]),
+                tuple((i, text, values) for i, text, values in data["corrupted"]),
+            )
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError(f"{path}, line {number}: this is not a record of a calibration") from None
+    return done
