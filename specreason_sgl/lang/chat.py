@@ -31,8 +31,7 @@ class TokenizerChatTemplate(ChatTemplate):
     """The chat template of a Hugging Face tokenizer.
 
     Args:
-        tokenizer: with `apply_chat_template`, `encode` and `added_tokens_decoder`
-            (a `transformers.PreTrainedTokenizerFast`).
+        tokenizer: a `transformers.PreTrainedTokenizerFast`.
         name: shown in errors; the model's name.
     """
 
@@ -42,6 +41,9 @@ class TokenizerChatTemplate(ChatTemplate):
         added = tokenizer.added_tokens_decoder.values()
         self._reserved = sorted((t.content for t in added if len(t.content) > 1), key=len, reverse=True)
         self._reserved_pattern = re.compile("|".join(map(re.escape, self._reserved)) or r"(?!)")
+        self._backend = tokenizer.backend_tokenizer
+        self._backend.no_truncation()
+        self._backend.no_padding()
         self._heads = _Memory(256)
         self._prefixes = _Memory(512)
 
@@ -150,6 +152,11 @@ class TokenizerChatTemplate(ChatTemplate):
             self._heads.put(key, head)
         return head, at
 
+    def encode_text(self, text: str) -> list[int]:
+        """A text's token ids, without special tokens around it."""
+        # What wraps this in transformers costs five times as much for a short text.
+        return self._backend.encode(text, add_special_tokens=False).ids
+
     def _guard(self, content: str, role: str) -> str:
         """Content with the special tokens in it replaced by numbered marks that no template touches.
 
@@ -165,7 +172,7 @@ class TokenizerChatTemplate(ChatTemplate):
         return self._reserved_pattern.sub(mark, content)
 
     def _encode_guarded(self, rendered: str) -> list[int]:
-        encode = self.tokenizer.encode
+        encode = self.encode_text
         if not _GUARD[1].search(rendered):
             return self._encode_growing(rendered)
         # Split at the template's own control tokens; what lies between is plain text, marks put back.
@@ -174,16 +181,16 @@ class TokenizerChatTemplate(ChatTemplate):
         for control in [*self._reserved_pattern.finditer(rendered), None]:
             plain = rendered[at : control.start() if control else len(rendered)]
             for piece in self._broken_up(_GUARD[1].sub(lambda m: self._reserved[int(m[1])], plain)):
-                ids += encode(piece, add_special_tokens=False)
+                ids += encode(piece)
             if control:
-                ids += encode(control[0], add_special_tokens=False)
+                ids += encode(control[0])
                 at = control.end()
         return ids
 
     def _encode_growing(self, text: str) -> list[int]:
         """Token ids of a text whose beginning was probably encoded before: only the new lines are encoded."""
         if not self._cuts_at_lines:
-            return self.tokenizer.encode(text, add_special_tokens=False)
+            return self.encode_text(text)
         cuts = [match.end() for match in _LINE_END.finditer(text)]
         start, ids = 0, []
         for cut in reversed(cuts):
@@ -192,7 +199,7 @@ class TokenizerChatTemplate(ChatTemplate):
                 break
         for cut in [*(cut for cut in cuts[-2:] if cut > start), len(text)]:
             if cut > start:
-                ids = ids + self.tokenizer.encode(text[start:cut], add_special_tokens=False)
+                ids = ids + self.encode_text(text[start:cut])
                 start = cut
                 if text[cut - 1] == "\n":
                     self._prefixes.put(text[:cut], ids)
@@ -206,13 +213,10 @@ class TokenizerChatTemplate(ChatTemplate):
         befores = ["a\n", "1\n", ".\n", " \n", "\n\n", ":\n\n", ")\n\n", "x \n\n"]
         afters = [chr(code) + more for code in range(33, 127) for more in ("", "b 1")]
         pairs = [(before, after) for before in befores for after in afters]
-        encode = self.tokenizer.encode
-        tails = {after: encode(after, add_special_tokens=False) for after in afters}
-        heads = {before: encode(before, add_special_tokens=False) for before in befores}
-        return all(
-            encode(before + after, add_special_tokens=False) == heads[before] + tails[after]
-            for before, after in pairs
-        )
+        encode = self.encode_text
+        tails = {after: encode(after) for after in afters}
+        heads = {before: encode(before) for before in befores}
+        return all(encode(before + after) == heads[before] + tails[after] for before, after in pairs)
 
     def _broken_up(self, text: str) -> Iterator[str]:
         """The text in pieces, cut inside each special token: `split_special_tokens` of tokenizers leaves out

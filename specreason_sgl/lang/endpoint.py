@@ -35,6 +35,7 @@ from specreason_sgl.lang.chat import TokenizerChatTemplate
 from specreason_sgl.lang.score import ScoreTokens, TextLogprobs, TokenLogprob
 
 CONNECT_TIMEOUT = 5.0  # seconds
+CONNECTIONS = 256  # kept alive; more are made and closed
 ATTEMPTS = 3
 ABORT_AGAIN = 0.1  # seconds; doubled each time
 USAGE = ("prompt_tokens", "cached_tokens", "completion_tokens", "sent_at", "seconds")
@@ -86,10 +87,15 @@ class Endpoint(RuntimeEndpoint):
         self.api_key = api_key
         self.verify = None
         self.timeout = timeout
-        self._pool = urllib3.PoolManager(maxsize=64, retries=False)
+        try:
+            self._pool = urllib3.connection_from_url(self.base_url, maxsize=CONNECTIONS)
+        except urllib3.exceptions.LocationValueError:
+            raise ConfigError(f"{base_url!r} is not a server's URL") from None
+        self._path = urllib3.util.parse_url(self.base_url).path or ""
         self._in_flight: dict[str, _InFlight] = {}
         self._aborted: set[str] = set()  # states whose further requests are refused
         self._deadlines: dict[str, float] = {}  # of states; on the clock of time.monotonic
+        self._choice_ids: dict[tuple, list[int] | None] = {}
         self._lock = threading.Lock()
         self.model_info = self._get_model_info()
         self.tokenizer = _load_tokenizer(tokenizer, self.model_info, self.base_url)
@@ -221,7 +227,7 @@ class Endpoint(RuntimeEndpoint):
     def close(self) -> None:
         """Abort what is in flight and close the connections."""
         self.abort()
-        self._pool.clear()
+        self._pool.close()
 
     def __enter__(self) -> "Endpoint":
         return self
@@ -268,11 +274,18 @@ class Endpoint(RuntimeEndpoint):
 
     def _single_tokens(self, s: StreamExecutor, choices: list[str]) -> list[int] | None:
         """Each choice's one token id at the state's end, or None where a choice is not one token there."""
-        tail = str(s.text_)[-64:]
-        before = self.tokenizer.encode(tail, add_special_tokens=False)
+        key = (s.text_[-32:], tuple(choices))
+        if key not in self._choice_ids:
+            if len(self._choice_ids) > 1000:  # a question is asked again and again; these were not
+                self._choice_ids.clear()
+            self._choice_ids[key] = self._find_single_tokens(*key)
+        return self._choice_ids[key]
+
+    def _find_single_tokens(self, tail: str, choices: tuple[str, ...]) -> list[int] | None:
+        before = self.chat_template.encode_text(tail)
         ids = []
         for choice in choices:
-            after = self.tokenizer.encode(tail + choice, add_special_tokens=False)
+            after = self.chat_template.encode_text(tail + choice)
             if after[:-1] != before:
                 return None
             ids.append(after[-1])
@@ -401,11 +414,13 @@ class Endpoint(RuntimeEndpoint):
         if self.api_key:
             headers["Authorization"] = f"Bearer {self.api_key}"
         try:
-            return self._pool.request(
+            return self._pool.urlopen(
                 method,
-                self.base_url + path,
+                self._path + path,
                 body=body,
                 headers=headers,
+                retries=False,
+                assert_same_host=False,
                 preload_content=False,
                 timeout=urllib3.Timeout(
                     connect=min(CONNECT_TIMEOUT, max(timeout, 0.01)), read=max(timeout, 0.01)
@@ -417,8 +432,6 @@ class Endpoint(RuntimeEndpoint):
             ) from None
         except urllib3.exceptions.ReadTimeoutError:
             raise self._late() from None
-        except urllib3.exceptions.LocationParseError:
-            raise ConfigError(f"{self.base_url!r} is not a server's URL") from None
         except urllib3.exceptions.HTTPError as error:
             raise ServerUnreachable(f"the connection to {self.base_url} broke ({_why(error)})") from None
 
