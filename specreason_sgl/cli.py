@@ -1,6 +1,7 @@
 """The command line: solve, models, doctor. Nothing slow is imported before a command needs it."""
 
 import importlib
+import json as json_module
 import os
 import shlex
 import signal
@@ -18,7 +19,7 @@ from rich.text import Text
 
 from specreason_sgl import __version__
 from specreason_sgl.errors import ConfigError, SpecReasonError
-from specreason_sgl.reasoning.calibration import judging
+from specreason_sgl.reasoning.calibration import Calibration, judging
 from specreason_sgl.reasoning.config import INSTRUCTION, SpecReasonConfig
 from specreason_sgl.reasoning.trace import Step, Trace
 from specreason_sgl.reasoning.verifiers import BUILT_IN
@@ -39,6 +40,8 @@ PIPE_WIDTH = 10_000  # a pipe has no width: nothing is cut or wrapped for it
 out = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 err = Console(stderr=True, highlight=False)
 DEFAULTS = SpecReasonConfig()
+PARTS = ("score", "prefix", "latency", "overhead")
+MODES = ("base", "draft", "sequential", "pipelined", "eager", "salvage")
 
 
 def main() -> None:
@@ -82,23 +85,35 @@ def _root(
 
 
 PairName = Annotated[str, typer.Option(help=f"A named pair: {', '.join(models.PAIRS)}.")]
+DraftName = Annotated[str, typer.Option(help="Draft model: Hugging Face name or folder.")]
+BaseName = Annotated[str, typer.Option(help="Base model: Hugging Face name or folder.")]
+DraftUrl = Annotated[str, typer.Option(help="Use this running SGLang server as the draft.")]
+BaseUrl = Annotated[str, typer.Option(help="Use this running SGLang server as the base.")]
+ApiKey = Annotated[
+    str, typer.Option(envvar="SPECREASON_SGL_API_KEY", help="The servers' API key, with the URLs.")
+]
+DraftArgs = Annotated[str, typer.Option(help="Flags passed on to the draft's sglang serve.")]
+BaseArgs = Annotated[str, typer.Option(help="Flags passed on to the base's sglang serve.")]
+DraftPort = Annotated[int, typer.Option(help="Port of the draft server; 0: a free one.")]
+BasePort = Annotated[int, typer.Option(help="Port of the base server; 0: a free one.")]
+Problems = Annotated[
+    Path, typer.Option(help="Problems with answers: JSON Lines with question, answer and maybe id.")
+]
 
 
 @app.command()
 def solve(
     question: Annotated[str, typer.Argument(help="The problem; - reads it from standard input.")],
     pair: PairName = "mini",
-    draft: Annotated[str, typer.Option(help="Draft model: Hugging Face name or folder.")] = "",
-    base: Annotated[str, typer.Option(help="Base model: Hugging Face name or folder.")] = "",
-    draft_url: Annotated[str, typer.Option(help="Use this running SGLang server as the draft.")] = "",
-    base_url: Annotated[str, typer.Option(help="Use this running SGLang server as the base.")] = "",
-    api_key: Annotated[
-        str, typer.Option(envvar="SPECREASON_SGL_API_KEY", help="The servers' API key, with the URLs.")
-    ] = "",
-    draft_args: Annotated[str, typer.Option(help="Flags passed on to the draft's sglang serve.")] = "",
-    base_args: Annotated[str, typer.Option(help="Flags passed on to the base's sglang serve.")] = "",
-    draft_port: Annotated[int, typer.Option(help="Port of the draft server; 0: a free one.")] = 0,
-    base_port: Annotated[int, typer.Option(help="Port of the base server; 0: a free one.")] = 0,
+    draft: DraftName = "",
+    base: BaseName = "",
+    draft_url: DraftUrl = "",
+    base_url: BaseUrl = "",
+    api_key: ApiKey = "",
+    draft_args: DraftArgs = "",
+    base_args: BaseArgs = "",
+    draft_port: DraftPort = 0,
+    base_port: BasePort = 0,
     verifier: Annotated[str, typer.Option(help=f"What judges a drafted step: {', '.join(BUILT_IN)}.")] = "",
     threshold: Annotated[
         float | None, typer.Option(help="Keep a drafted step whose value is at least this (score: 0 to 9).")
@@ -172,25 +187,18 @@ def solve(
     if question == "-":
         question = sys.stdin.read().strip()
     config.prompt(question)
-    if bool(draft_url) != bool(base_url):
-        raise ConfigError("give both --draft-url and --base-url, or neither")
-    with ExitStack() as stack:
-        if not draft_url:
-            spec = _pair_spec(pair, draft, base)
-            arguments = {
-                "draft_args": _flags(draft_args),
-                "base_args": _flags(base_args),
-                "draft_port": draft_port,
-                "base_port": base_port,
-            }
-            draft_url, base_url = stack.enter_context(_started(spec, arguments))
-        from specreason_sgl.lang.endpoint import Endpoint
+    arguments = {
+        "draft_args": _flags(draft_args),
+        "base_args": _flags(base_args),
+        "draft_port": draft_port,
+        "base_port": base_port,
+    }
+    with _endpoints(pair, draft, base, draft_url, base_url, api_key, timeout, arguments) as (
+        draft_end,
+        base_end,
+    ):
         from specreason_sgl.reasoning import speculate
 
-        draft_end, base_end = (
-            stack.enter_context(Endpoint(url, api_key or None, timeout=timeout))
-            for url in (draft_url, base_url)
-        )
         show = (lambda step: None) if json else _show_step
         trace = speculate.solve(
             question, draft=draft_end, base=base_end, config=config, timeout=timeout, on_step=show
@@ -202,6 +210,158 @@ def solve(
             _show_result(alone, json)
             if not json:
                 _show_comparison(trace, alone)
+
+
+@app.command()
+def calibrate(
+    data: Problems,
+    pair: PairName = "mini",
+    draft: DraftName = "",
+    base: BaseName = "",
+    draft_url: DraftUrl = "",
+    base_url: BaseUrl = "",
+    api_key: ApiKey = "",
+    draft_args: DraftArgs = "",
+    base_args: BaseArgs = "",
+    problems: Annotated[int, typer.Option(help="So many of them, from the first.", min=1)] = 60,
+    keep: Annotated[
+        float, typer.Option(help="The share of drafted steps that the threshold shall keep.")
+    ] = 0.8,
+    result: Annotated[Path, typer.Option("--out", help="The calibration file to write.")] = Path(
+        "calibration.json"
+    ),
+    at_once: Annotated[int, typer.Option(help="Problems at a time.", min=1)] = 16,
+    token_budget: Annotated[int, typer.Option(help="Tokens of a solution.")] = 400,
+) -> None:
+    """Find out which verifier judges a pair's steps best, and its threshold.
+
+    The draft model solves problems with known answers. Every verifier judges its steps, and copies of good
+    steps with a wrong digit. Writes a calibration for `solve --calibration`, a picture beside it (.png),
+    and what was judged (.jsonl): a run that is broken off goes on there.
+    """
+    from specreason_sgl.evaluation.problems import load_problems
+
+    config = SpecReasonConfig(temperature=0.0, token_budget=token_budget, answer_tokens=64)
+    if not 0 < keep <= 1:
+        raise ConfigError(f"the share of steps to keep is above 0 and at most 1, not {keep}")
+    chosen = load_problems(data, problems)
+    if not result.parent.is_dir():
+        raise ConfigError(f"there is no folder {result.parent} to write to")
+    arguments = {"draft_args": _flags(draft_args), "base_args": _flags(base_args)}
+    with _endpoints(pair, draft, base, draft_url, base_url, api_key, 3600.0, arguments) as (
+        draft_end,
+        base_end,
+    ):
+        from specreason_sgl.evaluation import calibrate as work
+
+        judged = work.judge_problems(
+            chosen,
+            draft=draft_end,
+            base=base_end,
+            config=config,
+            record=result.with_suffix(".jsonl"),
+            num_threads=at_once,
+            progress_bar=err.is_terminal,
+        )
+        found = work.calibrate(
+            judged,
+            draft_model=_model_name(draft_end),
+            base_model=_model_name(base_end),
+            keep=keep,
+            source=data.name,
+        )
+    found.save(result)
+    work.draw(judged, found, result.with_suffix(".png"))
+    _show_calibration(found)
+    out.print(f"written: {result}, {result.with_suffix('.png')}", soft_wrap=True)
+
+
+@app.command()
+def bench(
+    pair: PairName = "mini",
+    draft: DraftName = "",
+    base: BaseName = "",
+    draft_url: DraftUrl = "",
+    base_url: BaseUrl = "",
+    api_key: ApiKey = "",
+    draft_args: DraftArgs = "",
+    base_args: BaseArgs = "",
+    parts: Annotated[
+        str, typer.Option(help=f"What to measure: some of {', '.join(PARTS)}; with commas.")
+    ] = ",".join(PARTS),
+    acceptance: Annotated[
+        list[float] | None,
+        typer.Option(help="Share of drafted steps that is kept, whatever their scores. Can be repeated."),
+    ] = None,
+    problems: Annotated[int, typer.Option(help="Problems for the latency.", min=1)] = 3,
+    data: Annotated[
+        Path | None, typer.Option(help="Take them from this file (JSON Lines); default: built-in ones.")
+    ] = None,
+    modes: Annotated[
+        str,
+        typer.Option(help=f"Modes of the latency: some of {', '.join(MODES)}; with commas."),
+    ] = "base,draft,sequential,pipelined",
+    at_once: Annotated[
+        str, typer.Option(help="Problems at a time for the overhead; with commas.")
+    ] = "1,16,64",
+    token_budget: Annotated[int, typer.Option(help="Tokens of the chain of thought.")] = 160,
+    step_tokens: Annotated[int, typer.Option(help="Most tokens of one step.")] = 64,
+    load_format: Annotated[
+        str, typer.Option(help="SGLang's; dummy: random weights, to time shapes without weights.")
+    ] = "",
+    pin: Annotated[
+        bool, typer.Option("--pin", help="Give each runtime its own half of the processor's cores.")
+    ] = False,
+    result: Annotated[Path | None, typer.Option("--out", help="Write the figures to this JSON file.")] = None,
+) -> None:
+    """Measure what speculative reasoning costs and gains on a pair, all on the same prompts in one run.
+
+    Greedy decoding. Which steps are kept is fixed by --acceptance, so the speed does not depend on how well
+    the pair reasons.
+    """
+    from specreason_sgl.evaluation.problems import load_problems
+
+    wanted = _choices("--parts", parts, PARTS)
+    chosen_modes = _choices("--modes", modes, MODES)
+    counts = _counts("--at-once", at_once)
+    acceptances = acceptance or [0.8, 0.95]
+    for share in acceptances:
+        if not 0 <= share <= 1:
+            raise ConfigError(f"an acceptance is from 0 to 1, not {share}")
+    config = SpecReasonConfig(
+        temperature=0.0, token_budget=token_budget, step_tokens=step_tokens, answer_tokens=32
+    )
+    questions = [one.question for one in load_problems(data, problems)] if data else None
+    if result and not result.parent.is_dir():
+        raise ConfigError(f"there is no folder {result.parent} to write to")
+    dummy = ["--load-format", load_format] if load_format else []
+    arguments = {
+        "draft_args": [*dummy, *_flags(draft_args)],
+        "base_args": [*dummy, *_flags(base_args)],
+        "pin": pin,
+    }
+    with _endpoints(pair, draft, base, draft_url, base_url, api_key, 3600.0, arguments) as (
+        draft_end,
+        base_end,
+    ):
+        from specreason_sgl.evaluation import bench as work
+
+        with _status("measuring") as status:
+            found = work.measure(
+                wanted,
+                draft=draft_end,
+                base=base_end,
+                config=config,
+                problems=questions or work.questions(problems),
+                acceptances=acceptances,
+                modes=chosen_modes,
+                at_once=counts,
+                on_stage=status.update,
+            )
+    _show_bench(found)
+    if result:
+        result.write_text(json_module.dumps(found, indent=1) + "\n")
+        out.print(f"written: {result}", soft_wrap=True)
 
 
 @models_app.command("list")
@@ -293,6 +453,44 @@ def _flags(text: str) -> list[str]:
         return shlex.split(text)
     except ValueError as error:
         raise ConfigError(f"flags for SGLang cannot be read ({error}): {text}") from None
+
+
+@contextmanager
+def _endpoints(pair, draft, base, draft_url, base_url, api_key, timeout, arguments):
+    """The two runtimes: those at the URLs, or started ones, which are stopped at the end."""
+    if bool(draft_url) != bool(base_url):
+        raise ConfigError("give both --draft-url and --base-url, or neither")
+    with ExitStack() as stack:
+        if not draft_url:
+            spec = _pair_spec(pair, draft, base)
+            draft_url, base_url = stack.enter_context(_started(spec, arguments))
+        from specreason_sgl.lang.endpoint import Endpoint
+
+        yield tuple(
+            stack.enter_context(Endpoint(url, api_key or None, timeout=timeout))
+            for url in (draft_url, base_url)
+        )
+
+
+def _choices(option: str, text: str, allowed: tuple[str, ...]) -> list[str]:
+    found = [one.strip() for one in text.split(",") if one.strip()]
+    if not found or not set(found) <= set(allowed):
+        raise ConfigError(f"{option} takes some of {', '.join(allowed)}, with commas; not {text!r}")
+    return found
+
+
+def _counts(option: str, text: str) -> list[int]:
+    try:
+        found = [int(one) for one in text.split(",")]
+    except ValueError:
+        found = [0]
+    if min(found) < 1:
+        raise ConfigError(f"{option} takes whole numbers of at least 1, with commas; not {text!r}")
+    return found
+
+
+def _model_name(endpoint) -> str:
+    return Path(endpoint.get_model_name()).name.replace("--", "/")
 
 
 @contextmanager
@@ -388,6 +586,66 @@ def _show_comparison(trace: Trace, alone: Trace) -> None:
         table.add_row(name, f"{one.seconds:.1f}", str(one.tokens), rate, Text(one.answer))
     out.print(table)
     out.print(f"base alone took {alone.seconds / trace.seconds:.2f} times as long")
+
+
+def _show_calibration(found: Calibration) -> None:
+    counts = found.data
+    out.print(
+        f"{counts['problems']} problems, {counts['right']} of them right; {counts['steps']} drafted steps, "
+        f"{counts['corrupted']} copies with a wrong digit. AUC on the half that was not chosen on, "
+        "with its 95 % interval:"
+    )
+    titles = {
+        "corrupted": "steps / wrong copies",
+        "solutions": "right / wrong solutions",
+        "paired": "above its own copy",
+    }
+    table = Table("verifier", *titles.values(), box=None, pad_edge=False, header_style="bold")
+    for row in found.table:
+        cells = [f"{c['value']:.2f} ({c['low']:.2f} to {c['high']:.2f})" for c in map(row.get, titles)]
+        table.add_row(("→ " if row["verifier"] == found.verifier else "  ") + row["verifier"], *cells)
+    out.print(table)
+    out.print(f"{found.verifier}: a threshold of {found.threshold:.4g} keeps {found.keep:.0%} of the steps")
+
+
+def _show_bench(found: dict) -> None:
+    def table(title: str, *columns: str) -> Table:
+        return Table(*columns, title=title, title_justify="left", box=None, header_style="bold")
+
+    if one := found.get("score"):
+        rows = table("score", "", "median seconds", "score is")
+        rows.add_row("score", f"{one['score_seconds']:.3f}", "")
+        rows.add_row("SGLang's select", f"{one['select_seconds']:.3f}", f"{one['score_to_select']:.2f} of it")
+        rows.add_row("decoding a token", f"{one['token_seconds']:.3f}", f"{one['score_to_token']:.2f} of it")
+        out.print(rows, "")
+    if one := found.get("prefix"):
+        columns = ("side", "prompt tokens", "seen before", "from the cache", "share", "new by nature")
+        rows = table("prefix", *columns)
+        for side in ("draft", "base"):
+            c = one[side]
+            counts = (str(c[name]) for name in ("prompt", "seen", "cached"))
+            rows.add_row(side, *counts, f"{c['share']:.1%}", str(c["new"]))
+        out.print(rows, "")
+    if some := found.get("overhead"):
+        rows = table("overhead", "servers", "at once", "problems", "steps", "client ms a step", "uncovered")
+        for one in some:
+            rows.add_row(
+                one["servers"], str(one["at_once"]), str(one["problems"]), str(one["steps"]),
+                f"{one['cpu_ms_per_step']:.2f}", f"{one['uncovered']:.2%}",
+            )  # fmt: skip
+        out.print(rows, "")
+    for one in found.get("latency", {}).get("acceptances", []):
+        columns = ("mode", "seconds", "tokens/s", "to base", "to sequential", "bound", "thrown away")
+        rows = table(f"latency, keeping {one['acceptance']:.0%} of the drafted steps (medians)", *columns)
+        for mode in [name for name in one if name != "acceptance"]:
+            c = one[mode]
+            rows.add_row(
+                mode, f"{c['seconds']:.1f}", f"{c['tokens_per_second']:.1f}",
+                f"{c['to_base']:.2f}" if "to_base" in c else "",
+                f"{c['to_sequential']:.2f}" if "to_sequential" in c else "",
+                f"{c['bound_ratio']:.3f}" if c["bound_ratio"] else "", f"{c['wasted_tokens']:.0f}",
+            )  # fmt: skip
+        out.print(rows, "")
 
 
 def _version(package: str) -> str | None:

@@ -12,6 +12,7 @@ from typing import Any
 import sglang as sgl
 from sglang.lang.choices import greedy_token_selection
 
+from specreason_sgl.evaluation.zero_server import STEP_TOKENS, zero_servers
 from specreason_sgl.lang.endpoint import Endpoint
 from specreason_sgl.lang.score import score
 from specreason_sgl.reasoning import verifiers
@@ -30,8 +31,8 @@ QUESTIONS = (
     "A car uses 6 litres for 100 km. Petrol costs 1.80 a litre. What does a trip of 250 km cost?",
     "The sum of three consecutive numbers is 72. What is the largest of them?",
 )
-MODES = ("base", "draft", "sequential", "pipelined")
-EXTRA_MODES = ("eager", "salvage")
+MODES = ("base", "draft", "sequential", "pipelined")  # there are `eager` and `salvage` besides
+OVERHEAD_STEP = 20  # tokens; 64 problems at once on a laptop have to come to an end
 _DIGITS = list("0123456789")
 OnStage = Callable[[str], None]
 
@@ -338,3 +339,60 @@ def measure_overhead(
         ),
         "seconds": max(trace.seconds for trace in traces),
     }
+
+
+def measure(
+    parts: Sequence[str],
+    *,
+    draft: Endpoint,
+    base: Endpoint,
+    config: SpecReasonConfig,
+    problems: Sequence[str],
+    acceptances: Sequence[float],
+    modes: Sequence[str] = MODES,
+    at_once: Sequence[int] = (1, 16, 64),
+    on_stage: OnStage = lambda _: None,
+) -> dict[str, Any]:
+    """Some or all parts, one after another, in one dictionary that can be written as JSON.
+
+    Args:
+        parts: of `score`, `prefix`, `overhead`, `latency`.
+        draft, base: the runtimes. Their caches are emptied.
+        config: budgets; decoding is greedy.
+        problems, acceptances, modes: of the latency.
+        at_once: problems at a time, for the overhead; short ones.
+        on_stage: told in a line what is being measured.
+    """
+    found: dict[str, Any] = {
+        "draft": draft.get_model_name(),
+        "base": base.get_model_name(),
+        "config": config.as_dict(),
+    }
+    if "score" in parts:
+        on_stage("score")
+        found["score"] = measure_score(base)
+    if "prefix" in parts:
+        on_stage("prefix")
+        found["prefix"] = measure_prefix(draft.base_url, base.base_url, config, api_key=base.api_key)
+    if "latency" in parts:
+        found["latency"] = measure_latency(
+            problems, acceptances, draft=draft, base=base, config=config, modes=modes, on_stage=on_stage
+        )
+    if "overhead" in parts:
+        short = replace(config, token_budget=3 * OVERHEAD_STEP, step_tokens=OVERHEAD_STEP, answer_tokens=8)
+        found["overhead"] = []
+        for n in at_once:
+            on_stage(f"overhead: {n} at once")
+            one = measure_overhead(draft, base, short if n > 1 else config, n)
+            found["overhead"].append({"servers": "real", **one})
+        with (
+            zero_servers(draft.tokenizer.name_or_path) as urls,
+            Endpoint(urls[0]) as d,
+            Endpoint(urls[1]) as b,
+        ):
+            long = replace(config, token_budget=20 * STEP_TOKENS, step_tokens=STEP_TOKENS)
+            measure_overhead(d, b, long, 1)  # what is done once
+            for n in at_once:
+                on_stage(f"overhead: {n} at once, zero latency")
+                found["overhead"].append({"servers": "zero latency", **measure_overhead(d, b, long, n)})
+    return found

@@ -1,5 +1,6 @@
 """Whether an answer is right."""
 
+import logging
 import re
 
 _BOXED = re.compile(r"\\boxed\s*\{")
@@ -14,7 +15,8 @@ def is_right(answer: str, expected: str) -> bool:
     """
     from math_verify import parse, verify
 
-    # Timeouts are off: math_verify's use signals, which work in a program's main thread only.
+    # Timeouts are off: math_verify's use signals, which work in a program's main thread only. It warns of it.
+    logging.getLogger("math_verify").setLevel(logging.ERROR)
     gold = parse(f"${expected}$", parsing_timeout=None)
     boxed = answer if _BOXED.search(answer) else f"{answer}\n\\boxed{{{answer}}}"
     return verify(gold, parse(boxed, parsing_timeout=None), timeout_seconds=None)

@@ -43,6 +43,7 @@ class ServerSpec:
         port: 0 picks a free one.
         gpus: CUDA device numbers, tensor parallel over all of them; empty leaves it to SGLang.
         args: further flags for SGLang, passed on as they are.
+        cpus: the processor cores it may use; empty: all.
     """
 
     role: str
@@ -50,6 +51,7 @@ class ServerSpec:
     port: int = 0
     gpus: tuple[int, ...] = ()
     args: tuple[str, ...] = ()
+    cpus: tuple[int, ...] = ()
 
 
 class Server:
@@ -68,7 +70,7 @@ class Server:
             log.write(shlex.join(self.command) + "\n")
             log.flush()
             self.process = subprocess.Popen(
-                [sys.executable, "-I", "-S", supervise.__file__, *self.command],
+                [sys.executable, "-I", "-S", supervise.__file__, _cpu_list(spec.cpus), *self.command],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -141,6 +143,7 @@ def launch_pair(
     base_args: Sequence[str] = (),
     draft_port: int = 0,
     base_port: int = 0,
+    pin: bool = False,
     timeout: float = START_TIMEOUT,
     status: StatusCallback = lambda _: None,
     progress: Progress = lambda *_: None,
@@ -151,6 +154,7 @@ def launch_pair(
         spec: which two models.
         draft_args, base_args: flags passed on to SGLang as they are.
         draft_port, base_port: 0 picks a free port.
+        pin: give each server its own half of the cores this process may use.
         timeout: seconds until both servers must be healthy.
         status: told in a line what is being waited for.
         progress: told how far a download is (see `models.Progress`).
@@ -160,8 +164,10 @@ def launch_pair(
         LaunchError: a port is taken, memory is short, or a server died or was not ready in time.
     """
     gpus = place_gpus()
-    draft = ServerSpec("draft", str(fetch(spec.draft, progress)), draft_port, gpus[0], tuple(draft_args))
-    base = ServerSpec("base", str(fetch(spec.base, progress)), base_port, gpus[1], tuple(base_args))
+    cpus = _halves() if pin else ((), ())
+    folders = [str(fetch(model, progress)) for model in (spec.draft, spec.base)]
+    draft = ServerSpec("draft", folders[0], draft_port, gpus[0], tuple(draft_args), cpus[0])
+    base = ServerSpec("base", folders[1], base_port, gpus[1], tuple(base_args), cpus[1])
     if uses_cpu_platform():
         _need_memory([Model(draft.model_path), Model(base.model_path)])
     servers: list[Server] = []
@@ -203,6 +209,20 @@ def place_gpus() -> tuple[tuple[int, ...], tuple[int, ...]]:
     if torch.cuda.is_available() and torch.cuda.device_count() > 1:
         return (1,), (0,)
     return (), ()
+
+
+def _halves() -> tuple[tuple[int, ...], tuple[int, ...]]:
+    if not hasattr(os, "sched_getaffinity"):
+        raise LaunchError("this system cannot pin processes to cores")
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        raise LaunchError("pinning needs at least two cores, one for each server")
+    half = len(cores) // 2
+    return tuple(cores[:half]), tuple(cores[half:])
+
+
+def _cpu_list(cpus: Sequence[int]) -> str:
+    return ",".join(map(str, cpus))
 
 
 def _need_memory(models: list[Model]) -> None:

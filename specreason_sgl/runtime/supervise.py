@@ -30,7 +30,9 @@ def _signal_group(group: int, number: int) -> bool:
     return True
 
 
-def main(command: list[str]) -> int:
+def main(cpus: str, *command: str) -> int:
+    if cpus:
+        os.sched_setaffinity(0, map(int, cpus.split(",")))
     stop = []
     signal.signal(signal.SIGTERM, lambda *_: stop.append(True))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -54,4 +56,4 @@ def main(command: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(*sys.argv[1:]))
