@@ -29,6 +29,7 @@ class ScriptedServer:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # headers and body are two writes: with it, 40 ms a request
 
             def setup(self):
                 outer.connections += 1

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from sglang.lang.interpreter import ProgramState
 
-from specreason_sgl.errors import RequestAborted
-from specreason_sgl.reasoning.run import Run, Written
+from specreason_sgl.errors import SpecReasonError
+from specreason_sgl.reasoning.run import Run, Writing, Written
 from specreason_sgl.reasoning.stopping import why_stop
 from specreason_sgl.reasoning.trace import Step
 
@@ -38,14 +38,17 @@ class Drafter:
         """The drafted steps that wait, in order; waits for the first.
 
         Raises:
-            SpecReasonError: the draft model's runtime failed.
+            SpecReasonError: the draft model's runtime failed at the step that is needed now; one further
+                ahead may never be.
         """
         taken = [self._drafted.get()]
-        while not self._drafted.empty():
+        while not isinstance(taken[-1], BaseException) and not self._drafted.empty():
             taken.append(self._drafted.get())
-        for one in taken:
-            if isinstance(one, BaseException):
-                raise one
+        if not isinstance(taken[-1], BaseException):
+            return taken
+        if len(taken) == 1:
+            raise taken[0]
+        self._drafted.put(taken.pop())  # the last that its thread put there
         return taken
 
     def kept(self) -> None:
@@ -56,8 +59,8 @@ class Drafter:
         """Abort what is being drafted; nothing more is."""
         self._dropped = True
         self._slots.release()
-        for writing in self._writings:
-            writing.state.stream_executor.backend.abort(writing.state)
+        for state in {id(one): one for one in (self._state, *(w.state for w in self._writings))}.values():
+            state.stream_executor.backend.abort(state)
         self._count_wasted()
 
     def _work(self, steps: list[Step]) -> None:
@@ -87,18 +90,25 @@ class Drafter:
         ]
         if self._dropped:  # between the look at it and here
             self.drop()
-        versions = tuple(self._run.finish(writing) for writing in self._writings)
+        results = [self._result(writing) for writing in self._writings]
+        if error := next((one for one in results if isinstance(one, BaseException)), None):
+            for one in results:
+                self._run.count_wasted("draft", "draft", one)
+            raise error
         if n > 1:
             for state in states:
                 self._run.done(state)
-            self._state += versions[0].text
-        return versions
+            self._state += results[0].text
+        return tuple(results)
+
+    def _result(self, writing: Writing) -> Written | SpecReasonError:
+        try:
+            return self._run.finish(writing)
+        except SpecReasonError as error:
+            return error
 
     def _count_wasted(self) -> None:
         with contextlib.suppress(queue.Empty):
             while True:
-                one = self._drafted.get_nowait()
-                if isinstance(one, RequestAborted) and one.meta_info:
-                    self._run.wasted.append(self._run.call("draft", "draft", one.meta_info))
-                elif isinstance(one, tuple):
+                if isinstance(one := self._drafted.get_nowait(), tuple):
                     self._run.wasted += [version.call for version in one]

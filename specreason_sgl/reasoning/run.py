@@ -71,17 +71,26 @@ class Run:
     def __exit__(self, kind, error, _) -> None:
         for _, stop in self._helpers:
             stop()
-        for state in list(self._states.values()):
-            if kind:
+        if kind:
+            for state in [*self._states.values(), self._main]:
                 state.stream_executor.backend.abort(state)
-            self.done(state)
-        if kind:  # SGLang ends the main state itself, and to end it twice would block its `sync`
-            self._main.stream_executor.backend.abort(self._main)
+        if any(thread.is_alive() for thread, _ in self._helpers):  # what was aborted may take its time
+            threading.Thread(target=self._end_states, daemon=True).start()
+        else:
+            self._end_states()
         if isinstance(error, DeadlineExceeded) and self._timeout is not None and self.now() >= self._timeout:
             raise DeadlineExceeded(
                 f"the run was not done within {self._timeout:g} s; give it more time or a smaller "
                 "token budget"
             ) from None
+
+    def _end_states(self) -> None:
+        """End all states, when no helper can use them any more: it would wait for ever for one that has ended.
+        SGLang ends the main state itself, and to end it twice would block its `sync`."""
+        for thread, _ in self._helpers:
+            thread.join()
+        for state in list(self._states.values()):
+            self.done(state)
 
     def now(self) -> float:
         """Seconds since the run began."""
@@ -150,12 +159,18 @@ class Run:
 
     def _count_discarded(self, writing: Writing) -> None:
         try:
-            self.wasted.append(self.finish(writing).call)
+            self.count_wasted(writing.side, writing.purpose, self.finish(writing))
         except RequestAborted as error:
-            if error.meta_info:
-                self.wasted.append(self.call(writing.side, writing.purpose, error.meta_info))
+            self.count_wasted(writing.side, writing.purpose, error)
         finally:
             self.done(writing.state)
+
+    def count_wasted(self, side: Side, purpose: str, result: Written | BaseException) -> None:
+        """Count what was written for nothing, or until it was aborted."""
+        if isinstance(result, Written):
+            self.wasted.append(result.call)
+        elif isinstance(result, RequestAborted) and result.meta_info:
+            self.wasted.append(self.call(side, purpose, result.meta_info))
 
     def help(self, work: Callable[[], None], stop: Callable[[], None] = lambda: None) -> None:
         """Do work in a thread of its own, which `stop` ends early."""

@@ -73,9 +73,12 @@ def speculate(
                         rewrite = run.begin(s.fork(1)[0], "base", "rewrite", steps)
                     judged.extend(_judge(run, s, waiting))
                 one = judged.popleft()
+                if one.error:
+                    raise one.error
                 if one.found and config.rule.keeps(one.found.value, values):
                     step = one.kept()
-                    drafter.kept()
+                    if one.best == 0:  # else it begins anew
+                        drafter.kept()
                     if rewrite:
                         run.discard(rewrite)
                 else:
@@ -120,12 +123,14 @@ def speculate(
 
 @dataclass(frozen=True)
 class _Judged:
-    """A drafted step and what the verifier said of it; `found` is None where there was nothing to judge."""
+    """A drafted step and what the verifier said of it; `found` is None where there was nothing to judge.
+    `error` is why the verifier failed: it counts only if the step comes up."""
 
     versions: Versions
     best: int
     found: Judgement | None
     calls: tuple[Call, ...]
+    error: Exception | None = None
 
     def kept(self) -> Step:
         one = self.versions[self.best]
@@ -156,11 +161,14 @@ def _judge(run: Run, s: ProgramState, waiting: Sequence[Versions]) -> list[_Judg
                 jobs.append((state, one))
         before += versions[0].text + config.delimiter
 
-    def work(job: tuple[ProgramState, Written]) -> tuple[Judgement, Call]:
+    def work(job: tuple[ProgramState, Written]) -> tuple[Judgement, Call] | Exception:
         state, one = job
         start = run.now()
         drafted = Drafted(one.text, one.call.completion_tokens, one.end, one.logprobs)
-        found = judgement(config.verifier(state, drafted))
+        try:
+            found = judgement(config.verifier(state, drafted))
+        except Exception as error:
+            return error
         run.done(state)
         if "sent_at" in found.usage:
             return found, run.call("base", "score", found.usage)
@@ -179,10 +187,16 @@ def _judge(run: Run, s: ProgramState, waiting: Sequence[Versions]) -> list[_Judg
     found = {id(one): result for (_, one), result in zip(jobs, results, strict=True)}
     judged = []
     for versions in waiting:
-        some = [i for i, one in enumerate(versions) if id(one) in found]
-        best = max(some, key=lambda i: found[id(versions[i])][0].value, default=0)
-        calls = [one.call for one in versions] + [found[id(versions[i])][1] for i in some]
-        judged.append(_Judged(versions, best, found[id(versions[best])][0] if some else None, tuple(calls)))
+        results = {i: found[id(one)] for i, one in enumerate(versions) if id(one) in found}
+        errors = [one for one in results.values() if isinstance(one, Exception)]
+        fine = {i: one for i, one in results.items() if not isinstance(one, Exception)}
+        best = max(fine, key=lambda i: fine[i][0].value, default=0)
+        calls = [one.call for one in versions] + [call for _, call in fine.values()]
+        judged.append(
+            _Judged(
+                versions, best, fine[best][0] if fine else None, tuple(calls), errors[0] if errors else None
+            )
+        )
     return judged
 
 
@@ -199,14 +213,15 @@ def good_head(text: str, logprobs: Sequence[TokenLogprob], limit: float) -> tupl
     Returns:
         The head, without white space at its end, and its number of tokens. ("", 0): none.
     """
+    unlikely = next((i for i, token in enumerate(logprobs) if token.logprob < limit), None)
+    if unlikely is None:
+        return "", 0
     position, ends = 0, [0]
-    for token in logprobs:
-        if token.logprob < limit or not text.startswith(token.text, position):
-            break
+    for token in logprobs[:unlikely]:
+        if not text.startswith(token.text, position):
+            break  # a piece of a character that several tokens share: what follows has no known place
         position += len(token.text)
         ends.append(position)
-    else:
-        return "", 0
     cuts = [match.end() for match in _SENTENCE_END.finditer(text) if match.end() <= position]
     head = text[: cuts[-1]].rstrip() if cuts else ""
     if not any(character.isalpha() for character in head):  # "1." is no sentence
@@ -386,7 +401,8 @@ def run_batch(work, items, endpoints, num_threads, progress_bar, on_done=None) -
                 on_done(places[future], future.result())
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
-        while wait(places, 0.1).not_done:  # a program that was between two requests sends one more
+        begun = [future for future in places if not future.cancelled()]  # `wait` waits for these for ever
+        while wait(begun, 0.1).not_done:  # a program that was between two requests sends one more
             for endpoint in endpoints:
                 endpoint.abort()
         raise

@@ -113,15 +113,16 @@ class Trace:
 
     @property
     def wasted_tokens(self) -> int:
-        """Tokens that were generated and thrown away: of rejected drafts, and of what was done ahead."""
-        rejected = (
-            call.completion_tokens
-            for step in self.steps
-            if step.rejected is not None and not step.head
-            for call in step.calls
-            if call.purpose == "draft"
-        )
-        return sum(rejected) + sum(call.completion_tokens for call in self.wasted)
+        """Tokens that were generated and thrown away: of rejected drafts, of the candidates that were not
+        chosen, and of what was done ahead."""
+        thrown = 0
+        for step in self.steps:
+            drafted = sum(call.completion_tokens for call in step.calls if call.purpose == "draft")
+            if step.author == "draft":
+                thrown += max(drafted - step.tokens, 0)
+            elif step.author == "base":
+                thrown += drafted
+        return thrown + sum(call.completion_tokens for call in self.wasted)
 
     def to_json(self) -> str:
         """One line of JSON."""
