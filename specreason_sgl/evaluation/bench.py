@@ -49,7 +49,7 @@ def questions(n: int) -> list[str]:
 
 
 @sgl.function
-def _judged(s, context, how):
+def judged(s, context, how):
     s += sgl.user(QUESTIONS[0])
     s += sgl.assistant_begin()
     s += context
@@ -70,19 +70,19 @@ def measure_score(base: Endpoint, n: int = 20) -> dict[str, Any]:
     """
     took: dict[str, list[float]] = {"score": [], "select": [], "decode": []}
     same = 0
-    for context in _contexts(n):
+    for context in contexts(n):
         decided = []
         for how in ("score", "select"):
             base.flush_cache()
-            _judged.run(context=context.rpartition("\n\n")[0], how="score", backend=base).sync()
+            judged.run(context=context.rpartition("\n\n")[0], how="score", backend=base).sync()
             start = time.perf_counter()
-            decided.append(_judged.run(context=context, how=how, backend=base)["x"])
+            decided.append(judged.run(context=context, how=how, backend=base)["x"])
             took[how].append(time.perf_counter() - start)
         same += decided[0] == decided[1]
         seconds = []
         for how in ("one token", "decode"):
             start = time.perf_counter()
-            _judged.run(context=context, how=how, backend=base).sync()
+            judged.run(context=context, how=how, backend=base).sync()
             seconds.append(time.perf_counter() - start)
         took["decode"].append((seconds[1] - seconds[0]) / 8)
     pairs = list(zip(took["score"], took["select"], strict=True))
@@ -98,7 +98,7 @@ def measure_score(base: Endpoint, n: int = 20) -> dict[str, Any]:
     }
 
 
-def _contexts(n: int) -> list[str]:
+def contexts(n: int) -> list[str]:
     """Chains of thought, right and wrong, of one to four steps."""
     made = []
     for i in range(n):

@@ -70,7 +70,7 @@ class Server:
             log.write(shlex.join(self.command) + "\n")
             log.flush()
             self.process = subprocess.Popen(
-                [sys.executable, "-I", "-S", supervise.__file__, _cpu_list(spec.cpus), *self.command],
+                [sys.executable, "-I", "-S", supervise.__file__, *_pinned(spec.cpus), *self.command],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -221,8 +221,8 @@ def _halves() -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(cores[:half]), tuple(cores[half:])
 
 
-def _cpu_list(cpus: Sequence[int]) -> str:
-    return ",".join(map(str, cpus))
+def _pinned(cpus: Sequence[int]) -> list[str]:
+    return [f"--cpus={','.join(map(str, cpus))}"] if cpus else []
 
 
 def _need_memory(models: list[Model]) -> None:

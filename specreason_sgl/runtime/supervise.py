@@ -30,9 +30,10 @@ def _signal_group(group: int, number: int) -> bool:
     return True
 
 
-def main(cpus: str, *command: str) -> int:
-    if cpus:
-        os.sched_setaffinity(0, map(int, cpus.split(",")))
+def main(command: list[str]) -> int:
+    if command[0].startswith("--cpus="):
+        os.sched_setaffinity(0, map(int, command[0].removeprefix("--cpus=").split(",")))
+        command = command[1:]
     stop = []
     signal.signal(signal.SIGTERM, lambda *_: stop.append(True))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -56,4 +57,4 @@ def main(cpus: str, *command: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

@@ -8,10 +8,10 @@ import pytest
 import sglang as sgl
 import urllib3
 
-from programs.measure import RecordingEndpoint, contexts, judged, prefix_share
 from programs.specreason import specreason
 from specreason_sgl import SpecReasonConfig, Trace, UtilityScore, fork_to, solve, speculate
 from specreason_sgl.errors import ContextLengthExceeded, RequestAborted
+from specreason_sgl.evaluation.bench import RecordingEndpoint, contexts, judged, prefix_share
 from tests.scripted import wait_until
 
 QUESTIONS = [

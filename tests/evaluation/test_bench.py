@@ -1,0 +1,94 @@
+"""The arithmetic of the bench, and the parts of it that need no model."""
+
+import pytest
+
+from specreason_sgl import Endpoint, SpecReasonConfig, solve
+from specreason_sgl.evaluation.bench import (
+    PrefixShare,
+    bound,
+    measure_latency,
+    measure_overhead,
+    prefix_share,
+    questions,
+)
+from specreason_sgl.evaluation.zero_server import zero_servers
+from specreason_sgl.reasoning.trace import Call, Step, Trace
+
+
+def step(author: str, draft: float, score: float, rewrite: float = 0.0) -> Step:
+    times = [("draft", "draft", draft), ("base", "score", score), ("base", "rewrite", rewrite)]
+    calls = tuple(Call(side, purpose, 0, 0, 0, 0.0, t) for side, purpose, t in times if t)
+    return Step("x", author, "delimiter", 1, calls=calls)
+
+
+def trace(*steps: Step) -> Trace:
+    answer = Call("base", "answer", 0, 0, 0, 0.0, 1.0)
+    return Trace("q", "specreason", "d", "b", {}, steps, "end", "", answer, 100.0)
+
+
+def test_the_sequential_bound_is_the_sum_of_the_requests():
+    assert (
+        bound(trace(step("draft", 3, 1), step("base", 3, 1, 5), step("draft", 2, 1)), 0) == 3 + 1 + 9 + 3 + 1
+    )
+
+
+@pytest.mark.parametrize(
+    ("steps", "lookahead", "expected"),
+    [
+        # Drafts of 3 hide scores of 1: the last score and the answer remain.
+        ([step("draft", 3, 1)] * 3, 1, 9 + 1 + 1),
+        # Scores of 3 hide drafts of 1.
+        ([step("draft", 1, 3)] * 3, 1, 1 + 9 + 1),
+        # One ahead: the third draft waits for the first decision, at 11.
+        ([step("draft", 1, 10), step("draft", 1, 1), step("draft", 20, 1)], 1, 11 + 20 + 1 + 1),
+        ([step("draft", 1, 10), step("draft", 1, 1), step("draft", 20, 1)], 2, 2 + 20 + 1 + 1),
+        # After a rewritten step drafting begins anew.
+        ([step("base", 3, 1, 5), step("draft", 3, 1)], 1, 9 + 4 + 1),
+    ],
+)
+def test_the_overlapped_bound_is_the_critical_path(steps, lookahead, expected):
+    assert bound(trace(*steps), lookahead) == expected
+
+
+def test_prefix_share_counts_what_an_earlier_request_had():
+    record = [([1, 2, 3], [4], 0), ([1, 2, 3, 4, 5], [], 3), ([1, 2, 9], [], 2)]
+    assert prefix_share(record) == PrefixShare(prompt=11, seen=6, cached=5)
+
+
+def test_questions_are_all_different():
+    assert len(set(questions(64))) == 64
+
+
+@pytest.fixture(scope="module")
+def zero(chatml_folder):
+    with zero_servers(chatml_folder) as urls, Endpoint(urls[0]) as draft, Endpoint(urls[1]) as base:
+        yield draft, base
+
+
+def test_overhead_is_measured_on_servers_that_answer_at_once(zero):
+    config = SpecReasonConfig(token_budget=32 * 4)
+    found = measure_overhead(*zero, config, at_once=8, problems=12)
+    assert (found["problems"], found["steps"]) == (12, 48)
+    assert found["cpu_ms_per_step"] > 0
+    assert 0 <= found["uncovered"] < 1
+
+
+def test_latency_compares_modes_on_the_same_problem(zero):
+    draft, base = zero
+    config = SpecReasonConfig(token_budget=32 * 10)
+    modes = ("base", "draft", "sequential", "pipelined", "eager")
+    found = measure_latency(["q"], [0.5, 1.0], draft=draft, base=base, config=config, modes=modes)
+    assert [one["acceptance"] for one in found["acceptances"]] == [0.5, 1.0]
+    rows = {(row["acceptance"], row["mode"]): row for row in found["runs"]}
+    assert len(rows) == 10
+    assert rows[0.5, "sequential"]["rewritten"] == rows[0.5, "pipelined"]["rewritten"] == 5
+    assert rows[1.0, "pipelined"]["rewritten"] == 0
+    assert all(0 < row["bound"] <= row["seconds"] for row in rows.values() if row["mode"] == "sequential")
+    assert found["acceptances"][0]["base"].keys() >= {"seconds", "bound_ratio", "to_sequential"}
+
+
+def test_the_zero_latency_server_stops_with_the_block(chatml_folder):
+    with zero_servers(chatml_folder, 1) as urls, Endpoint(urls[0]) as endpoint:
+        solve("q", draft=endpoint, base=endpoint, config=SpecReasonConfig(token_budget=32))
+    with pytest.raises(Exception, match="nobody answers"):
+        Endpoint(urls[0])

@@ -1,0 +1,126 @@
+import json
+import math
+import random
+
+import pytest
+
+from specreason_sgl.errors import ConfigError
+from specreason_sgl.evaluation.calibrate import JudgedSolution, auc, calibrate, corrupted, draw
+from specreason_sgl.evaluation.grading import is_right
+from specreason_sgl.evaluation.problems import load_problems
+from specreason_sgl.reasoning.acceptance import Quantile
+from specreason_sgl.reasoning.calibration import Calibration
+from specreason_sgl.reasoning.verifiers import BUILT_IN
+
+
+def solutions(n: int = 40, best: str = "likelihood-min") -> list[JudgedSolution]:
+    """Half of them right. The best verifier tells right from wrong; the others say the same of all."""
+    rng = random.Random(0)
+    made = []
+    for i in range(n):
+        right = i % 4 < 2
+
+        def values(good: bool) -> dict[str, float]:
+            return {name: (rng.gauss(3.0 * good, 1.0) if name == best else 1.0) for name in BUILT_IN}
+
+        steps = ("one is 1", "two is 2")
+        wrong = tuple((k, step + "9", values(False)) for k, step in enumerate(steps)) if right else ()
+        made.append(JudgedSolution(str(i), right, steps, (values(right), values(right)), wrong))
+    return made
+
+
+def made_of(judged, keep=0.8) -> Calibration:
+    return calibrate(judged, draft_model="d", base_model="b", keep=keep, source="test")
+
+
+@pytest.mark.parametrize(
+    ("better", "worse", "expected"),
+    [
+        ([2, 3], [0, 1], 1.0),
+        ([0, 1], [2, 3], 0.0),
+        ([1], [1], 0.5),
+        ([0, 2], [1], 0.5),
+        ([1, 2, 3], [2], 0.5),
+    ],
+)
+def test_auc_is_how_often_the_better_one_is_above(better, worse, expected):
+    assert auc(better, worse) == expected
+
+
+def test_auc_of_nothing_is_not_a_number():
+    assert math.isnan(auc([], [1.0]))
+
+
+def test_the_verifier_that_tells_right_from_wrong_is_chosen():
+    found = made_of(solutions())
+    assert found.verifier == "likelihood-min"
+    rows = {row["verifier"]: row for row in found.table}
+    assert rows["likelihood-min"]["corrupted"]["value"] > 0.9
+    assert rows["score"]["corrupted"]["value"] == 0.5
+    figure = rows["likelihood-min"]["solutions"]
+    assert figure["low"] <= figure["value"] <= figure["high"]
+
+
+@pytest.mark.parametrize("keep", [0.25, 0.8, 1.0])
+def test_the_threshold_keeps_the_wanted_share(keep):
+    judged = solutions(200)
+    found = made_of(judged, keep)
+    values = [step[found.verifier] for one in judged for step in one.values]
+    assert sum(value >= found.threshold for value in values) / len(values) == pytest.approx(keep, abs=0.01)
+    rule = found.settings(keep)["threshold"]
+    assert isinstance(rule, Quantile)
+    assert sum(rule.keeps(value, []) for value in values) / len(values) == pytest.approx(keep, abs=0.02)
+
+
+def test_too_few_problems_are_refused():
+    with pytest.raises(ConfigError, match="too few"):
+        made_of(solutions(2))
+
+
+def test_the_picture_is_a_png(tmp_path):
+    judged = solutions()
+    draw(judged, made_of(judged), tmp_path / "x.png")
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_corrupted_step_differs_in_one_digit_and_no_number_begins_with_a_new_zero():
+    rng = random.Random(1)
+    for text in ("So 48 / 2 = 24 clips.", "1", "x = 10.5 and 700"):
+        for _ in range(50):
+            wrong = corrupted(text, rng)
+            different = [(a, b) for a, b in zip(text, wrong, strict=True) if a != b]
+            assert len(different) == 1
+            assert all(one.isdigit() for one in different[0])
+            assert not any(word[0] == "0" and len(word) > 1 for word in wrong.split() if word[0].isdigit())
+    assert corrupted("no number here", rng) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "right"),
+    [
+        ("\\boxed{72}", "72", True),
+        ("The answer is 18 dollars.", "18", True),
+        ("1,800", "1800", True),
+        ("14/3", "\\frac{14}{3}", True),
+        ("\\(\\boxed{\\frac{14}{3}}\\)", "\\frac{14}{3}", True),
+        ("17", "18", False),
+        ("", "18", False),
+    ],
+)
+def test_answers_are_compared_as_mathematics(answer, expected, right):
+    assert is_right(answer, expected) is right
+
+
+def test_problems_are_read_and_a_bad_line_is_named(tmp_path):
+    file = tmp_path / "problems.jsonl"
+    good = json.dumps({"question": "q", "answer": 3})
+    file.write_text(f"{good}\n\n{good}\n")
+    assert [(one.id, one.answer) for one in load_problems(file)] == [("1", "3"), ("3", "3")]
+    assert len(load_problems(file, 1)) == 1
+    for bad in ("{", '{"question": "q"}', "[1]", '{"question": " ", "answer": "1"}'):
+        file.write_text(f"{good}\n{bad}\n")
+        with pytest.raises(ConfigError, match="line 2"):
+            load_problems(file)
+    file.write_text("")
+    with pytest.raises(ConfigError, match="no problems"):
+        load_problems(file)
