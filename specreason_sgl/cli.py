@@ -40,7 +40,7 @@ PIPE_WIDTH = 10_000  # a pipe has no width: nothing is cut or wrapped for it
 out = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 err = Console(stderr=True, highlight=False)
 DEFAULTS = SpecReasonConfig()
-PARTS = ("score", "prefix", "latency", "overhead")
+PARTS = ("score", "prefix", "latency", "identity", "overhead")
 MODES = ("base", "draft", "sequential", "pipelined", "eager", "salvage")
 
 
@@ -288,12 +288,12 @@ def bench(
     base_args: BaseArgs = "",
     parts: Annotated[
         str, typer.Option(help=f"What to measure: some of {', '.join(PARTS)}; with commas.")
-    ] = ",".join(PARTS),
+    ] = "score,prefix,latency,overhead",
     acceptance: Annotated[
         list[float] | None,
         typer.Option(help="Share of drafted steps that is kept, whatever their scores. Can be repeated."),
     ] = None,
-    problems: Annotated[int, typer.Option(help="Problems for the latency.", min=1)] = 3,
+    problems: Annotated[int, typer.Option(help="Problems for latency and identity.", min=1)] = 3,
     data: Annotated[
         Path | None, typer.Option(help="Take them from this file (JSON Lines); default: built-in ones.")
     ] = None,
@@ -626,6 +626,8 @@ def _show_bench(found: dict) -> None:
             counts = (str(c[name]) for name in ("prompt", "seen", "cached"))
             rows.add_row(side, *counts, f"{c['share']:.1%}", str(c["new"]))
         out.print(rows, "")
+    if some := found.get("identity"):
+        _show_identity(some)
     if some := found.get("overhead"):
         rows = table("overhead", "servers", "at once", "problems", "steps", "client ms a step", "uncovered")
         for one in some:
@@ -646,6 +648,14 @@ def _show_bench(found: dict) -> None:
                 f"{c['bound_ratio']:.3f}" if c["bound_ratio"] else "", f"{c['wasted_tokens']:.0f}",
             )  # fmt: skip
         out.print(rows, "")
+
+
+def _show_identity(rows: list[dict]) -> None:
+    table = Table("overlapped", "the same", "of", title="identity with one thing at a time", box=None)
+    for row in rows:
+        name = ", ".join(f"{key}={value}" for key, value in row["settings"].items())
+        table.add_row(name, str(row["same"]), str(row["problems"]))
+    out.print(table, "")
 
 
 def _version(package: str) -> str | None:

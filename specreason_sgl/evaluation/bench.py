@@ -32,6 +32,13 @@ QUESTIONS = (
     "The sum of three consecutive numbers is 72. What is the largest of them?",
 )
 MODES = ("base", "draft", "sequential", "pipelined")  # there are `eager` and `salvage` besides
+IDENTITY = (
+    {"lookahead": 1},
+    {"lookahead": 2},
+    {"lookahead": 4},
+    {"lookahead": 0, "eager_rewrite": True},
+    {"lookahead": 1, "eager_rewrite": True},
+)
 OVERHEAD_STEP = 20  # tokens; 64 problems at once on a laptop have to come to an end
 _DIGITS = list("0123456789")
 OnStage = Callable[[str], None]
@@ -307,6 +314,55 @@ def _covered(calls: Sequence[Call], end: float) -> float:
     return total
 
 
+# Identity
+
+
+def measure_identity(
+    problems: Sequence[str],
+    *,
+    draft: Endpoint,
+    base: Endpoint,
+    config: SpecReasonConfig,
+    settings: Sequence[dict[str, Any]] = IDENTITY,
+    on_stage: OnStage = lambda _: None,
+) -> list[dict[str, Any]]:
+    """Whether overlapping changes anything: each problem one thing at a time, then with each of `settings`,
+    greedy, from empty caches, seven of ten drafted steps kept.
+
+    Returns:
+        For each of `settings` how many problems had the same steps, scores, decisions and answer; and of the
+        others where they part. What is computed together can change an engine's last bits, and so flip a near
+        tie.
+    """
+    config = replace(config, temperature=0.0)
+    rows = [{"settings": one, "problems": len(problems), "same": 0, "different": []} for one in settings]
+    for number, question in enumerate(problems):
+        rule = FixedShare(0.7, seed=number)
+
+        def run(one: dict[str, Any], question=question, rule=rule) -> list[tuple]:
+            draft.flush_cache(), base.flush_cache()
+            mine = replace(config, **{"threshold": rule, "lookahead": 0, **one})
+            trace = solve(question, draft=draft, base=base, config=mine)
+            steps = [(s.text, s.author, s.score, s.rejected, s.head, s.tokens, s.end) for s in trace.steps]
+            return [*steps, (trace.stop, trace.answer)]
+
+        on_stage(f"identity: problem {number + 1} of {len(problems)}, one thing at a time")
+        expected = run({})
+        for row in rows:
+            on_stage(f"identity: problem {number + 1} of {len(problems)}, {row['settings']}")
+            found = run(row["settings"])
+            if found == expected:
+                row["same"] += 1
+            else:
+                pairs = zip(expected, found, strict=False)
+                at = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(expected), len(found)))
+                where = {"problem": number, "step": at}
+                row["different"].append(
+                    {**where, "expected": expected[at : at + 1], "found": found[at : at + 1]}
+                )
+    return rows
+
+
 # Overhead
 
 
@@ -356,10 +412,10 @@ def measure(
     """Some or all parts, one after another, in one dictionary that can be written as JSON.
 
     Args:
-        parts: of `score`, `prefix`, `overhead`, `latency`.
+        parts: of `score`, `prefix`, `latency`, `identity`, `overhead`.
         draft, base: the runtimes. Their caches are emptied.
         config: budgets; decoding is greedy.
-        problems, acceptances, modes: of the latency.
+        problems: of the latency and the identity; acceptances, modes: of the latency.
         at_once: problems at a time, for the overhead; short ones.
         on_stage: told in a line what is being measured.
     """
@@ -377,6 +433,10 @@ def measure(
     if "latency" in parts:
         found["latency"] = measure_latency(
             problems, acceptances, draft=draft, base=base, config=config, modes=modes, on_stage=on_stage
+        )
+    if "identity" in parts:
+        found["identity"] = measure_identity(
+            problems, draft=draft, base=base, config=config, on_stage=on_stage
         )
     if "overhead" in parts:
         short = replace(config, token_budget=3 * OVERHEAD_STEP, step_tokens=OVERHEAD_STEP, answer_tokens=8)

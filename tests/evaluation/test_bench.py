@@ -6,6 +6,7 @@ from specreason_sgl import Endpoint, SpecReasonConfig, solve
 from specreason_sgl.evaluation.bench import (
     PrefixShare,
     bound,
+    measure_identity,
     measure_latency,
     measure_overhead,
     prefix_share,
@@ -92,3 +93,12 @@ def test_the_zero_latency_server_stops_with_the_block(chatml_folder):
         solve("q", draft=endpoint, base=endpoint, config=SpecReasonConfig(token_budget=32))
     with pytest.raises(Exception, match="nobody answers"):
         Endpoint(urls[0])
+
+
+def test_identity_compares_all_that_a_run_decides(zero):
+    draft, base = zero
+    config = SpecReasonConfig(token_budget=32 * 4)
+    settings = [{"lookahead": 2}, {"eager_rewrite": True}, {"first_base_steps": 1}]
+    rows = measure_identity(questions(2), draft=draft, base=base, config=config, settings=settings)
+    assert [row["same"] for row in rows] == [2, 2, 0]
+    assert [one["step"] for one in rows[2]["different"]] == [0, 0]
