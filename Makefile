@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 QUESTION = Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May. How many clips did Natalia sell altogether in April and May?
 
-.PHONY: demo test unit lint clean
+.PHONY: demo test unit lint gpu-bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/specreason-sgl solve "$(QUESTION)" --pair mini --temperature 0 --token-budget 800 --compare
@@ -18,6 +18,11 @@ unit: $(VENV)/.installed lint  ## without the tests that start SGLang
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+gpu-bench: $(VENV)/.installed  ## needs one NVIDIA GPU of 110 GiB or more: programs/gpu_bench/README.md
+	$(BIN)/specreason-sgl models fetch mini
+	PYTHON=$(BIN)/python programs/gpu_bench.sh --out build/gpu-bench \
+	    --tokenizer "$$($(BIN)/specreason-sgl models path mini | tail -n 1)"
 
 $(VENV)/.installed: pyproject.toml
 	@echo "Setting up $(VENV): SGLang and PyTorch are 11 GB and take about 5 minutes."

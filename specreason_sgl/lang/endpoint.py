@@ -16,8 +16,7 @@ import urllib3
 from sglang.lang.backend.base_backend import BaseBackend
 from sglang.lang.backend.runtime_endpoint import RuntimeEndpoint
 from sglang.lang.choices import ChoicesDecision, ChoicesSamplingMethod
-from sglang.lang.global_config import global_config
-from sglang.lang.interpreter import ProgramState, StreamExecutor
+from sglang.lang.interpreter import ProgramState, StreamExecutor, global_config  # its own module has moved
 from sglang.lang.ir import SglSamplingParams
 
 from specreason_sgl.errors import (
