@@ -85,7 +85,7 @@ class Run:
             ) from None
 
     def _end_states(self) -> None:
-        """End all states, when no helper can use them any more: it would wait for ever for one that has ended.
+        """End all states, when no helper uses them any more: it would wait for ever for one that has ended.
         SGLang ends the main state itself, and to end it twice would block its `sync`."""
         for thread, _ in self._helpers:
             thread.join()
