@@ -202,7 +202,10 @@ class TokenizerChatTemplate(ChatTemplate):
     def _cuts_at_lines(self) -> bool:
         """Whether a line's tokens do not depend on the lines before it, as far as an ASCII character on each
         side of the joint goes. So it is with Qwen's, Llama-3's and DeepSeek's tokenizers; GPT-2's joins the
-        last line break to what follows, and SentencePiece's treats a text's beginning in its own way."""
+        last line break to what follows, SentencePiece's treats a text's beginning in its own way, and a
+        special token can be one that swallows the white space before it."""
+        if any(token.lstrip for token in self.tokenizer.added_tokens_decoder.values()):
+            return False
         befores = ["a\n", "1\n", ".\n", " \n", "\n\n", ":\n\n", ")\n\n", "x \n\n"]
         afters = [chr(code) + more for code in range(33, 127) for more in ("", "b 1")]
         pairs = [(before, after) for before in befores for after in afters]

@@ -11,6 +11,7 @@ it: write on it. Any function like this can be a verifier:
 from __future__ import annotations
 
 import math
+import numbers
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -251,9 +252,9 @@ def judgement(found: Judgement | float) -> Judgement:
         ConfigError: it is not a number.
     """
     found = found if isinstance(found, Judgement) else Judgement(found)
-    if not isinstance(found.value, int | float) or math.isnan(found.value):
+    if not isinstance(found.value, numbers.Real) or math.isnan(found.value):  # a NumPy scalar is one
         raise ConfigError(f"a verifier returns a number or a Judgement of one, not {found.value!r}")
-    return found
+    return replace(found, value=float(found.value))
 
 
 BUILT_IN: dict[str, Verifier] = {

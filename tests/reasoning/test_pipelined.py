@@ -430,8 +430,8 @@ def test_candidates_that_are_aborted_are_all_counted(pair):
 
     one = Candidates(4, 4, 4)
     pair.start_anew(one.write, one.digit, before)
-    trace = pair.solve(candidates=3, lookahead=1, token_budget=3)
-    assert trace.reasoning == "base 1"
+    trace = pair.solve(candidates=3, lookahead=1, token_budget=6)
+    assert trace.reasoning == "base 1\n\nbase 2"
     assert [call.completion_tokens for call in trace.wasted] == [2, 2, 2]
     check_books(pair, trace)
 
