@@ -44,6 +44,7 @@ class TokenizerChatTemplate(ChatTemplate):
         self._backend = tokenizer.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
+        self._rendered = _Memory(256)
         self._heads = _Memory(256)
         self._prefixes = _Memory(512)
 
@@ -74,6 +75,13 @@ class TokenizerChatTemplate(ChatTemplate):
         Raises:
             TemplateError: there is no template, or it refuses the messages.
         """
+        key = (generation_prompt, *((message["role"], message["content"]) for message in messages))
+        if (known := self._rendered.get(key)) is None:
+            known = self._render(messages, generation_prompt)
+            self._rendered.put(key, known)
+        return known
+
+    def _render(self, messages: Sequence[dict], generation_prompt: bool) -> str:
         from jinja2 import TemplateError as JinjaError
 
         if not getattr(self.tokenizer, "chat_template", None):
@@ -162,6 +170,8 @@ class TokenizerChatTemplate(ChatTemplate):
 
         A thinking model's own `<think>` and `</think>` in its own turn are what they seem.
         """
+        if "\ue000" not in content and not any(token in content for token in self._reserved):
+            return content
         keep = {THINK_OPEN, THINK_CLOSE} if role == "assistant" and self.thinking else set()
         content = _GUARD[1].sub(lambda m: m[0].replace("\ue000", "\ufffd"), content)  # no forged marks
 
@@ -209,7 +219,10 @@ class TokenizerChatTemplate(ChatTemplate):
     def _cuts_at_lines(self) -> bool:
         """Whether a line's tokens do not depend on the lines before it, as far as an ASCII character on each
         side of the joint goes. So it is with Qwen's, Llama-3's and DeepSeek's tokenizers; GPT-2's joins the
-        last line break to what follows, and SentencePiece's treats a text's beginning in its own way."""
+        last line break to what follows, SentencePiece's treats a text's beginning in its own way, and a
+        special token can be one that swallows the white space before it."""
+        if any(token.lstrip for token in self.tokenizer.added_tokens_decoder.values()):
+            return False
         befores = ["a\n", "1\n", ".\n", " \n", "\n\n", ":\n\n", ")\n\n", "x \n\n"]
         afters = [chr(code) + more for code in range(33, 127) for more in ("", "b 1")]
         pairs = [(before, after) for before in befores for after in afters]

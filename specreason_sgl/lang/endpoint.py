@@ -137,7 +137,12 @@ class Endpoint(RuntimeEndpoint):
                 return self._text_logprobs(s, choices[0])
             if isinstance(choices_method, ScoreTokens) and (ids := self._single_tokens(s, choices)):
                 return self._select_token(s, choices, ids, choices_method)
-            return super().select(s, choices, temperature, choices_method)
+            decision = super().select(s, choices, temperature, choices_method)
+            if isinstance(choices_method, ScoreTokens) and choices_method.logprobs_of:
+                ids = self.chat_template.encode(s)
+                start, end = (self._tokens_before(s, ids, at) for at in choices_method.logprobs_of)
+                decision.meta_info["logprobs"] = self._prefill_logprobs(s, ids, start, end)[0]
+            return decision
         return ChoicesDecision("")
 
     def commit_lazy_operations(self, s: StreamExecutor):
@@ -313,6 +318,12 @@ class Endpoint(RuntimeEndpoint):
     def _text_logprobs(self, s: StreamExecutor, text: str) -> ChoicesDecision:
         ids = self.chat_template.encode(s, text)
         start = self._tokens_before(s, ids, len(s.text_))
+        found, meta = self._prefill_logprobs(s, ids, start, len(ids))
+        return ChoicesDecision(text, {"logprobs": found, **_usage(meta)})
+
+    def _prefill_logprobs(
+        self, s: StreamExecutor, ids: list[int], start: int, end: int
+    ) -> tuple[tuple[TokenLogprob, ...], dict[str, Any]]:
         payload = {
             "input_ids": ids,
             "sampling_params": {"max_new_tokens": 0, "temperature": 0},
@@ -320,8 +331,7 @@ class Endpoint(RuntimeEndpoint):
             "logprob_start_len": start - 1,
         }
         meta = self._generate(s.sid, payload)["meta_info"]
-        found = self._read_logprobs(meta, len(ids) - start)
-        return ChoicesDecision(text, {"logprobs": found, **_usage(meta)})
+        return self._read_logprobs(meta, end - start), meta
 
     def _tokens_before(self, s: StreamExecutor, ids: list[int], at: int) -> int:
         """How many of a state's token ids stand for its text before a position; at least one."""
@@ -332,16 +342,23 @@ class Endpoint(RuntimeEndpoint):
     def _read_logprobs(self, meta: dict[str, Any], count: int) -> tuple[TokenLogprob, ...]:
         # The first entry is of the token before, whose logprob nobody asked for.
         entries = meta["input_token_logprobs"][1 : 1 + count]
-        texts = self.tokenizer.batch_decode([[token] for _, token, *_ in entries])
+        texts = self.tokenizer.batch_decode(
+            [[token] for _, token, *_ in entries], clean_up_tokenization_spaces=False
+        )
         return tuple(TokenLogprob(text, e[0]) for text, e in zip(texts, entries, strict=True))
 
     def _generate(self, sid: str, payload: dict[str, Any], path: str = "/generate"):
         request = _Request(self, sid, payload, path)
         with request as (rid, deadline, response):
             body = self._read(response, deadline)
-            answer = self._checked(rid, self._parse(response.status, body))
+            times = {"sent_at": request.sent_at, "seconds": time.monotonic() - request.sent_at}
+            try:
+                answer = self._checked(rid, self._parse(response.status, body))
+            except RequestAborted as error:
+                error.meta_info.update(times)
+                raise
         for one in answer if isinstance(answer, list) else [answer]:
-            one["meta_info"].update(sent_at=request.sent_at, seconds=time.monotonic() - request.sent_at)
+            one["meta_info"].update(times)
         return answer
 
     def _generate_stream(self, sid: str, payload: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -405,6 +422,8 @@ class Endpoint(RuntimeEndpoint):
                 if attempt == ATTEMPTS or time.monotonic() > deadline:
                     raise
                 self._abort_rid(rid)
+                if self._in_flight[rid].aborted:
+                    raise RequestAborted(f"a request to {self.base_url} was aborted") from None
                 time.sleep(0.2 * attempt)
         raise AssertionError("unreachable")
 

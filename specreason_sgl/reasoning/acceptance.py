@@ -28,7 +28,7 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Quantile:
-    """Keep the best share of the steps.
+    """Keep the best share of the steps, and those that are no worse than the worst of these.
 
     Attributes:
         keep: the share, above 0 and at most 1.
@@ -46,7 +46,7 @@ class Quantile:
     def keeps(self, value: float, earlier: Sequence[float]) -> bool:
         others = self.known or sorted(earlier)
         worst = math.floor((1 - self.keep) * (len(others) + 1) + 1e-9)
-        return bisect.bisect_left(others, value) >= worst
+        return bisect.bisect_right(others, value) >= worst
 
 
 @dataclass(frozen=True)

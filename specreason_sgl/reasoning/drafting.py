@@ -57,23 +57,28 @@ class Drafter:
 
     def drop(self) -> None:
         """Abort what is being drafted; nothing more is."""
-        self._dropped = True
-        self._slots.release()
+        if not self._dropped:
+            self._dropped = True
+            self._slots.release()
+            self._abort()
+            self._count_wasted()
+
+    def _abort(self) -> None:
         for state in {id(one): one for one in (self._state, *(w.state for w in self._writings))}.values():
-            state.stream_executor.backend.abort(state)
-        self._count_wasted()
+            self._run.abort(state)
 
     def _work(self, steps: list[Step]) -> None:
+        lead = ""
         try:
             while not why_stop(steps, self._run.config):
                 self._slots.acquire()
                 if self._dropped:
                     break
-                versions = self._draft(steps)
+                versions = self._draft(steps, lead)
                 self._drafted.put(versions)
                 if not versions[0].text.strip():
                     break  # it will be rejected
-                self._state += self._run.config.delimiter
+                lead = self._run.config.delimiter
                 steps.append(versions[0].as_step("draft"))
         except BaseException as error:
             self._drafted.put(error)
@@ -82,14 +87,17 @@ class Drafter:
             if self._dropped:
                 self._count_wasted()
 
-    def _draft(self, steps: list[Step]) -> Versions:
+    def _draft(self, steps: list[Step], lead: str) -> Versions:
         n = self._run.config.candidates
+        if lead and n > 1:
+            self._state += lead
+            lead = ""
         states = [self._state] if n == 1 else list(self._state.fork(n))
         self._writings = [
-            self._run.begin(state, "draft", "draft", steps, logprobs=self._logprobs) for state in states
+            self._run.begin(state, "draft", "draft", steps, lead, self._logprobs) for state in states
         ]
         if self._dropped:  # between the look at it and here
-            self.drop()
+            self._abort()
         results = [self._result(writing) for writing in self._writings]
         if error := next((one for one in results if isinstance(one, BaseException)), None):
             for one in results:

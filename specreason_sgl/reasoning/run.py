@@ -107,20 +107,26 @@ class Run:
         if self._states.pop(id(state), None) is not None:
             state.stream_executor.end()
 
+    def abort(self, state: ProgramState) -> None:
+        """Abort a state's requests, unless the state has ended."""
+        if id(state) in self._states:
+            state.stream_executor.backend.abort(state)
+
     def begin(
         self,
         state: ProgramState,
         side: Side,
         purpose: str,
         steps: Sequence[Step],
+        lead: str = "",
         logprobs: bool = False,
         head_tokens: int = 0,
     ) -> Writing:
-        """Have a model write the step after `steps` on a state; returns at once."""
+        """Have a model write the step after `steps` on a state, after `lead`; returns at once."""
         name, config = f"step{len(steps)}", self.config
         self.own(state)
         budget = min(config.step_tokens, tokens_left(steps, config)) - head_tokens
-        state += sgl.gen(
+        state += lead + sgl.gen(
             name,
             max_tokens=max(budget, 1),
             stop=[config.delimiter, THINK_CLOSE],
@@ -154,7 +160,7 @@ class Run:
 
     def discard(self, writing: Writing) -> None:
         """Abort a step in writing; what was generated until then counts as wasted."""
-        writing.state.stream_executor.backend.abort(writing.state)
+        self.abort(writing.state)
         self.help(lambda: self._count_discarded(writing))
 
     def _count_discarded(self, writing: Writing) -> None:

@@ -157,7 +157,8 @@ def _judge(run: Run, s: ProgramState, waiting: Sequence[Versions]) -> list[_Judg
         for one in versions:
             if one.text.strip():
                 state = run.own(s.fork(1)[0])
-                state += before
+                if before:
+                    state += before
                 jobs.append((state, one))
         before += versions[0].text + config.delimiter
 

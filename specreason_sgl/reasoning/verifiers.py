@@ -11,6 +11,7 @@ it: write on it. Any function like this can be a verifier:
 from __future__ import annotations
 
 import math
+import numbers
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -85,10 +86,12 @@ class _Question:
     def ask(self, s: ProgramState, drafted: Drafted) -> None:
         from specreason_sgl.lang.score import score
 
-        start = len(s.text())
-        span = (start, start + len(drafted.text)) if self.with_logprobs else None
-        s += drafted.text + self.question
-        s += score("score", self.choices, getattr(self, "read", "greedy"), logprobs_of=span)
+        span = None
+        if self.with_logprobs:
+            start = len(s.text())
+            span = (start, start + len(drafted.text))
+        answer = score("score", self.choices, getattr(self, "read", "greedy"), logprobs_of=span)
+        s += drafted.text + self.question + answer
 
     def read_from(self, meta: Mapping[str, Any], drafted: Drafted) -> Judgement:
         return Judgement(self.value(meta), meta["probabilities"], meta.get("logprobs", ()), meta)
@@ -251,9 +254,9 @@ def judgement(found: Judgement | float) -> Judgement:
         ConfigError: it is not a number.
     """
     found = found if isinstance(found, Judgement) else Judgement(found)
-    if not isinstance(found.value, int | float) or math.isnan(found.value):
+    if not isinstance(found.value, numbers.Real) or math.isnan(found.value):  # a NumPy scalar is one
         raise ConfigError(f"a verifier returns a number or a Judgement of one, not {found.value!r}")
-    return found
+    return replace(found, value=float(found.value))
 
 
 BUILT_IN: dict[str, Verifier] = {

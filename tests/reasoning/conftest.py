@@ -1,0 +1,17 @@
+import pytest
+
+from specreason_sgl import Endpoint
+from tests.reasoning.pair import Pair
+from tests.scripted import ScriptedServer
+
+
+@pytest.fixture(scope="module")
+def pair(chatml_folder):
+    """Made once for a module: what a test does not set anew is `start_anew`'s."""
+    with (
+        ScriptedServer(chatml_folder) as draft_server,
+        ScriptedServer(chatml_folder) as base_server,
+        Endpoint(draft_server.url, timeout=20) as draft,
+        Endpoint(base_server.url, timeout=20) as base,
+    ):
+        yield Pair(draft_server, base_server, draft, base)

@@ -1,0 +1,132 @@
+"""A draft and a base model that always answer the same to the same prompt, whatever the order of requests."""
+
+import hashlib
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from specreason_sgl import Endpoint, SpecReasonConfig, solve
+from specreason_sgl.reasoning.verifiers import QUESTION
+from tests.scripted import ScriptedServer, answer
+
+LEAD = "Final answer:"
+DELIMITER = {"type": "stop", "matched": "\n\n"}
+ENDS = {
+    "delimiter": DELIMITER,
+    "stray": {"type": "stop", "matched": "</think>"},
+    "eos": {"type": "stop", "matched": 42},
+}
+
+
+@dataclass
+class Seen:
+    """A request, as the servers saw it."""
+
+    side: str
+    purpose: str  # draft, score, rewrite, answer or commit
+    turn: str  # what the assistant has said so far
+    rid: str
+    tokens: int = 0  # generated
+
+
+@dataclass
+class Pair:
+    """Both servers and their endpoints. `write(side, turn, at_most)` gives a step's text, its end and its
+    tokens; `digit(turn)` the score. `before(seen)` runs in the server's thread and may hold a request back,
+    or return what it answers instead."""
+
+    draft_server: ScriptedServer
+    base_server: ScriptedServer
+    draft: Endpoint
+    base: Endpoint
+    write: Callable = None
+    digit: Callable = None
+    before: Callable = lambda seen: None
+    seen: list[Seen] = field(default_factory=list)
+
+    def __post_init__(self):
+        self.lock = threading.Lock()
+        self.draft_server.on_generate = lambda payload: self._reply("draft", payload)
+        self.base_server.on_generate = lambda payload: self._reply("base", payload)
+
+    def start_anew(self, write, digit, before=lambda seen: None):
+        self.write, self.digit, self.before = write, digit, before
+        self.seen = []
+        self.draft_server.requests.clear()
+        self.base_server.requests.clear()
+
+    def solve(self, on_step=None, timeout=None, **settings):
+        config = SpecReasonConfig(**{"temperature": 0, "lookahead": 0, "token_budget": 60, **settings})
+        return solve("q", draft=self.draft, base=self.base, config=config, on_step=on_step, timeout=timeout)
+
+    def generated(self) -> int:
+        return sum(one.tokens for one in self.seen)
+
+    def aborted(self) -> set[str]:
+        return {*self.draft_server.aborted(), *self.base_server.aborted()}
+
+    def of(self, purpose: str) -> list[Seen]:
+        return [one for one in self.seen if one.purpose == purpose]
+
+    def _reply(self, side, payload):
+        ids, most = payload["input_ids"], payload["sampling_params"]["max_new_tokens"]
+        turn = self.draft.tokenizer.decode(ids).rpartition("<|im_start|>assistant\n")[2]
+        if "token_ids_logprob" in payload or "logprob_start_len" in payload:
+            purpose = "score"
+        elif most == 0:
+            purpose = "commit"
+        elif turn.endswith(LEAD):
+            purpose = "answer"
+        else:
+            purpose = "draft" if side == "draft" else "rewrite"
+        one = Seen(side, purpose, turn, payload["rid"])
+        with self.lock:
+            self.seen.append(one)
+        if (instead := self.before(one)) is not None:
+            if isinstance(instead, dict):
+                one.tokens = instead["meta_info"]["completion_tokens"]
+            return instead
+        meta = {"prompt_tokens": len(ids), "completion_tokens": 0}
+        text, reason = "", {"type": "length", "length": most}
+        if purpose in ("draft", "rewrite"):
+            text, end, tokens = self.write(side, turn, most)
+            reason = ENDS.get(end, reason)
+            meta["completion_tokens"] = tokens
+            if payload.get("return_logprob"):
+                meta["output_token_logprobs"] = [[-0.5, 1, text]]
+        elif purpose == "answer":
+            text, reason, meta["completion_tokens"] = f" {chance(turn).randrange(99)} ", ENDS["eos"], 2
+        else:
+            if "token_ids_logprob" in payload:
+                text, meta["completion_tokens"] = "x", 1
+                digit = self.digit(turn.removesuffix(QUESTION))
+                meta["output_token_ids_logprobs"] = [
+                    [
+                        [0.0 if i == digit else -9.0, t, None]
+                        for i, t in enumerate(payload["token_ids_logprob"])
+                    ]
+                ]
+            if "logprob_start_len" in payload:
+                start = payload["logprob_start_len"]
+                meta["input_token_logprobs"] = [
+                    [logprob_of(ids, i) if i > start else None, ids[i], None] for i in range(start, len(ids))
+                ]
+        one.tokens = meta["completion_tokens"]
+        return answer(text, reason, **meta)
+
+
+def logprob_of(ids: list[int], at: int) -> float:
+    """A token's logprob: likely, but for one in eight."""
+    dice = chance(ids[: at + 1])
+    return -9.0 if dice.random() < 0.125 else -dice.random()
+
+
+def chance(*what) -> random.Random:
+    """Always the same dice for the same things."""
+    return random.Random(hashlib.sha256(repr(what).encode()).digest())
+
+
+def aborted(tokens: int = 2) -> dict:
+    """What SGLang answers to a request that was aborted after so many tokens."""
+    return answer("cut", {"type": "abort", "message": "Abort by client"}, completion_tokens=tokens)
