@@ -3,8 +3,9 @@ programs/specreason.py where every drafted step is kept.
 
     python programs/draft_only.py http://127.0.0.1:30001 "What is 17 * 23?"
 
-Each step is a request. The chain of thought before it is in the radix cache, so this costs little more than
-one request for all of it, and the program can look at each step (see programs/base_only.py for one request).
+Each step is a request. Most of the chain of thought before it is in the radix cache, so this costs little
+more than one request for all of it, and the program can look at each step (programs/base_only.py is one
+request).
 """
 
 import sys
