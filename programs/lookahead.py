@@ -1,0 +1,75 @@
+"""SpecReason with two models at work at once: the draft model writes step k+1 while the base model scores
+step k (arXiv 2504.07891; the steps and scores are those of programs/specreason.py).
+
+    python programs/lookahead.py http://127.0.0.1:30001 http://127.0.0.1:30000 "What is 17 * 23?"
+
+A state of SGLang's works in its own thread. `+=` hands it work and returns; reading a result waits. So the
+whole trick is to hand the draft model its next step before the score is read. A rejection aborts that step.
+"""
+
+import sys
+
+import sglang as sgl
+
+from specreason_sgl import Endpoint, fork_to, score
+
+INSTRUCTION = (
+    "Reason step by step, with a blank line after each step. Put the final answer into \\boxed{} at the end."
+)
+QUESTION = "\n\nScore of the last step, from 0 (wrong) to 9 (correct and useful): "
+
+
+def one_step(name, max_tokens):
+    return sgl.gen(name, max_tokens=max_tokens, stop=["\n\n"], temperature=0)
+
+
+def is_last(step, meta, steps):
+    end_of_turn = meta["finish_reason"].get("matched") not in (None, "\n\n")
+    repeats = bool(steps) and step.strip() == steps[-1].strip()
+    return end_of_turn or repeats or "\\boxed{" in step
+
+
+@sgl.function
+def lookahead(s, question, draft, threshold=7, token_budget=1024, step_tokens=256, answer_tokens=512):
+    s += sgl.user(f"{question}\n\n{INSTRUCTION}")
+    s += sgl.assistant_begin()
+    steps, digits, ended, writer = [], [], False, None
+    while not ended and token_budget > 0:
+        name, next_name = f"step{len(steps)}", f"step{len(steps) + 1}"
+        if steps:
+            s += "\n\n"
+        if writer is None:  # at the start and after a rejection; else it is already writing this step
+            writer = fork_to(s, draft)
+            writer += one_step(name, min(step_tokens, token_budget))
+
+        step, meta = writer[name], writer.get_meta_info(name)
+        kept = False
+        if step.strip():
+            judge = s.fork(1)[0]
+            judge += step + QUESTION + score("score")
+            left = token_budget - meta["completion_tokens"]
+            if left > 0 and not is_last(step, meta, steps):
+                writer += "\n\n" + one_step(next_name, min(step_tokens, left))  # as if this one were kept
+            digits.append(judge["score"])  # the first line that waits for the base model
+            kept = int(judge["score"]) >= threshold
+        if not kept:
+            draft.abort(writer)  # it goes on from a step that is not there any more
+            writer = None
+            rewriter = s.fork(1)[0]
+            rewriter += one_step(name, min(step_tokens, token_budget))
+            step, meta = rewriter[name], rewriter.get_meta_info(name)
+
+        ended = is_last(step, meta, steps)
+        token_budget -= meta["completion_tokens"]
+        steps.append(step)
+        s += step
+    s += "\n\nFinal answer:"
+    s += sgl.gen("answer", max_tokens=answer_tokens, temperature=0)
+    s += sgl.assistant_end()
+    s["steps"], s["digits"] = steps, digits
+
+
+if __name__ == "__main__":
+    draft_url, base_url, question = sys.argv[1:]
+    state = lookahead.run(question=question, draft=Endpoint(draft_url), backend=Endpoint(base_url))
+    print("\n\n".join(state["steps"]), "\n\nFinal answer:", state["answer"])

@@ -1,0 +1,63 @@
+"""Reward-guided speculative decoding (arXiv 2501.19324): a process reward model, on a server of its own,
+judges each drafted step. A step with enough reward is kept; else the target model writes it.
+
+    sglang serve --model-path REWARD_MODEL --is-embedding --port 30002
+    python programs/reward_guided.py DRAFT_URL TARGET_URL REWARD_URL "What is 17 * 23?"
+
+The reward model reads the conversation in its own chat template. What its number means, and so the
+threshold, is that model's affair.
+"""
+
+import sys
+
+import sglang as sgl
+
+from specreason_sgl import Endpoint, fork_to
+
+INSTRUCTION = (
+    "Reason step by step, with a blank line after each step. Put the final answer into \\boxed{} at the end."
+)
+
+
+@sgl.function
+def reward_guided(
+    s, question, draft, reward, threshold=0.7, token_budget=1024, step_tokens=256, answer_tokens=512
+):
+    s += sgl.user(f"{question}\n\n{INSTRUCTION}")
+    s += sgl.assistant_begin()
+    steps, rewards, ended = [], [], False
+    while not ended and token_budget > 0:
+        if steps:
+            s += "\n\n"
+        one_step = sgl.gen("step", max_tokens=min(step_tokens, token_budget), stop=["\n\n"], temperature=0)
+
+        writer = fork_to(s, draft)
+        writer += one_step
+        kept = False
+        if writer["step"].strip():
+            values, _ = reward.classify(fork_to(s, reward), writer["step"])
+            rewards.append((writer["step"], values[0]))
+            kept = values[0] >= threshold
+        if not kept:
+            writer = s.fork(1)[0]
+            writer += one_step
+
+        step, meta = writer["step"], writer.get_meta_info("step")
+        end_of_turn = meta["finish_reason"].get("matched") not in (None, "\n\n")
+        repeats = bool(steps) and step.strip() == steps[-1].strip()
+        ended = end_of_turn or repeats or "\\boxed{" in step
+        token_budget -= meta["completion_tokens"]
+        steps.append(step)
+        s += step
+    s += "\n\nFinal answer:"
+    s += sgl.gen("answer", max_tokens=answer_tokens, temperature=0)
+    s += sgl.assistant_end()
+    s["steps"], s["rewards"] = steps, rewards
+
+
+if __name__ == "__main__":
+    *urls, question = sys.argv[1:]
+    draft, target, reward = map(Endpoint, urls)
+    state = reward_guided.run(question=question, draft=draft, reward=reward, backend=target)
+    print("\n\n".join(state["steps"]), "\n\nFinal answer:", state["answer"])
+    print("\nRewards of the drafted steps:", *(f"{value:.2f}" for _, value in state["rewards"]))

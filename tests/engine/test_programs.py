@@ -1,0 +1,277 @@
+"""The programs to copy, each on real runtimes."""
+
+import math
+import statistics
+import time
+
+import pytest
+import sglang as sgl
+import urllib3
+
+from programs.base_only import INSTRUCTION, base_only
+from programs.candidates import QUESTION, candidates
+from programs.draft_only import draft_only
+from programs.lookahead import lookahead
+from programs.reward_guided import reward_guided
+from programs.self_eval_beam_search import QUESTION as YES_NO
+from programs.self_eval_beam_search import self_eval_beam_search
+from programs.specreason import specreason
+from specreason_sgl import Endpoint, RewardModel, SpecReasonConfig, score, solve
+from specreason_sgl.errors import RequestAborted, ServerError
+from specreason_sgl.runtime.launch import Server, ServerSpec, wait_healthy
+from specreason_sgl.runtime.models import find, get_pair
+from tests.scripted import wait_until
+
+PROBLEM = "Natalia sold 48 clips in April and half as many in May. How many clips did she sell altogether?"
+BUDGETS = {"token_budget": 45, "step_tokens": 15}
+SHORT = {**BUDGETS, "answer_tokens": 4}
+
+
+@pytest.fixture(scope="module")
+def reward_url(tmp_path_factory):
+    """A reward model of two layers and random weights. Its numbers mean nothing, and are always the same."""
+    folder = tmp_path_factory.mktemp("reward")
+    build_reward_model(folder)
+    server = Server(ServerSpec("reward", str(folder), args=("--is-embedding",)))
+    try:
+        wait_healthy([server], 300)
+        yield server.url
+    finally:
+        server.stop()
+
+
+def build_reward_model(folder):
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoTokenizer, Qwen2Config, Qwen2Model
+
+    AutoTokenizer.from_pretrained(find(get_pair("nano").base)).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=151936, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, max_position_embeddings=2048, initializer_range=0.2, dtype="bfloat16",
+        eos_token_id=151645, bos_token_id=151643, architectures=["Qwen2ForRewardModel"],
+    )  # fmt: skip
+    weights = {f"model.{name}": weight for name, weight in Qwen2Model(config).state_dict().items()}
+    for layer, outputs in ((0, 64), (2, 1)):
+        weights[f"score.{layer}.weight"] = torch.randn(outputs, 64) / 8
+        weights[f"score.{layer}.bias"] = torch.zeros(outputs)
+    save_file({name: weight.bfloat16() for name, weight in weights.items()}, folder / "model.safetensors")
+    config.save_pretrained(folder)
+
+
+class WatchedEndpoint(Endpoint):
+    """Keeps when each request was sent and answered, its state, and how many were aborted."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.spans: list[tuple[float, float, dict, str]] = []
+        self.aborted = 0
+
+    def _generate(self, sid, payload, *path):
+        start = time.monotonic()
+        try:
+            return super()._generate(sid, payload, *path)
+        except RequestAborted:
+            self.aborted += 1
+            raise
+        finally:
+            self.spans.append((start, time.monotonic(), payload, sid))
+
+
+def fresh(*endpoints):
+    """Empty caches. What is computed together changes the last bits of the logits, which can flip a close
+    decision, so runs that are compared begin alike."""
+
+    def flushed(endpoint):
+        try:
+            endpoint.flush_cache()
+        except ServerError:  # it still ends what an earlier program asked for
+            return False
+        return True
+
+    for endpoint in endpoints:
+        wait_until(lambda endpoint=endpoint: flushed(endpoint), 60)
+
+
+@pytest.fixture(scope="module")
+def plain(pair):
+    """The steps and digits of programs/specreason.py at a threshold, from empty caches."""
+    known = {}
+
+    def run(threshold):
+        if threshold not in known:
+            with Endpoint(pair.draft.url) as draft, Endpoint(pair.base.url) as base:
+                fresh(draft, base)
+                state = specreason.run(
+                    question=PROBLEM, draft=draft, threshold=threshold, backend=base, **BUDGETS
+                )
+                base.abort(state)  # its final answer, which is long and not compared
+                known[threshold] = state["steps"], state["digits"]
+        return known[threshold]
+
+    return run
+
+
+def test_lookahead_changes_when_things_happen_and_not_what_is_written(draft, base, plain):
+    steps, digits = plain(5)
+    assert {int(digit) >= 5 for digit in digits} == {True, False}
+    fresh(draft, base)
+    state = lookahead.run(question=PROBLEM, draft=draft, threshold=5, backend=base, **SHORT)
+    assert (state["steps"], state["digits"]) == (steps, digits)
+
+
+def test_lookahead_drafts_the_next_step_while_the_base_model_scores(pair):
+    with WatchedEndpoint(pair.draft.url) as draft, WatchedEndpoint(pair.base.url) as base:
+        state = lookahead.run(question=PROBLEM, draft=draft, threshold=0, backend=base, **SHORT)
+        state.sync()
+        scores = [span for span in base.spans if span[2]["sampling_params"]["max_new_tokens"] == 1]
+        assert len(draft.spans) == len(scores) == len(state["steps"])
+        begun = [start for start, *_ in draft.spans]
+        assert all(
+            next_one < scored for next_one, (_, scored, *_) in zip(begun[1:], scores[:-1], strict=True)
+        )
+
+
+class EndlessEndpoint(WatchedEndpoint):
+    """What a state asks for after its first step does not end by itself."""
+
+    def _generate(self, sid, payload, *path):
+        if any(before == sid for *_, before in self.spans):
+            payload["sampling_params"] |= {"max_new_tokens": 4000, "stop": None, "ignore_eos": True}
+        return super()._generate(sid, payload, *path)
+
+
+def test_lookahead_aborts_the_draft_that_follows_a_rejected_step(pair, base):
+    with EndlessEndpoint(pair.draft.url) as draft:
+        settings = {"threshold": 10, "token_budget": 16, "step_tokens": 8, "answer_tokens": 4}
+        state = lookahead.run(question=PROBLEM, draft=draft, backend=base, **settings)
+        state.sync()
+        wait_until(lambda: draft.in_flight() == 0, 10)
+        assert draft.aborted >= 1
+
+
+@sgl.function
+def judged(s, steps, question, how):
+    s += sgl.user(f"{PROBLEM}\n\n{INSTRUCTION}")
+    s += sgl.assistant_begin()
+    s += "\n\n".join(steps) + question + how
+
+
+def test_candidates_keeps_the_version_with_the_highest_score(draft, base):
+    state = candidates.run(question=PROBLEM, draft=draft, versions=3, threshold=0, backend=base, **SHORT)
+    for step, versions in zip(state["steps"], state["judged"], strict=True):
+        assert len({text for text, _ in versions}) > 1
+        assert step == max(versions, key=lambda one: one[1])[0]
+    for text, value in state["judged"][0]:
+        again = judged.run(steps=[text], question=QUESTION, how=score("x", read="average"), backend=base)
+        assert again.get_meta_info("x")["score"] == pytest.approx(value, abs=0.2)
+
+
+def test_candidates_has_the_base_model_write_where_no_version_passes(draft, base):
+    settings = {"step_tokens": 12, "token_budget": 12, "answer_tokens": 4}
+    fresh(draft, base)
+    state = candidates.run(question=PROBLEM, draft=draft, versions=2, threshold=10, backend=base, **settings)
+    (step,), (versions,) = state["steps"], state["judged"]
+    alone = base_only.run(question=PROBLEM, token_budget=12, answer_tokens=1, backend=base)
+    assert step == alone["reasoning"].split("\n\n")[0]
+    assert step not in dict(versions)
+
+
+WIDTH, SAMPLES, LAMBDA = 2, 3, 0.25
+
+
+@pytest.fixture(scope="module")
+def searched(pair):
+    settings = {"width": WIDTH, "samples": SAMPLES, "lam": LAMBDA, "max_steps": 2, "step_tokens": 12}
+    with Endpoint(pair.base.url) as base:
+        state = self_eval_beam_search.run(question=PROBLEM, answer_tokens=4, backend=base, **settings)
+        state.sync()
+        yield state
+
+
+def test_beam_search_keeps_the_chains_with_the_highest_accumulated_scores(searched):
+    first, second = searched["rounds"]
+    for value, steps in first + second:
+        worth = sum(LAMBDA * logprob + (1 - LAMBDA) * math.log(max(c, 1e-9)) for _, logprob, c in steps)
+        assert value == pytest.approx(worth)
+        assert all(logprob < 0 and 0 <= c <= 1 for _, logprob, c in steps)
+    kept = sorted(first, reverse=True)[:WIDTH]
+    assert len(first) == SAMPLES
+    assert {steps[:1] for _, steps in second} == {steps for _, steps in kept}
+    assert (searched["value"], searched["steps"]) == max(second)
+    assert "\n\n".join(text for text, *_ in searched["steps"]) in searched.text()
+
+
+def test_beam_search_believes_a_step_as_much_as_the_model_does(base, searched):
+    texts = [text for text, *_ in searched["steps"]]
+    for i, (_, _, confidence) in enumerate(searched["steps"]):
+        how = score("x", choices=(" Yes", " No"))
+        again = judged.run(steps=texts[: i + 1], question=YES_NO, how=how, backend=base)
+        assert again.get_meta_info("x")["probabilities"][" Yes"] == pytest.approx(confidence, abs=0.03)
+
+
+def test_base_only_is_what_the_server_itself_writes(pair, base):
+    fresh(base)
+    state = base_only.run(question=PROBLEM, token_budget=40, answer_tokens=4, backend=base)
+    text = state["reasoning"]
+    fresh(base)
+    body = {
+        "model": "default",
+        "messages": [{"role": "user", "content": f"{PROBLEM}\n\n{INSTRUCTION}"}],
+        "max_tokens": 40,
+        "temperature": 0,
+    }
+    answer = urllib3.request("POST", f"{pair.base.url}/v1/chat/completions", json=body, timeout=120).json()
+    assert text == answer["choices"][0]["message"]["content"]
+    assert len(text) > 40
+
+
+def test_draft_only_writes_the_steps_that_speculation_without_a_judge_keeps(draft, plain):
+    steps, _ = plain(0)
+    fresh(draft)
+    state = draft_only.run(question=PROBLEM, backend=draft, **SHORT)
+    assert state["steps"] == steps
+    assert all(cached > 0.8 * prompt for cached, prompt in state["cached"][1:])
+
+
+def test_reward_guided_keeps_the_steps_with_enough_reward_and_no_others(draft, base, reward_url):
+    with Endpoint(reward_url) as reward:
+        models = {"draft": draft, "reward": reward, "backend": base}
+        fresh(draft, base)
+        free = reward_guided.run(question=PROBLEM, threshold=-math.inf, **models, **SHORT)
+        assert free["steps"] == [text for text, _ in free["rewards"]]
+        values = sorted({value for _, value in free["rewards"]})
+        assert len(values) >= 2
+        threshold = statistics.mean(values[:2])
+        fresh(draft, base)
+        state = reward_guided.run(question=PROBLEM, threshold=threshold, **models, **SHORT)
+        kept = [value >= threshold for _, value in state["rewards"]]
+        assert set(kept) == {True, False}
+        drafted = [text for text, _ in state["rewards"]]
+        assert [one == two for one, two in zip(state["steps"], drafted, strict=True)] == kept
+
+        fresh(draft, base)
+        config = SpecReasonConfig(temperature=0, verifier=RewardModel(reward), threshold=threshold, **SHORT)
+        trace = solve(PROBLEM, draft=draft, base=base, config=config)
+        assert [step.text for step in trace.steps] == state["steps"]
+        assert [step.score for step in trace.steps] == [value for _, value in state["rewards"]]
+
+
+def test_the_reward_is_that_of_the_conversation_in_the_reward_models_own_template(draft, base, reward_url):
+    with Endpoint(reward_url) as reward:
+        state = reward_guided.run(
+            question=PROBLEM, draft=draft, reward=reward, threshold=-math.inf, backend=base,
+            **SHORT,
+        )  # fmt: skip
+        head = reward.tokenizer.apply_chat_template(
+            [{"role": "user", "content": f"{PROBLEM}\n\n{INSTRUCTION}"}],
+            add_generation_prompt=True,
+            tokenize=False,
+        )
+        for i, (_, value) in enumerate(state["rewards"]):
+            text = head + "\n\n".join(state["steps"][: i + 1])
+            answer = urllib3.request(
+                "POST", f"{reward_url}/classify", json={"text": text}, timeout=120
+            ).json()
+            assert answer["embedding"] == [pytest.approx(value, rel=0.02)]
