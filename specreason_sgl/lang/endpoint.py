@@ -91,7 +91,9 @@ class Endpoint(RuntimeEndpoint):
         self._aborted: set[str] = set()  # states whose further requests are refused
         self._deadlines: dict[str, float] = {}  # of states; on the clock of time.monotonic
         self._tied: dict[str, list[ProgramState]] = {}  # to a state: those that are aborted with it
-        self._lock = threading.Lock()
+        # A state that the garbage collector finds ends itself (`end_program`) in whatever thread it runs in,
+        # and that can be one that has the lock.
+        self._lock = threading.RLock()
         self.model_info = self._get_model_info()
         self.tokenizer = _load_tokenizer(tokenizer, self.model_info, self.base_url)
         self.chat_template = TokenizerChatTemplate(self.tokenizer, self.model_info["model_path"])
