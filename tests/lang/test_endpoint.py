@@ -479,7 +479,7 @@ def test_a_score_brings_the_logprobs_of_a_part_of_the_text(scripted, endpoint, t
 
 def test_a_token_that_two_texts_share_is_of_neither(scripted, endpoint):
     """The tokens of a text inside another are those that it has wholly: a shared one says nothing of it."""
-    text, after = "a dif", "ference: "
+    text, after = "the lic", "ense: "
     scripted.on_generate = with_logprobs(endpoint)
     together = endpoint.tokenizer.encode(text + after, add_special_tokens=False)
     apart = endpoint.tokenizer.encode(text, add_special_tokens=False)

@@ -55,7 +55,10 @@ class Judge:
         if isinstance(ids[0], list):  # the sequences of a select, " Yes" first
             replies = []
             for one, p in zip(ids, (0.75, 0.25), strict=True):
-                entries = [[0.0, token, None] for token in one[payload["logprob_start_len"] :]]
+                entries = [
+                    [0.0, token, self.endpoint.tokenizer.decode([token])]
+                    for token in one[payload["logprob_start_len"] :]
+                ]
                 entries[-1][0] = float(np.log(p))
                 replies.append(answer("", input_token_logprobs=entries, output_token_logprobs=[]))
             return replies
