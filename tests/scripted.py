@@ -16,12 +16,14 @@ def answer(text: str, finish_reason: dict | None = None, **meta) -> dict:
 
 class ScriptedServer:
     """`on_generate(payload)` returns a dict to answer with, or an `(int, bytes)` of status and body, or is a
-    callable on the request handler for anything odd. `requests` records (path, payload)."""
+    callable on the request handler for anything odd; `on_classify` likewise. `requests` records (path,
+    payload)."""
 
     def __init__(self, tokenizer_folder: str):
         self.requests: list[tuple[str, dict]] = []
         self.connections = 0
         self.on_generate: Callable = lambda payload: answer("ok")
+        self.on_classify: Callable = lambda payload: (404, b"{}")
         self.model_info = {"model_path": "scripted", "tokenizer_path": tokenizer_folder}
         self.arrived = threading.Event()
         self.released = threading.Event()
@@ -46,10 +48,11 @@ class ScriptedServer:
                 body = self.rfile.read(int(self.headers["Content-Length"] or 0))
                 payload = json.loads(body) if body else {}
                 outer.requests.append((self.path, payload))
-                if self.path != "/generate":
+                plays = {"/generate": outer.on_generate, "/classify": outer.on_classify}
+                if self.path not in plays:
                     return self.reply(200, b"{}")
                 outer.arrived.set()
-                result = outer.on_generate(payload)
+                result = plays[self.path](payload)
                 if callable(result):
                     return result(self)
                 if isinstance(result, tuple):

@@ -8,7 +8,7 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,7 +95,10 @@ class Endpoint(RuntimeEndpoint):
         self._aborted: set[str] = set()  # states whose further requests are refused
         self._deadlines: dict[str, float] = {}  # of states; on the clock of time.monotonic
         self._choice_ids: dict[tuple, list[int] | None] = {}
-        self._lock = threading.Lock()
+        self._tied: dict[str, list[ProgramState]] = {}  # to a state: those that are aborted with it
+        # A state that the garbage collector finds ends itself (`end_program`) in whatever thread it runs in,
+        # and that can be one that has the lock.
+        self._lock = threading.RLock()
         self.model_info = self._get_model_info()
         self.tokenizer = _load_tokenizer(tokenizer, self.model_info, self.base_url)
         self.chat_template = TokenizerChatTemplate(self.tokenizer, self.model_info["model_path"])
@@ -160,6 +163,7 @@ class Endpoint(RuntimeEndpoint):
         with self._lock:
             self._aborted.discard(s.sid)
             self._deadlines.pop(s.sid, None)
+            self._tied.pop(s.sid, None)
 
     # Beside the language.
 
@@ -180,8 +184,9 @@ class Endpoint(RuntimeEndpoint):
             rids = [rid for rid, one in self._in_flight.items() if sid in (None, one.sid) and not one.aborted]
             for rid in rids:
                 self._in_flight[rid].aborted = True
+            tied = list(self._tied.get(sid, ())) if sid else []
         self._abort_until_gone(rids, ABORT_AGAIN)
-        return len(rids)
+        return len(rids) + sum(one.stream_executor.backend.abort(one) for one in tied)
 
     def _abort_until_gone(self, rids: list[str], again: float) -> None:
         """A request that is still on its way when its abort arrives would run: ask again while it does."""
@@ -201,6 +206,21 @@ class Endpoint(RuntimeEndpoint):
             deadline: on the clock of `time.monotonic`. Requests that miss it raise `DeadlineExceeded`.
         """
         self._deadlines[state.stream_executor.sid] = deadline
+
+    def tie(self, state: ProgramState, others: Iterable[ProgramState]) -> None:
+        """Give a state's deadline to others, on any endpoint, and have them aborted whenever it is.
+
+        A fork is a state of its own: without this, it outlives the one that it was made of.
+        """
+        sid = state.stream_executor.sid
+        with self._lock:
+            self._tied.setdefault(sid, []).extend(others := list(others))
+            deadline, aborted = self._deadlines.get(sid), sid in self._aborted
+        for one in others:
+            if deadline is not None:
+                one.stream_executor.backend.limit(one, deadline)
+            if aborted:
+                one.stream_executor.backend.abort(one)
 
     def in_flight(self) -> int:
         """How many requests of this endpoint have not been answered yet."""

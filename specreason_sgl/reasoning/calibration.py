@@ -47,7 +47,7 @@ class Calibration:
     def save(self, path: Path) -> None:
         text = json.dumps(dataclasses.asdict(self), ensure_ascii=False)
         temporary = path.with_name(path.name + ".part")
-        temporary.write_text(text + "\n")
+        temporary.write_text(text + "\n", encoding="utf-8")
         temporary.replace(path)
 
     @classmethod
@@ -58,10 +58,11 @@ class Calibration:
             ConfigError: there is no such file, or it is not a calibration.
         """
         try:
-            data = json.loads(Path(path).read_text())
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
             if data["version"] != VERSION:
                 raise ConfigError(f"{path} has version {data['version']!r}; this package reads {VERSION}")
-            data["values"], data["table"] = tuple(data["values"]), tuple(data["table"])
+            data["values"] = tuple(0.0 + one for one in data["values"])  # fails where one is no number
+            data["table"], data["threshold"] = tuple(data["table"]), 0.0 + data["threshold"]
             found = cls(**data)
             get_verifier(found.verifier)
             return found

@@ -212,6 +212,7 @@ class Combined:
         questions = [one for _, one in self.parts if isinstance(one, _Question)]
         askers = [replace(one, with_logprobs=True) for one in questions] or [self.parts[0][1]]
         forks = [s, *(s.fork(len(askers) - 1) if len(askers) > 1 else ())]
+        s.stream_executor.backend.tie(s, forks[1:])
         for fork, one in zip(forks, askers, strict=True):
             one.ask(fork, drafted)
         metas = [fork.get_meta_info("score") for fork in forks]
@@ -239,6 +240,7 @@ class RewardModel:
         from specreason_sgl.lang.fork import fork_to
 
         there = fork_to(s, self.endpoint)
+        s.stream_executor.backend.tie(s, [there])
         values, usage = self.endpoint.classify(there, drafted.text)
         if len(values) > 1:
             top = max(values)

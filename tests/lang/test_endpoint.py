@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 import warnings
 
 import pytest
@@ -18,6 +19,7 @@ from specreason_sgl.errors import (
     ServerUnreachable,
     Unauthorized,
 )
+from specreason_sgl.lang.score import logprobs as logprobs_of
 from tests.scripted import answer, wait_until
 
 
@@ -387,3 +389,210 @@ def test_one_endpoint_serves_many_threads(scripted, endpoint):
         thread.join()
     assert len(set(results.values())) == 32
     assert endpoint.in_flight() == 0
+
+
+def test_a_state_can_be_collected_in_a_thread_that_has_the_endpoints_lock(scripted, endpoint):
+    """An allocation under the lock can start the garbage collector, and that ends forgotten states."""
+    state = run(endpoint)
+
+    def collect():
+        with endpoint._lock:
+            endpoint.end_program(state.stream_executor)
+
+    thread = threading.Thread(target=collect, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+# Logprobs of texts.
+
+
+def with_logprobs(endpoint):
+    """Answers with -i of the i-th prompt token, and 3 for the digit."""
+
+    def reply(payload):
+        ids, meta = payload["input_ids"], {}
+        if (start := payload.get("logprob_start_len")) is not None:
+            entries = [[-float(i), ids[i], None] for i in range(start, len(ids))]
+            meta["input_token_logprobs"] = [[None, *entries[0][1:]], *entries[1:]]
+        if wanted := payload.get("token_ids_logprob"):
+            meta["output_token_ids_logprobs"] = [[[-float(i != 3), t, None] for i, t in enumerate(wanted)]]
+        return answer("", {"type": "length"}, **meta)
+
+    return reply
+
+
+@sgl.function
+def reading(s, before, text, expression):
+    s += sgl.user("q")
+    s += sgl.assistant_begin()
+    s += before
+    start = len(s.text())
+    s += expression(start, text)
+
+
+TEXTS_TO_READ = ["Then 12 are left.", "é 🙂 好的", " x", "\n\ny", "3.5", "."]
+
+
+@pytest.mark.parametrize("text", TEXTS_TO_READ)
+def test_the_logprobs_of_a_text_are_of_its_tokens(scripted, endpoint, text):
+    scripted.on_generate = with_logprobs(endpoint)
+    state = reading.run(
+        before="So:", text=text, expression=lambda start, text: logprobs_of("x", text), backend=endpoint
+    )
+    found = state.get_meta_info("x")["logprobs"]
+    (payload,) = scripted.generated()
+    own = endpoint.tokenizer.encode(text, add_special_tokens=False)
+    ids = payload["input_ids"]
+    assert ids[-len(own) :] == own
+    assert payload["logprob_start_len"] == len(ids) - len(own) - 1  # the first that is asked for has none
+    assert payload["sampling_params"]["max_new_tokens"] == 0
+    assert payload["return_logprob"] is True
+    assert [one.logprob for one in found] == [-float(i) for i in range(len(ids) - len(own), len(ids))]
+    assert [one.text for one in found] == [endpoint.tokenizer.decode([token]) for token in own]
+    assert state["x"] == text
+    assert state.text().endswith("So:" + text)
+
+
+@pytest.mark.parametrize("text", TEXTS_TO_READ)
+def test_a_score_brings_the_logprobs_of_a_part_of_the_text(scripted, endpoint, text):
+    scripted.on_generate = with_logprobs(endpoint)
+    state = reading.run(
+        before="So:",
+        text=text,
+        expression=lambda start, text: (
+            text + "\n\nScore: " + score("x", logprobs_of=(start, start + len(text)))
+        ),
+        backend=endpoint,
+    )
+    found = state.get_meta_info("x")["logprobs"]
+    (payload,) = scripted.generated()
+    ids, own = payload["input_ids"], endpoint.tokenizer.encode(text, add_special_tokens=False)
+    at = next(i for i in range(len(ids) - 1, 0, -1) if ids[i : i + len(own)] == own)
+    assert payload["logprob_start_len"] == at - 1
+    assert payload["sampling_params"]["max_new_tokens"] == 1
+    assert len(payload["token_ids_logprob"]) == 10
+    assert [one.logprob for one in found] == [-float(i) for i in range(at, at + len(own))]
+    assert state["x"] == "3"
+
+
+def test_a_token_that_two_texts_share_is_of_neither(scripted, endpoint):
+    """The tokens of a text inside another are those that it has wholly: a shared one says nothing of it."""
+    text, after = "the lic", "ense: "
+    scripted.on_generate = with_logprobs(endpoint)
+    together = endpoint.tokenizer.encode(text + after, add_special_tokens=False)
+    apart = endpoint.tokenizer.encode(text, add_special_tokens=False)
+    same = next(i for i, (a, b) in enumerate(zip(together, apart, strict=False)) if a != b)
+    assert same < len(apart)  # else this would test nothing
+    state = reading.run(
+        before="So:",
+        text=text,
+        expression=lambda start, text: text + after + score("x", logprobs_of=(start, start + len(text))),
+        backend=endpoint,
+    )
+    found = state.get_meta_info("x")["logprobs"]
+    assert [one.text for one in found] == [endpoint.tokenizer.decode([token]) for token in apart[:same]]
+
+
+def test_an_empty_text_has_no_logprobs():
+    with pytest.raises(ConfigError, match="empty text"):
+        logprobs_of("x", "")
+
+
+def test_a_request_that_had_not_arrived_is_aborted_again(scripted, endpoint):
+    """The server forgets the first aborts, as one does that has not seen the request yet."""
+    scripted.on_generate = lambda payload: (wait_until(lambda: len(scripted.aborted()) >= 3), answer("late"))[
+        1
+    ]
+    state = ask.run(backend=endpoint)
+    wait_until(lambda: endpoint.in_flight() == 1)
+    assert endpoint.abort(state) == 1
+    with pytest.raises(RequestAborted):
+        state["a"]
+    assert set(scripted.aborted()) == {scripted.generated()[0]["rid"]}
+    assert endpoint.in_flight() == 0
+
+
+def test_an_aborted_request_is_not_sent_again(scripted, endpoint):
+    def abort_and_hang_up(payload):
+        endpoint.abort()
+        return hang_up
+
+    scripted.on_generate = abort_and_hang_up
+    with pytest.raises(RequestAborted):
+        run(endpoint)["a"]
+    assert len(scripted.generated()) == 1
+
+
+def test_an_aborted_request_says_what_it_had_generated_and_when(scripted, endpoint):
+    scripted.on_generate = scripted.hang
+    state = ask.run(backend=endpoint)
+    assert scripted.arrived.wait(10)
+    endpoint.abort(state)
+    scripted.released.set()
+    with pytest.raises(RequestAborted) as raised:
+        state["a"]
+    assert raised.value.meta_info["completion_tokens"] == 3
+    assert raised.value.meta_info["seconds"] > 0
+
+
+def test_a_limited_state_misses_its_deadline_and_no_other_does(scripted, endpoint):
+    released = threading.Event()
+
+    def reply(payload):
+        if "limited" in endpoint.tokenizer.decode(payload["input_ids"]):
+            released.wait(20)
+        return answer("ok")
+
+    scripted.on_generate = reply
+
+    @sgl.function
+    def two(s):
+        s += sgl.user("q")
+        s += sgl.assistant_begin()
+        limited, other = s.fork(1)[0], s.fork(1)[0]
+        endpoint.limit(limited, time.monotonic() + 0.3)
+        limited += "limited" + sgl.gen("a")
+        other += sgl.gen("b")
+        assert other["b"] == "ok"
+        with pytest.raises(DeadlineExceeded):
+            limited["a"]
+        s["done"] = True
+
+    assert two.run(backend=endpoint)["done"]
+    assert len(scripted.aborted()) == 1
+    released.set()
+
+
+def test_tied_states_share_the_deadline_and_the_abort(scripted, endpoint):
+    scripted.on_generate = scripted.hang
+
+    @sgl.function
+    def tied(s):
+        s += sgl.user("q")
+        s += sgl.assistant_begin()
+        first = s.fork(1)[0]
+        endpoint.limit(first, time.monotonic() + 0.3)
+        second = s.fork(1)[0]
+        endpoint.tie(first, [second])
+        second += sgl.gen("b")
+        with pytest.raises(DeadlineExceeded):
+            second["b"]
+        third, fourth = s.fork(1)[0], s.fork(1)[0]
+        endpoint.tie(third, [fourth])
+        fourth += sgl.gen("c")
+        wait_until(lambda: len(scripted.generated()) == 2)
+        assert endpoint.abort(third) == 1
+        scripted.released.set()
+        with pytest.raises(RequestAborted):
+            fourth["c"]
+        late = s.fork(1)[0]
+        endpoint.tie(third, [late])  # it was aborted before
+        late += sgl.gen("d")
+        with pytest.raises(RequestAborted):
+            late["d"]
+        s["done"] = True
+
+    assert tied.run(backend=endpoint)["done"]
+    assert len(scripted.generated()) == 2

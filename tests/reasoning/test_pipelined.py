@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from specreason_sgl.errors import DeadlineExceeded, ServerError
 from specreason_sgl.reasoning.acceptance import FixedShare, Quantile
-from specreason_sgl.reasoning.verifiers import Combined, Likelihood, UtilityScore
+from specreason_sgl.reasoning.drafting import Drafter
+from specreason_sgl.reasoning.verifiers import QUESTION, Combined, Likelihood, UtilityScore
 from tests.reasoning.pair import Pair, aborted, chance
 from tests.scripted import wait_until
 
@@ -115,7 +116,7 @@ def test_what_is_drafted_ahead_of_a_rejection_is_aborted(pair, seed, eager, salv
     def before(seen):
         turn = seen.turn.removesuffix("\n\n")
         if seen.purpose == "score":
-            turn = seen.turn.split("\n\nScore of")[0]
+            turn = seen.turn.removesuffix(QUESTION)
             event(turn).set()
         if seen.purpose != "draft" or seen.side != "draft" or turn not in drafts:
             return None
@@ -403,10 +404,22 @@ def test_no_candidate_that_passes_is_a_rejection_of_the_best(pair, lookahead):
     check_books(pair, trace)
 
 
-def test_without_lookahead_nothing_is_drafted_after_a_version_that_is_not_kept(pair):
+def test_without_lookahead_nothing_is_drafted_after_a_version_that_is_not_kept(pair, monkeypatch):
+    """The drafter goes on from the first version: it must not be told to where another is kept."""
+    first_is_best, goes_on = [], []
+    kept, take = Drafter.kept, Drafter.take
+
+    def taking(self):
+        taken = take(self)
+        first_is_best.extend(versions[0].text.endswith("8") for versions in taken)
+        return taken
+
+    monkeypatch.setattr(Drafter, "take", taking)
+    monkeypatch.setattr(Drafter, "kept", lambda self: (goes_on.append(True), kept(self)))
     one = Candidates(4, 8, 6)
     pair.start_anew(one.write, one.digit)
     trace = pair.solve(candidates=3, threshold=7)
+    assert sum(goes_on) == sum(first_is_best)
     assert len(pair.of("draft")) == 9
     assert not trace.wasted
     assert not pair.aborted()

@@ -1,0 +1,115 @@
+"""Drafting ahead on real runtimes."""
+
+import pytest
+import sglang as sgl
+import urllib3
+
+from specreason_sgl import SpecReasonConfig, solve
+from specreason_sgl.lang.score import logprobs, score
+from specreason_sgl.reasoning.acceptance import FixedShare
+from specreason_sgl.reasoning.verifiers import BUILT_IN, Drafted, Judgement, YesNo, judgement
+from tests.scripted import wait_until
+
+QUESTIONS = [
+    "Natalia sold 48 clips in April and half as many in May. How many clips did she sell altogether?",
+    "What is 17 + 25?",
+    "A train goes 60 km in 40 minutes. How far does it go in 2 hours?",
+]
+
+
+def running(url: str) -> int:
+    loads = urllib3.request("GET", f"{url}/v1/loads").json()["loads"]
+    return sum(one["num_running_reqs"] + one["num_waiting_reqs"] for one in loads)
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_every_lookahead_writes_the_same_steps(pair, draft, base, question):
+    def run(lookahead):
+        # What is cached decides what is computed together, and so the last bits: all begin alike.
+        draft.flush_cache()
+        base.flush_cache()
+        config = SpecReasonConfig(
+            temperature=0, threshold=FixedShare(0.6), token_budget=80, step_tokens=30, lookahead=lookahead
+        )
+        trace = solve(question, draft=draft, base=base, config=config)
+        # An aborted request ends at the next token, not later.
+        wait_until(lambda: running(pair.draft.url) == running(pair.base.url) == 0, 3)
+        return trace
+
+    expected = run(0)
+    assert not expected.wasted
+    for lookahead in (1, 2):
+        trace = run(lookahead)
+        print([call.completion_tokens for call in trace.wasted], trace.rewritten)
+        for one, other in zip(trace.steps, expected.steps, strict=True):
+            assert (one.text, one.author, one.rejected, one.end) == (
+                other.text,
+                other.author,
+                other.rejected,
+                other.end,
+            )
+        assert (trace.stop, trace.answer) == (expected.stop, expected.answer)
+
+
+@sgl.function
+def reading(s, before, expression):
+    s += sgl.user("What is 3 times 4?")
+    s += sgl.assistant_begin()
+    s += before
+    start = len(s.text())
+    s += expression(start)
+
+
+@pytest.mark.parametrize("text", ["3 times 4 is 12.", "Das heißt é 🙂 好的 12"])
+def test_logprobs_are_the_servers_own_of_the_whole_prompt(base, text):
+    state = reading.run(before="So:\n\n", expression=lambda start: logprobs("x", text), backend=base)
+    found = state.get_meta_info("x")["logprobs"]
+    ids = base.chat_template.encode(state.stream_executor)
+    payload = {
+        "input_ids": ids,
+        "sampling_params": {"max_new_tokens": 0},
+        "return_logprob": True,
+        "logprob_start_len": 0,
+    }
+    direct = urllib3.request("POST", f"{base.base_url}/generate", json=payload).json()["meta_info"]
+    own = base.tokenizer.encode(text, add_special_tokens=False)
+    entries = direct["input_token_logprobs"][-len(own) :]
+    assert [token for _, token, *_ in entries] == own
+    # The direct request computes the whole prompt, the other one the end of it: equal up to rounding.
+    assert [one.logprob for one in found] == pytest.approx([p for p, *_ in entries], abs=0.15)
+
+    scored = reading.run(
+        before="So:\n\n",
+        expression=lambda start: text + "\n\nScore: " + score("x", logprobs_of=(start, start + len(text))),
+        backend=base,
+    ).get_meta_info("x")["logprobs"]
+    assert len(scored) in (len(own), len(own) - 1)  # ".\n\n" can be one token, which is not the step's alone
+    assert [one.logprob for one in scored] == pytest.approx(
+        [one.logprob for one in found[: len(scored)]], abs=0.15
+    )
+
+
+@sgl.function
+def judged(s, verifier, drafted):
+    s += sgl.user("What is 3 times 4?")
+    s += sgl.assistant_begin()
+    s["found"] = judgement(verifier(s.fork(1)[0], drafted))
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_each_verifier_judges_a_step(draft, base, name):
+    def draft_logprobs(text):
+        state = reading.run(before="", expression=lambda start: logprobs("x", text), backend=draft)
+        return state.get_meta_info("x")["logprobs"]
+
+    found: dict[str, Judgement] = {}
+    for text in ("3 times 4 is 12.", "3 times 4 is 9998."):
+        drafted = Drafted(text, 8, "delimiter", draft_logprobs(text))
+        found[text] = judged.run(verifier=BUILT_IN[name], drafted=drafted, backend=base)["found"]
+    right, wrong = found.values()
+    low, high = getattr(BUILT_IN[name], "bounds", (None, None))
+    assert all(low <= one.value <= high for one in (right, wrong))
+    if name in ("likelihood-mean", "likelihood-min", "likelihood-mean-digits", "likelihood-min-digits"):
+        assert right.value > wrong.value
+    if isinstance(BUILT_IN[name], YesNo):
+        assert set(right.probabilities) == {" Yes", " No"}

@@ -1,0 +1,99 @@
+import json
+
+import pytest
+
+from specreason_sgl.errors import ConfigError
+from specreason_sgl.reasoning.acceptance import Quantile
+from specreason_sgl.reasoning.calibration import Calibration, judging
+from specreason_sgl.reasoning.config import SpecReasonConfig
+from specreason_sgl.reasoning.verifiers import Likelihood, UtilityScore
+
+FOUND = Calibration(
+    draft_model="small é",
+    base_model="big",
+    verifier="likelihood-min",
+    keep=0.6,
+    threshold=-4.5,
+    values=(-9.0, -5.0, -1.0),
+    table=({"verifier": "score", "auroc": 0.5},),
+    data={"problems": 3},
+)
+
+
+@pytest.fixture
+def path(tmp_path):
+    FOUND.save(tmp_path / "found.json")
+    return tmp_path / "found.json"
+
+
+def test_a_calibration_written_and_read_is_the_same(path):
+    assert Calibration.load(path) == FOUND
+    assert [file.name for file in path.parent.iterdir()] == ["found.json"]
+
+
+def changed(**fields):
+    return json.dumps({**json.loads(json.dumps(FOUND.__dict__)), **fields})
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "not a calibration"),
+        ("[]", "not a calibration"),
+        ("{}", "not a calibration"),
+        ("null", "not a calibration"),
+        ('{"version": 1', "not a calibration"),
+        (changed(values=None), "not a calibration"),
+        (changed(values="abc"), "not a calibration"),
+        (changed(values=["a"]), "not a calibration"),
+        (changed(threshold="7"), "not a calibration"),
+        (changed(more=1), "not a calibration"),
+        (changed(version=2), "version 2"),
+        (changed(verifier="guess"), "no verifier 'guess'"),
+        (b"\xff\xfe".decode("latin-1"), "not a calibration"),
+    ],
+)
+def test_a_damaged_file_is_one_clear_error(tmp_path, text, says):
+    path = tmp_path / "damaged.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError, match=says) as raised:
+        Calibration.load(path)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"none\.json cannot be read"):
+        Calibration.load(tmp_path / "none.json")
+
+
+def test_the_settings_are_arguments_of_a_run():
+    config = SpecReasonConfig(**FOUND.settings())
+    assert (config.verifier, config.threshold) == (Likelihood(reduce="min"), -4.5)
+
+
+def test_another_share_takes_its_threshold_from_the_values():
+    assert FOUND.settings(0.9)["threshold"] == Quantile(0.9, FOUND.values)
+    rule = SpecReasonConfig(**FOUND.settings(0.5)).rule
+    assert [rule.keeps(value, ()) for value in (-6, -4, -0.5)] == [False, True, True]
+
+
+def test_what_a_user_says_goes_before_the_calibration(path):
+    assert judging(calibration=path) == {"verifier": Likelihood(reduce="min"), "threshold": -4.5}
+    assert judging(calibration=path, threshold=-2)["threshold"] == -2
+    assert judging(calibration=path, keep=0.2)["threshold"] == Quantile(0.2, FOUND.values)
+    assert judging() == {"verifier": UtilityScore(), "threshold": 7.0}
+    assert judging(verifier="score", keep=0.5)["threshold"] == Quantile(0.5)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"threshold": 5, "keep": 0.5},
+        {"verifier": "score", "calibration": "x"},
+        {"verifier": "yes-no"},
+        {"verifier": "none", "threshold": 5},
+    ],
+)
+def test_what_contradicts_itself_is_refused(arguments):
+    with pytest.raises(ConfigError):
+        judging(**arguments)
