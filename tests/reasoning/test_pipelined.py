@@ -159,7 +159,7 @@ def test_the_next_step_is_drafted_while_one_is_judged(pair):
     def before(seen):
         if seen.purpose == "draft" and seen.turn == "draft 1\n\n":
             drafted.set()
-        if seen.purpose == "score" and seen.turn.startswith("draft 1\n\nScore") and not drafted.wait(10):
+        if seen.purpose == "score" and seen.turn == "draft 1" + QUESTION and not drafted.wait(10):
             late.append(seen)
 
     pair.start_anew(plain, lambda turn: 9, before)
@@ -193,7 +193,7 @@ def test_steps_that_wait_are_judged_at_once(pair):
         if seen.purpose == "draft" and seen.turn == "draft 1\n\ndraft 2\n\ndraft 3\n\n":
             third.set()  # so the drafts 2 and 3 have been handed over
         if seen.purpose == "score":
-            if seen.turn.startswith("draft 1\n\nScore"):
+            if seen.turn == "draft 1" + QUESTION:
                 assert third.wait(10)
             elif seen.turn.count("\n\n") in (2, 3):
                 both.wait()
@@ -218,10 +218,14 @@ def test_what_fails_ahead_of_a_rejection_does_not_fail_the_run(pair, purpose, fi
     failed = threading.Event()
 
     def before(seen):
-        if seen.purpose == purpose and seen.turn.startswith("draft 1\n\n") and "Score" not in seen.turn[9:14]:
+        if (
+            seen.purpose == purpose
+            and seen.turn.startswith("draft 1\n\n")
+            and seen.turn != "draft 1" + QUESTION
+        ):
             failed.set()
             return FAILS
-        if seen.purpose == "score" and seen.turn.startswith("draft 1\n\nScore") and purpose == "draft":
+        if seen.purpose == "score" and seen.turn == "draft 1" + QUESTION and purpose == "draft":
             assert failed.wait(10)
         return None
 
@@ -244,7 +248,7 @@ def test_a_failure_that_waits_behind_a_step_is_raised_when_its_turn_comes(pair):
         if seen.purpose == "draft" and seen.turn == "draft 1\n\ndraft 2\n\n":
             failed.set()
             return FAILS
-        if seen.purpose == "score" and seen.turn.startswith("draft 1\n\nScore"):
+        if seen.purpose == "score" and seen.turn == "draft 1" + QUESTION:
             assert failed.wait(10)
             wait_until(lambda: pair.draft.in_flight() == 0)
         return None
@@ -432,7 +436,7 @@ def test_candidates_that_are_aborted_are_all_counted(pair):
 
     def before(seen):
         if seen.purpose == "score":
-            if seen.turn.startswith("draft 1 4\n\nScore") and not first:
+            if seen.turn == "draft 1 4" + QUESTION and not first:
                 first.append(seen)
                 all_there.wait()
         elif seen.purpose == "draft" and seen.turn.startswith("draft 1"):
