@@ -1,0 +1,49 @@
+"""Calibration and bench on real runtimes; what they say of `nano` does not matter here."""
+
+import json
+
+from specreason_sgl import SpecReasonConfig
+from specreason_sgl.evaluation.bench import measure
+from specreason_sgl.evaluation.calibrate import judge_problems
+from specreason_sgl.evaluation.problems import Problem
+from specreason_sgl.reasoning.verifiers import BUILT_IN
+
+PROBLEMS = [Problem("a", "What is 2 + 3?", "5"), Problem("b", "Name a colour.", "7")]
+CONFIG = SpecReasonConfig(temperature=0.0, token_budget=40, step_tokens=20, answer_tokens=8)
+
+
+def test_every_verifier_judges_every_step_and_a_run_goes_on_where_it_was(tmp_path, draft, base):
+    record = tmp_path / "record.jsonl"
+    first = judge_problems(PROBLEMS[:1], draft=draft, base=base, config=CONFIG, record=record)
+    # What is in the record is taken as it is.
+    lines = record.read_text().splitlines(keepends=True)
+    changed = {**json.loads(lines[1]), "right": not first[0].right}
+    record.write_text(lines[0] + json.dumps(changed) + "\n" + '{"id": "cut o')
+    both = judge_problems(PROBLEMS, draft=draft, base=base, config=CONFIG, record=record)
+    assert [one.id for one in both] == ["a", "b"]
+    assert both[0].right is not first[0].right
+    assert len(record.read_text().splitlines()) == 3
+    for one in both:
+        assert len(one.values) == len(one.steps) > 0
+        for values in one.values:
+            assert values.keys() == BUILT_IN.keys()
+            assert 0 <= values["score-average"] <= 9
+            assert 0 <= values["yes-no"] <= 1
+            assert values["likelihood-min"] <= values["likelihood-mean"] < 0
+
+
+def test_the_bench_measures_a_pair(draft, base):
+    found = measure(
+        ["prefix", "latency", "identity"],
+        draft=draft,
+        base=base,
+        config=CONFIG,
+        problems=["What is 2 + 3?"],
+        acceptances=[0.5],
+        modes=["base", "sequential", "pipelined", "salvage"],
+    )
+    assert json.loads(json.dumps(found))["prefix"]["base"]["share"] > 0.9
+    latency = found["latency"]["acceptances"][0]
+    assert latency.keys() == {"acceptance", "base", "sequential", "pipelined", "salvage"}
+    assert all(0 < latency[mode]["bound_ratio"] <= 1 for mode in ("base", "sequential"))
+    assert [row["problems"] for row in found["identity"]] == [1] * 5
