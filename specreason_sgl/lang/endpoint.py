@@ -36,6 +36,7 @@ from specreason_sgl.lang.score import ScoreTokens, TextLogprobs, TokenLogprob
 CONNECT_TIMEOUT = 5.0  # seconds
 CONNECTIONS = 256  # kept alive; more are made and closed
 ATTEMPTS = 3
+FLUSH_TIMEOUT = 20.0  # seconds
 ABORT_AGAIN = 0.1  # seconds; doubled each time
 USAGE = ("prompt_tokens", "cached_tokens", "completion_tokens", "sent_at", "seconds")
 
@@ -242,7 +243,8 @@ class Endpoint(RuntimeEndpoint):
         return (values if isinstance(values, list) else [values]), _usage(answer["meta_info"])
 
     def flush_cache(self):
-        self._json("POST", "/flush_cache", expect_json=False)
+        """Empty the server's radix cache; waits for requests that are still running, such as aborted ones."""
+        self._json("POST", f"/flush_cache?timeout={FLUSH_TIMEOUT:g}", expect_json=False)
 
     def get_server_info(self) -> dict[str, Any]:
         """The server's settings and state, as SGLang reports them at `/server_info`."""

@@ -7,7 +7,7 @@ hook, which exists to swap quant methods (SGLang documentation, "Plugin System")
 
 import torch
 from sglang.srt.layers.linear import LinearBase
-from sglang.srt.layers.quantization.unquant import UnquantizedLinearMethod
+from sglang.srt.layers.quantization.unquant import UnquantizedEmbeddingMethod, UnquantizedLinearMethod
 
 PACKED_ROWS = 16  # up to here torch's int8 kernel is faster than multiplying by restored float32 blocks
 BLOCK = 512  # output rows restored at a time; a block stays in the cache
@@ -18,13 +18,19 @@ class Int8WeightMethod(UnquantizedLinearMethod):
     """`y = x @ (scale * weight).T + bias`, weight int8 (out, in), scale bfloat16 (out,)."""
 
     def apply(self, layer, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        rows = x.reshape(-1, x.shape[-1])
-        if rows.shape[0] <= PACKED_ROWS:
-            y = torch.ops.aten._weight_int8pack_mm(rows.contiguous(), layer.weight, layer.weight_scale)
-        else:
-            y = _multiply_blocks(rows.float(), layer.weight, layer.weight_scale.float()).to(x.dtype)
-        y = y.reshape(*x.shape[:-1], -1)
-        return y if bias is None else y + bias
+        return _multiply(x, layer.weight, layer.weight_scale, bias)
+
+
+class Int8HeadMethod(UnquantizedEmbeddingMethod):
+    """The same for the last layer, which gives the logits. Its bfloat16 weight stays: it is often the
+    embedding's too."""
+
+    def __init__(self, weight: torch.Tensor):
+        super().__init__()
+        self.weight, self.scale = _quantize(weight)
+
+    def apply(self, layer, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        return _multiply(x.to(torch.bfloat16), self.weight, self.scale, bias)
 
 
 def quantize_linears(model: torch.nn.Module) -> int:
@@ -33,16 +39,45 @@ def quantize_linears(model: torch.nn.Module) -> int:
     for layer in model.modules():
         if not isinstance(layer, LinearBase) or type(layer.quant_method) is not UnquantizedLinearMethod:
             continue
-        if layer.weight.dtype != torch.bfloat16 or layer.weight.shape[1] % K_MULTIPLE:
+        if not _fits(layer.weight):
             continue
-        weight = layer.weight.data.float()
-        scale = (weight.abs().amax(dim=1) / 127).clamp_min(1e-8).bfloat16()
-        quantized = (weight / scale.float()[:, None]).round_().clamp_(-127, 127).to(torch.int8)
+        quantized, scale = _quantize(layer.weight.data)
         layer.weight = torch.nn.Parameter(quantized, requires_grad=False)
         layer.weight_scale = torch.nn.Parameter(scale, requires_grad=False)
         layer.quant_method = Int8WeightMethod()
         count += 1
+    head = getattr(model, "lm_head", None)
+    if type(getattr(head, "quant_method", None)) is UnquantizedEmbeddingMethod and _fits(head.weight):
+        head.quant_method = Int8HeadMethod(head.weight.data)
+        count += 1
     return count
+
+
+def _fits(weight: torch.Tensor) -> bool:
+    return weight.dtype == torch.bfloat16 and weight.shape[1] % K_MULTIPLE == 0
+
+
+def _quantize(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """int8 (out, in) and scale bfloat16 (out,) of a bfloat16 weight, by blocks: a float32 copy of a whole
+    vocabulary takes a gigabyte."""
+    scale = (weight.abs().amax(dim=1).float() / 127).clamp_min(1e-8).bfloat16()
+    quantized = torch.empty(weight.shape, dtype=torch.int8)
+    for i in range(0, weight.shape[0], 16 * BLOCK):
+        rows = slice(i, i + 16 * BLOCK)
+        quantized[rows] = (weight[rows].float() / scale[rows].float()[:, None]).round_().clamp_(-127, 127)
+    return quantized, scale
+
+
+def _multiply(
+    x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    rows = x.reshape(-1, x.shape[-1])
+    if rows.shape[0] <= PACKED_ROWS:
+        y = torch.ops.aten._weight_int8pack_mm(rows.contiguous(), weight, scale)
+    else:
+        y = _multiply_blocks(rows.float(), weight, scale.float()).to(x.dtype)
+    y = y.reshape(*x.shape[:-1], -1)
+    return y if bias is None else y + bias
 
 
 def _multiply_blocks(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:

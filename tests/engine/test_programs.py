@@ -17,7 +17,7 @@ from programs.self_eval_beam_search import QUESTION as YES_NO
 from programs.self_eval_beam_search import self_eval_beam_search
 from programs.specreason import specreason
 from specreason_sgl import Endpoint, RewardModel, SpecReasonConfig, score, solve
-from specreason_sgl.errors import RequestAborted, ServerError
+from specreason_sgl.errors import RequestAborted
 from specreason_sgl.runtime.launch import Server, ServerSpec, wait_healthy
 from specreason_sgl.runtime.models import find, get_pair
 from tests.scripted import wait_until
@@ -83,15 +83,8 @@ def fresh(*endpoints):
     """Empty caches. What is computed together changes the last bits of the logits, which can flip a close
     decision, so runs that are compared begin alike."""
 
-    def flushed(endpoint):
-        try:
-            endpoint.flush_cache()
-        except ServerError:  # it still ends what an earlier program asked for
-            return False
-        return True
-
     for endpoint in endpoints:
-        wait_until(lambda endpoint=endpoint: flushed(endpoint), 60)
+        endpoint.flush_cache()
 
 
 @pytest.fixture(scope="module")

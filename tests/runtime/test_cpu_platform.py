@@ -63,6 +63,30 @@ def test_each_default_can_be_overridden(environment):
     assert cpu_platform.INT8_WEIGHTS not in os.environ
 
 
+@pytest.mark.parametrize("rows", [1, 16, 17])
+def test_int8_logits_are_close_and_the_embedding_is_what_it_was(rows):
+    from sglang.srt.layers.logits_processor import should_apply_lm_head_quant_method
+    from sglang.srt.layers.quantization.unquant import UnquantizedEmbeddingMethod
+
+    from specreason_sgl.runtime.cpu_int8 import quantize_linears
+
+    torch.manual_seed(0)
+    head = torch.nn.Module()
+    head.weight = torch.nn.Parameter(torch.randn(1000, 64).bfloat16(), requires_grad=False)
+    head.quant_method = UnquantizedEmbeddingMethod()
+    x = torch.randn(rows, 64, dtype=torch.bfloat16)
+    ids = torch.tensor([0, 999])
+    embedded = head.quant_method.embedding(head, ids)
+    model = torch.nn.Module()
+    model.lm_head = head
+    assert quantize_linears(model) == 1
+    assert should_apply_lm_head_quant_method(head, head.quant_method)
+    logits = head.quant_method.apply(head, x, None)
+    expected = x.float() @ head.weight.float().t()
+    assert (logits.float() - expected).norm() / expected.norm() < 0.01
+    assert torch.equal(head.quant_method.embedding(head, ids), embedded)
+
+
 @pytest.mark.parametrize("rows", [1, 2, 16, 17, 100])
 def test_int8_linears_are_close_to_the_bfloat16_ones(rows):
     from sglang.srt.layers.linear import ReplicatedLinear
