@@ -17,7 +17,7 @@ from specreason_sgl import Endpoint, fork_to, score
 INSTRUCTION = (
     "Reason step by step, with a blank line after each step. Put the final answer into \\boxed{} at the end."
 )
-QUESTION = "\n\nStep score, 0-9: "
+QUESTION = "\n\nStep score (0 wrong, 9 right): "
 
 
 @sgl.function  # `versions` is not called `n`: SGLang's own `run` takes an argument of that name

@@ -16,7 +16,7 @@ from specreason_sgl import Endpoint, fork_to, score
 INSTRUCTION = (
     "Reason step by step, with a blank line after each step. Put the final answer into \\boxed{} at the end."
 )
-QUESTION = "\n\nStep score, 0-9: "
+QUESTION = "\n\nStep score (0 wrong, 9 right): "
 
 
 def one_step(name, max_tokens):

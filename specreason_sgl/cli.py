@@ -122,7 +122,7 @@ def solve(
         float | None, typer.Option(help="Instead: keep this share of the drafted steps, the best.")
     ] = None,
     calibration: Annotated[
-        Path | None, typer.Option(help="A file of `calibrate`; default: the package's own for the pair.")
+        Path | None, typer.Option(help="A file of `calibrate`: it names the verifier and its threshold.")
     ] = None,
     lookahead: Annotated[
         int, typer.Option(help="Steps drafted beyond the one in judgement; 0: one thing at a time.")
@@ -165,7 +165,6 @@ def solve(
     """
     config = SpecReasonConfig(
         **judging(
-            pair=None if draft or draft_url else pair,
             verifier=verifier,
             threshold=threshold,
             keep=keep,

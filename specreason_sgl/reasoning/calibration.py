@@ -11,7 +11,6 @@ from specreason_sgl.reasoning.acceptance import Quantile
 from specreason_sgl.reasoning.verifiers import get_verifier
 
 VERSION = 1
-BUILT_IN = Path(__file__).parent / "calibrations"
 
 
 @dataclass(frozen=True)
@@ -72,15 +71,8 @@ class Calibration:
             raise ConfigError(f"{path} is not a calibration of specreason-sgl ({error})") from None
 
 
-def built_in(pair: str) -> Calibration | None:
-    """The calibration that the package has for a named pair."""
-    path = BUILT_IN / f"{pair}.json"
-    return Calibration.load(path) if path.exists() else None
-
-
 def judging(
     *,
-    pair: str | None = None,
     verifier: str | None = None,
     threshold: float | None = None,
     keep: float | None = None,
@@ -88,8 +80,8 @@ def judging(
 ) -> dict[str, Any]:
     """The `verifier` and `threshold` of a `SpecReasonConfig`, from what a user says.
 
-    Without a verifier, a calibration decides: the file that is given, or the package's own for the pair.
-    Where there is none, it is the paper's digit with a threshold of 7.
+    A calibration names its verifier and has a threshold. Without one, and without a verifier, it is the paper's
+    digit with a threshold of 7.
 
     Raises:
         ConfigError: the arguments contradict each other, or a threshold is missing.
@@ -98,8 +90,8 @@ def judging(
         raise ConfigError("give a threshold or a share to keep, not both")
     if verifier and calibration:
         raise ConfigError("give a verifier or a calibration, not both: a calibration names its verifier")
-    if not verifier and (known := Calibration.load(calibration) if calibration else built_in(pair or "")):
-        settings = known.settings(keep)
+    if calibration:
+        settings = Calibration.load(calibration).settings(keep)
         return settings if threshold is None else {**settings, "threshold": threshold}
     judge = get_verifier(verifier or "score")
     if threshold is None and keep is None and (verifier or "score") in ("score", "score-average"):

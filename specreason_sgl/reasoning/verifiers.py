@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # `import sglang` takes seconds; settings can be made and che
 # Stands right after the step, inside the base model's own turn: a turn of the user's would make templates of
 # thinking models drop or close the thinking, and lose the cached prefix. Kept short, since it is computed
 # anew for every step.
-QUESTION = "\n\nStep score, 0-9: "
+QUESTION = "\n\nStep score (0 wrong, 9 right): "
 YES_NO = "\n\nIs the last step correct? Answer Yes or No:"
 _DIGIT = re.compile(r"\d")
 
