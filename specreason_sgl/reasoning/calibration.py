@@ -80,8 +80,8 @@ def judging(
 ) -> dict[str, Any]:
     """The `verifier` and `threshold` of a `SpecReasonConfig`, from what a user says.
 
-    A calibration names its verifier and has a threshold. Without one, and without a verifier, it is the paper's
-    digit with a threshold of 7.
+    A calibration names its verifier and has a threshold. Without one, and without a verifier, it is the
+    paper's digit with a threshold of 7.
 
     Raises:
         ConfigError: the arguments contradict each other, or a threshold is missing.
