@@ -51,7 +51,7 @@ def candidates(
         step, meta = writer["step"], writer.get_meta_info("step")
         end_of_turn = meta["finish_reason"].get("matched") not in (None, "\n\n")
         repeats = bool(steps) and step.strip() == steps[-1].strip()
-        ended = end_of_turn or repeats or "\\boxed{" in step
+        ended = end_of_turn or repeats or "\\boxed{" in step.replace("\\boxed{}", "")
         token_budget -= meta["completion_tokens"]
         steps.append(step)
         judged.append([(one["step"], value) for one, value in zip(writers, scores, strict=True)])

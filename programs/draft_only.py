@@ -31,7 +31,7 @@ def draft_only(s, question, token_budget=1024, step_tokens=256, answer_tokens=51
         step, meta = s["step"], s.get_meta_info("step")
         end_of_turn = meta["finish_reason"].get("matched") not in (None, "\n\n")
         repeats = bool(steps) and step.strip() == steps[-1].strip()
-        ended = end_of_turn or repeats or "\\boxed{" in step
+        ended = end_of_turn or repeats or "\\boxed{" in step.replace("\\boxed{}", "")
         token_budget -= meta["completion_tokens"]
         steps.append(step)
         cached.append((meta["cached_tokens"], meta["prompt_tokens"]))

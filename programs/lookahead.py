@@ -26,7 +26,7 @@ def one_step(name, max_tokens):
 def is_last(step, meta, steps):
     end_of_turn = meta["finish_reason"].get("matched") not in (None, "\n\n")
     repeats = bool(steps) and step.strip() == steps[-1].strip()
-    return end_of_turn or repeats or "\\boxed{" in step
+    return end_of_turn or repeats or "\\boxed{" in step.replace("\\boxed{}", "")
 
 
 @sgl.function

@@ -44,7 +44,7 @@ def specreason(s, question, draft, threshold=7, token_budget=1024, step_tokens=2
         step, meta = writer["step"], writer.get_meta_info("step")
         end_of_turn = meta["finish_reason"].get("matched") not in (None, "\n\n")
         repeats = bool(steps) and step.strip() == steps[-1].strip()
-        ended = end_of_turn or repeats or "\\boxed{" in step
+        ended = end_of_turn or repeats or "\\boxed{" in step.replace("\\boxed{}", "")
         token_budget -= meta["completion_tokens"]
         steps.append(step)
         s += step

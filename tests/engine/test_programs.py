@@ -106,11 +106,11 @@ def plain(pair):
     return run
 
 
-def test_lookahead_changes_when_things_happen_and_not_what_is_written(draft, base, plain):
-    steps, digits = plain(5)
-    assert {int(digit) >= 5 for digit in digits} == {True, False}
+@pytest.mark.parametrize("threshold", [5, 10])  # 10: every step is rejected
+def test_lookahead_changes_when_things_happen_and_not_what_is_written(draft, base, plain, threshold):
+    steps, digits = plain(threshold)
     fresh(draft, base)
-    state = lookahead.run(question=PROBLEM, draft=draft, threshold=5, backend=base, **SHORT)
+    state = lookahead.run(question=PROBLEM, draft=draft, threshold=threshold, backend=base, **SHORT)
     assert (state["steps"], state["digits"]) == (steps, digits)
 
 

@@ -62,7 +62,7 @@ def test_the_trace_is_the_conversation_byte_for_byte(draft, base):
 @pytest.mark.parametrize(
     ("settings", "authors"),
     [
-        ({"first_base_steps": 8, "threshold": 0}, {"draft", "base"}),  # then every drafted step is kept
+        ({"first_base_steps": 7, "threshold": 0}, {"draft", "base"}),  # then every drafted step is kept
         (
             {"threshold": 9, "verifier": UtilityScore(read="average")},
             {"base"},
@@ -73,7 +73,7 @@ def test_what_a_runtime_has_seen_comes_from_its_cache(pair, record_property, set
     with RecordingEndpoint(pair.draft.url) as draft, RecordingEndpoint(pair.base.url) as base:
         draft.flush_cache()
         base.flush_cache()
-        config = SpecReasonConfig(temperature=0, token_budget=160, step_tokens=16, **settings)
+        config = SpecReasonConfig(temperature=0, token_budget=160, step_tokens=12, lookahead=0, **settings)
         trace = solve(QUESTIONS[0], draft=draft, base=base, config=config)
         assert len(trace.steps) >= 8
         assert {step.author for step in trace.steps} == authors
