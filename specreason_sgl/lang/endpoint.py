@@ -161,6 +161,8 @@ class Endpoint(RuntimeEndpoint):
         self._generate("", {"input_ids": ids, "sampling_params": {"max_new_tokens": 0}})
 
     def end_program(self, s: StreamExecutor):
+        if s.use_thread and not isinstance(s.worker, _Ended):
+            s.worker = _Ended(s.worker)
         with self._lock:
             self._aborted.discard(s.sid)
             self._deadlines.pop(s.sid, None)
@@ -644,6 +646,21 @@ class _errors_to:
                 setattr(s, attribute, failed)
 
 
+class _Ended:
+    """In the place of an ended state's thread.
+
+    SGLang (0.5.23) ends a state once more when it is deleted, and asks its thread whether it is alive. Where
+    the garbage collector deletes it, that can be within a thread's start, which has the lock that `is_alive`
+    takes in Python before 3.13: a deadlock.
+    """
+
+    def __init__(self, thread: threading.Thread):
+        self.thread = thread
+
+    def is_alive(self) -> bool:
+        return False
+
+
 _watching_exit = threading.Lock()
 
 
@@ -663,7 +680,7 @@ def _end_forgotten_states() -> None:
     while True:
         executors = [one for one in gc.get_objects() if type(one) is StreamExecutor and one.use_thread]
         states = [state for state in executors if isinstance(state.backend, Endpoint)]
-        mine = {main, *(state.worker for state in states)}
+        mine = {main, *(getattr(state.worker, "thread", state.worker) for state in states)}
         others = [thread for thread in threading.enumerate() if not thread.daemon and thread not in mine]
         if not others:
             break

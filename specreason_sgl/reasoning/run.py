@@ -86,7 +86,7 @@ class Run:
 
     def _end_states(self) -> None:
         """End all states, when no helper can use them any more: it would wait for ever for one that has
-        ended. SGLang ends the main state itself, and to end it twice would block its `sync`."""
+        ended. SGLang ends the main state itself."""
         for thread, _ in self._helpers:
             thread.join()
         for state in list(self._states.values()):

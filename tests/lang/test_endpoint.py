@@ -7,6 +7,8 @@ import warnings
 
 import pytest
 import sglang as sgl
+from sglang.lang.interpreter import ProgramState, StreamExecutor
+from sglang.lang.ir import SglSamplingParams
 
 from specreason_sgl import Endpoint, fork_to, score
 from specreason_sgl.errors import (
@@ -403,6 +405,39 @@ def test_a_state_can_be_collected_in_a_thread_that_has_the_endpoints_lock(script
     thread.start()
     thread.join(10)
     assert not thread.is_alive()
+
+
+@pytest.mark.skipif(not hasattr(threading, "_shutdown_locks_lock"), reason="Python 3.13 has no such lock")
+def test_an_ended_state_can_be_collected_while_a_thread_starts(endpoint):
+    """The garbage collector may run with the lock that `threading` takes at a thread's start."""
+    states = [ProgramState(StreamExecutor(endpoint, {}, None, None, False))]
+    ended = states[0].stream_executor.worker
+    states[0].stream_executor.end()
+    # Not `join`: it would note that the thread has ended.
+    wait_until(lambda: ended.ident not in sys._current_frames())
+
+    def collect():
+        with threading._shutdown_locks_lock:
+            states.clear()
+
+    thread = threading.Thread(target=collect, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_a_state_that_is_ended_twice_can_still_be_read(scripted, endpoint):
+    scripted.on_generate = scripted.hang
+    state = ProgramState(StreamExecutor(endpoint, {}, SglSamplingParams(), None, False))
+    state += sgl.gen("a")
+    assert scripted.arrived.wait(10)
+    state.stream_executor.end()
+    state.stream_executor.end()
+    scripted.released.set()
+    reader = threading.Thread(target=state.text, daemon=True)
+    reader.start()
+    reader.join(10)
+    assert not reader.is_alive()
 
 
 # Logprobs of texts.
