@@ -54,9 +54,8 @@ def self_eval_beam_search(
             logprob = math.fsum(token[0] for token in meta["output_token_logprobs"])
             confidence = judge.get_meta_info("x")["probabilities"][" Yes"] if text.strip() else 0.0
             value = beam.value + lam * logprob + (1 - lam) * math.log(max(confidence, 1e-9))
-            ended = meta["finish_reason"].get("matched") not in (None, "\n\n") or "\\boxed{" in text.replace(
-                "\\boxed{}", ""
-            )
+            answered = "\\boxed{" in text.replace("\\boxed{}", "")
+            ended = answered or meta["finish_reason"].get("matched") not in (None, "\n\n")
             if not ended:
                 state += "\n\n"
             found.append(Beam(state, value, (*beam.steps, (text, logprob, confidence)), ended))

@@ -1,4 +1,4 @@
-"""The command line: solve, models, doctor. Nothing slow is imported before a command needs it."""
+"""The command line. Nothing slow is imported before a command needs it."""
 
 import importlib
 import json as json_module
@@ -19,6 +19,7 @@ from rich.text import Text
 
 from specreason_sgl import __version__
 from specreason_sgl.errors import ConfigError, SpecReasonError
+from specreason_sgl.reasoning.acceptance import check_share
 from specreason_sgl.reasoning.calibration import Calibration, judging
 from specreason_sgl.reasoning.config import INSTRUCTION, SpecReasonConfig
 from specreason_sgl.reasoning.trace import Step, Trace
@@ -241,11 +242,9 @@ def calibrate(
     from specreason_sgl.evaluation.problems import load_problems
 
     config = SpecReasonConfig(temperature=0.0, token_budget=token_budget, answer_tokens=64)
-    if not 0 < keep <= 1:
-        raise ConfigError(f"the share of steps to keep is above 0 and at most 1, not {keep}")
+    check_share(keep)
     chosen = load_problems(data, problems)
-    if not result.parent.is_dir():
-        raise ConfigError(f"there is no folder {result.parent} to write to")
+    _check_folder(result)
     arguments = {"draft_args": _flags(draft_args), "base_args": _flags(base_args)}
     with _endpoints(pair, draft, base, draft_url, base_url, api_key, 3600.0, arguments) as (
         draft_end,
@@ -331,8 +330,8 @@ def bench(
         temperature=0.0, token_budget=token_budget, step_tokens=step_tokens, answer_tokens=32
     )
     questions = [one.question for one in load_problems(data, problems)] if data else None
-    if result and not result.parent.is_dir():
-        raise ConfigError(f"there is no folder {result.parent} to write to")
+    if result:
+        _check_folder(result)
     dummy = ["--load-format", load_format] if load_format else []
     arguments = {
         "draft_args": [*dummy, *_flags(draft_args)],
@@ -469,6 +468,11 @@ def _endpoints(pair, draft, base, draft_url, base_url, api_key, timeout, argumen
             stack.enter_context(Endpoint(url, api_key or None, timeout=timeout))
             for url in (draft_url, base_url)
         )
+
+
+def _check_folder(file: Path) -> None:
+    if not file.parent.is_dir():
+        raise ConfigError(f"there is no folder {file.parent} to write to")
 
 
 def _choices(option: str, text: str, allowed: tuple[str, ...]) -> list[str]:

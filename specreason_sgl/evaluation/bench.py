@@ -214,13 +214,13 @@ def measure_latency(
                 on_stage(
                     f"latency: problem {number + 1} of {len(problems)}, keeping {acceptance:.0%}, {mode}"
                 )
-                if mode not in alone:  # the models alone do not depend on the acceptance
+                if (trace := alone.get(mode)) is None:
                     draft.flush_cache(), base.flush_cache()
                     rule = FixedShare(acceptance, seed=number)
                     trace = _solve_in(mode, question, draft, base, replace(config, threshold=rule))
-                    if mode in ("base", "draft"):
+                    if mode in ("base", "draft"):  # they do not depend on the acceptance
                         alone[mode] = trace
-                runs.append(_row(number, acceptance, mode, alone.get(mode, trace), config))
+                runs.append(_row(number, acceptance, mode, trace))
     return {
         "runs": runs,
         "acceptances": [_compare(runs, acceptance) for acceptance in acceptances],
@@ -239,7 +239,7 @@ def _solve_in(mode: str, question: str, draft: Endpoint, base: Endpoint, config:
     return solve(question, draft=draft, base=base, config=replace(config, **settings))
 
 
-def _row(number: int, acceptance: float, mode: str, trace: Trace, config: SpecReasonConfig) -> dict[str, Any]:
+def _row(number: int, acceptance: float, mode: str, trace: Trace) -> dict[str, Any]:
     lookahead = 0 if mode == "sequential" else 1
     covered = _covered([*trace.calls, *trace.wasted], trace.seconds)
     return {

@@ -22,6 +22,7 @@ from specreason_sgl.evaluation.problems import Problem
 from specreason_sgl.lang.endpoint import Endpoint
 from specreason_sgl.lang.fork import fork_to
 from specreason_sgl.lang.score import logprobs
+from specreason_sgl.reasoning.acceptance import check_share
 from specreason_sgl.reasoning.calibration import Calibration
 from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.speculate import run_batch, solve_alone
@@ -139,10 +140,9 @@ def _judge(s: ProgramState, drafter: ProgramState, text: str) -> dict[str, float
     meta = scored.get_meta_info("score")
     yes_no.ask(asked, Drafted(text, 0, "delimiter"))  # now, with the step in the cache
     drafted = Drafted(text, 0, "delimiter", own.get_meta_info("own")["logprobs"])
-    digits = {float(digit): p for digit, p in meta["probabilities"].items()}
     values = {
-        "score": max(digits, key=digits.get),
-        "score-average": sum(digit * p for digit, p in digits.items()),
+        "score": meta["score"],
+        "score-average": sum(float(digit) * p for digit, p in meta["probabilities"].items()),
         "yes-no": yes_no.read_from(asked.get_meta_info("score"), drafted).value,
     }
     for name, verifier in BUILT_IN.items():
@@ -184,8 +184,7 @@ def calibrate(
     Raises:
         ConfigError: there are too few problems: each half needs a right and a wrong solution.
     """
-    if not 0 < keep <= 1:
-        raise ConfigError(f"the share of steps to keep is above 0 and at most 1, not {keep}")
+    check_share(keep)
     halves = judged[::2], judged[1::2]
     for half in halves:
         if len({one.right for one in half}) < 2 or not any(one.corrupted for one in half):

@@ -10,6 +10,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 
 from specreason_sgl.errors import LaunchError
+from specreason_sgl.runtime import supervise
 from specreason_sgl.runtime.launch import HOST, free_port
 
 STEP = "The number of clips in May is 48 / 2 = 24, so together there are 48 + 24 of them by the end of May."
@@ -46,11 +47,12 @@ def make_app(tokenizer: str) -> FastAPI:
 @contextlib.contextmanager
 def zero_servers(tokenizer: str, n: int = 2) -> Iterator[list[str]]:
     """Start `n` of them, each in a process of its own; gives their URLs."""
+    supervised = [sys.executable, "-I", "-S", supervise.__file__]
     ports = [free_port() for _ in range(n)]
     servers = [
         subprocess.Popen(
-            [sys.executable, "-m", __name__, tokenizer, str(port)],
-            stdin=subprocess.DEVNULL,
+            [*supervised, sys.executable, "-m", __name__, tokenizer, str(port)],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )

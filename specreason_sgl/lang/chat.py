@@ -44,9 +44,9 @@ class TokenizerChatTemplate(ChatTemplate):
         self._backend = tokenizer.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
-        self._rendered = _Memory(256)
-        self._heads = _Memory(256)
-        self._prefixes = _Memory(512)
+        self._rendered = Memory(256)
+        self._heads = Memory(256)
+        self._prefixes = Memory(512)
 
     def __eq__(self, other) -> bool:
         return self is other
@@ -241,7 +241,7 @@ class TokenizerChatTemplate(ChatTemplate):
             yield text
 
 
-class _Memory:
+class Memory:
     """The most recently used values."""
 
     def __init__(self, size: int):

@@ -30,7 +30,7 @@ from specreason_sgl.errors import (
     SpecReasonError,
     Unauthorized,
 )
-from specreason_sgl.lang.chat import TokenizerChatTemplate
+from specreason_sgl.lang.chat import Memory, TokenizerChatTemplate
 from specreason_sgl.lang.score import ScoreTokens, TextLogprobs, TokenLogprob
 
 CONNECT_TIMEOUT = 5.0  # seconds
@@ -95,7 +95,7 @@ class Endpoint(RuntimeEndpoint):
         self._in_flight: dict[str, _InFlight] = {}
         self._aborted: set[str] = set()  # states whose further requests are refused
         self._deadlines: dict[str, float] = {}  # of states; on the clock of time.monotonic
-        self._choice_ids: dict[tuple, list[int] | None] = {}
+        self._choice_ids = Memory(1024)  # a question is asked again and again
         self._tied: dict[str, list[ProgramState]] = {}  # to a state: those that are aborted with it
         # A state that the garbage collector finds ends itself (`end_program`) in whatever thread it runs in,
         # and that can be one that has the lock.
@@ -300,24 +300,23 @@ class Endpoint(RuntimeEndpoint):
                 del logprobs[0]
         return answer
 
-    def _single_tokens(self, s: StreamExecutor, choices: list[str]) -> list[int] | None:
-        """Each choice's one token id at the state's end, or None where a choice is not one token there."""
+    def _single_tokens(self, s: StreamExecutor, choices: list[str]) -> list[int]:
+        """Each choice's one token id at the state's end, or none where a choice is not one token there."""
         key = (s.text_[-32:], tuple(choices))
-        if key not in self._choice_ids:
-            if len(self._choice_ids) > 1000:  # a question is asked again and again; these were not
-                self._choice_ids.clear()
-            self._choice_ids[key] = self._find_single_tokens(*key)
-        return self._choice_ids[key]
+        if (ids := self._choice_ids.get(key)) is None:
+            ids = self._find_single_tokens(*key)
+            self._choice_ids.put(key, ids)
+        return ids
 
-    def _find_single_tokens(self, tail: str, choices: tuple[str, ...]) -> list[int] | None:
+    def _find_single_tokens(self, tail: str, choices: tuple[str, ...]) -> list[int]:
         before = self.chat_template.encode_text(tail)
         ids = []
         for choice in choices:
             after = self.chat_template.encode_text(tail + choice)
             if after[:-1] != before:
-                return None
+                return []
             ids.append(after[-1])
-        return ids if len(set(ids)) == len(ids) else None
+        return ids if len(set(ids)) == len(ids) else []
 
     def _select_token(
         self, s: StreamExecutor, choices: list[str], ids: list[int], method: ScoreTokens

@@ -2,6 +2,7 @@
 text is to the model, in one request of none."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from sglang.lang.choices import ChoicesDecision, ChoicesSamplingMethod, greedy_token_selection
@@ -99,10 +100,8 @@ class ScoreTokens(ChoicesSamplingMethod):
         self, choices: list[str], logprobs: list[float], usage: dict[str, Any] | None = None
     ) -> ChoicesDecision:
         """The decision from each choice's logprob (natural logarithm)."""
-        top = max(logprobs)
-        weights = [math.exp(logprob - top) for logprob in logprobs]
-        probabilities = [weight / sum(weights) for weight in weights]
-        best = logprobs.index(top)
+        probabilities = softmax(logprobs)
+        best = logprobs.index(max(logprobs))
         values = _values(choices)
         average = sum(p * v for p, v in zip(probabilities, values, strict=True))
         meta_info = {
@@ -123,6 +122,13 @@ class ScoreTokens(ChoicesSamplingMethod):
         if self.read == "greedy":
             result.meta_info["score"] = _values(choices)[choices.index(decision)]
         return ChoicesDecision(decision, result.meta_info)
+
+
+def softmax(values: Sequence[float]) -> list[float]:
+    """Probabilities from logits or logprobs (natural logarithms)."""
+    top = max(values)
+    weights = [math.exp(value - top) for value in values]
+    return [weight / sum(weights) for weight in weights]
 
 
 def _values(choices: list[str]) -> list[float]:

@@ -40,7 +40,7 @@ class Quantile:
     known: tuple[float, ...] = ()
 
     def __post_init__(self):
-        _share("the share of steps to keep", self.keep)
+        check_share(self.keep)
         object.__setattr__(self, "known", tuple(sorted(self.known)))
 
     def keeps(self, value: float, earlier: Sequence[float]) -> bool:
@@ -64,13 +64,14 @@ class FixedShare:
 
     def __post_init__(self):
         if self.share != 0:
-            _share("the share of steps to keep", self.share)
+            check_share(self.share)
 
     def keeps(self, value: float, earlier: Sequence[float]) -> bool:
         offset = len(earlier) + random.Random(self.seed).random()
         return math.floor((offset + 1) * self.share) > math.floor(offset * self.share)
 
 
-def _share(what: str, value: float) -> None:
+def check_share(value: float) -> None:
+    """Raise a `ConfigError` where this is no share of steps to keep."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= 1:
-        raise ConfigError(f"{what} is above 0 and at most 1, not {value!r}")
+        raise ConfigError(f"the share of steps to keep is above 0 and at most 1, not {value!r}")

@@ -10,10 +10,11 @@ import sglang as sgl
 from sglang.lang.interpreter import ProgramState
 
 from specreason_sgl.errors import DeadlineExceeded, RequestAborted, SpecReasonError
+from specreason_sgl.lang.chat import THINK_CLOSE
 from specreason_sgl.lang.endpoint import Endpoint
 from specreason_sgl.lang.score import TokenLogprob
 from specreason_sgl.reasoning.config import SpecReasonConfig
-from specreason_sgl.reasoning.stopping import THINK_CLOSE, how_ended, tokens_left
+from specreason_sgl.reasoning.stopping import how_ended, tokens_left
 from specreason_sgl.reasoning.trace import Call, End, Side, Step
 
 PATIENCE = 5.0  # seconds, for the end of requests that were aborted

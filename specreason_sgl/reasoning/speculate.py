@@ -15,13 +15,14 @@ from sglang.lang.interpreter import ProgramState
 from tqdm import tqdm
 
 from specreason_sgl.errors import ConfigError, SpecReasonError
+from specreason_sgl.lang.chat import THINK_CLOSE
 from specreason_sgl.lang.endpoint import Endpoint
 from specreason_sgl.lang.fork import fork_to
 from specreason_sgl.lang.score import TokenLogprob
 from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.drafting import Drafter, Versions
 from specreason_sgl.reasoning.run import Run, Written
-from specreason_sgl.reasoning.stopping import THINK_CLOSE, how_ended, why_stop
+from specreason_sgl.reasoning.stopping import how_ended, why_stop
 from specreason_sgl.reasoning.trace import Call, Side, Step, Trace
 from specreason_sgl.reasoning.verifiers import Drafted, Judgement, judgement
 

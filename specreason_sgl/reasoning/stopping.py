@@ -4,10 +4,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from specreason_sgl.lang.chat import THINK_CLOSE
 from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.trace import End, Step, Stop
 
-THINK_CLOSE = "</think>"
 _ANSWER = re.compile(
     r"\\boxed\s*\{[^{}\s]|^\W*(?:the )?(?:final )?answer\W*:\W*\w", re.IGNORECASE | re.MULTILINE
 )

@@ -238,15 +238,12 @@ class RewardModel:
 
     def __call__(self, s: ProgramState, drafted: Drafted) -> Judgement:
         from specreason_sgl.lang.fork import fork_to
+        from specreason_sgl.lang.score import softmax
 
         there = fork_to(s, self.endpoint)
         s.stream_executor.backend.tie(s, [there])
         values, usage = self.endpoint.classify(there, drafted.text)
-        if len(values) > 1:
-            top = max(values)
-            weights = [math.exp(one - top) for one in values]
-            values = [weights[-1] / sum(weights)]
-        return Judgement(values[0], usage=usage)
+        return Judgement(softmax(values)[-1] if len(values) > 1 else values[0], usage=usage)
 
 
 def judgement(found: Judgement | float) -> Judgement:
