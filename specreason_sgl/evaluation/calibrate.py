@@ -199,7 +199,7 @@ def calibrate(
         low, high = _intervals(halves[1], name)
         row = {"verifier": name}
         for i, figure in enumerate(("corrupted", "solutions", "paired")):
-            row[figure] = {"value": found[i], "low": low[i], "high": high[i]}
+            row[figure] = {"value": float(found[i]), "low": float(low[i]), "high": float(high[i])}
         table.append(row)
     values = np.sort([step[chosen] for one in judged for step in one.values])
     picked = values[np.linspace(0, len(values) - 1, min(len(values), KEPT_VALUES)).round().astype(int)]
@@ -221,36 +221,55 @@ def calibrate(
     )
 
 
-def auc(better: Sequence[float], worse: Sequence[float]) -> float:
-    """How often one of `better` is above one of `worse`; ties count half. NaN where one is empty."""
-    if not len(better) or not len(worse):
-        return float("nan")
-    below = np.sort(np.asarray(worse, dtype=float))
-    low = np.searchsorted(below, better, side="left")
-    high = np.searchsorted(below, better, side="right")
-    return float((low + high).mean() / 2 / len(below))
+def auc(better, worse, times_better=None, times_worse=None) -> np.ndarray:
+    """How often one of `better` is above one of `worse`; ties count half. NaN where one is empty.
+
+    Args:
+        better, worse: numbers, of shapes (n,) and (m,).
+        times_better, times_worse: how often each counts, of shapes (..., n) and (..., m); default: once.
+
+    Returns:
+        Of shape (...).
+    """
+    better, worse = np.asarray(better, float)[:, None], np.asarray(worse, float)
+    times_better = np.ones(len(better)) if times_better is None else times_better
+    times_worse = np.ones(len(worse)) if times_worse is None else times_worse
+    above = (better > worse) + (better == worse) / 2
+    return _share((times_better @ above) * times_worse, times_better.sum(-1) * times_worse.sum(-1))
 
 
-def _figures(judged: Sequence[JudgedSolution], name: str) -> tuple[float, float, float]:
-    clean = [one.values[i][name] for one in judged for i, _, _ in one.corrupted]
-    wrong = [values[name] for one in judged for _, _, values in one.corrupted]
-    means = [(one.right, np.mean([step[name] for step in one.values])) for one in judged if one.values]
-    paired = [(a > b) + (a == b) / 2 for a, b in zip(clean, wrong, strict=True)]
-    return (
-        auc(clean, wrong),
-        auc([mean for right, mean in means if right], [mean for right, mean in means if not right]),
-        float(np.mean(paired)) if paired else float("nan"),
+def _share(parts: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore"):
+        return parts.sum(-1) / whole
+
+
+def _figures(judged: Sequence[JudgedSolution], name: str, times: np.ndarray | None = None) -> np.ndarray:
+    """The three figures of `calibrate`, of shape (3,); or, of samples with each problem so many `times`, of
+    shape (samples, problems), (3, samples)."""
+    times = np.ones(len(judged)) if times is None else times
+    pairs = [
+        (problem, one.values[i][name], values[name])
+        for problem, one in enumerate(judged)
+        for i, _, values in one.corrupted
+    ]
+    of, clean, wrong = (np.array(column) for column in zip(*pairs, strict=True))
+    means = np.array([np.mean([s[name] for s in one.values]) if one.values else np.nan for one in judged])
+    right = np.array([one.right for one in judged])
+    good, bad = (np.flatnonzero(which & ~np.isnan(means)) for which in (right, ~right))
+    each = times[..., of]
+    return np.stack(
+        [
+            auc(clean, wrong, each, each),
+            auc(means[good], means[bad], times[..., good], times[..., bad]),
+            _share(each * ((clean > wrong) + (clean == wrong) / 2), each.sum(-1)),
+        ]
     )
 
 
-def _intervals(judged: Sequence[JudgedSolution], name: str) -> tuple[list[float], list[float]]:
-    rng = np.random.default_rng(0)
-    samples = [
-        _figures([judged[i] for i in rng.integers(0, len(judged), len(judged))], name)
-        for _ in range(RESAMPLES)
-    ]
-    low, high = np.nanpercentile(np.array(samples), [2.5, 97.5], axis=0)
-    return [float(x) for x in low], [float(x) for x in high]
+def _intervals(judged: Sequence[JudgedSolution], name: str) -> np.ndarray:
+    rng, n = np.random.default_rng(0), len(judged)
+    times = rng.multinomial(n, np.full(n, 1 / n), RESAMPLES)
+    return np.nanpercentile(_figures(judged, name, times), [2.5, 97.5], axis=1)
 
 
 def draw(judged: Sequence[JudgedSolution], found: Calibration, path: Path) -> None:
