@@ -14,6 +14,25 @@ def answer(text: str, finish_reason: dict | None = None, **meta) -> dict:
     return {"text": text, "meta_info": {"finish_reason": reason, **counts, **meta}}
 
 
+def streamed(whole: dict, between: Callable = lambda: None) -> Callable:
+    """An answer sent as SGLang streams it: the text so far, a character more each time; `between` is called
+    after each."""
+
+    def send(handler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Type", "text/event-stream")
+        handler.send_header("Connection", "close")
+        handler.end_headers()
+        for end in range(1, len(whole["text"]) + 1):
+            event = json.dumps({**whole, "text": whole["text"][:end]})
+            handler.wfile.write(f"data: {event}\n\n".encode())
+            between()
+        handler.wfile.write(b"data: [DONE]\n\n")
+        handler.close_connection = True
+
+    return send
+
+
 class ScriptedServer:
     """`on_generate(payload)` returns a dict to answer with, or an `(int, bytes)` of status and body, or is a
     callable on the request handler for anything odd; `on_classify` likewise. `requests` records (path,

@@ -374,7 +374,7 @@ class Endpoint(RuntimeEndpoint):
         request = _Request(self, sid, payload, path)
         with request as (rid, deadline, response):
             body = self._read(response, deadline)
-            times = {"sent_at": request.sent_at, "seconds": time.monotonic() - request.sent_at}
+            times = request.times()
             try:
                 answer = self._checked(rid, self._parse(response.status, body))
             except RequestAborted as error:
@@ -385,11 +385,14 @@ class Endpoint(RuntimeEndpoint):
         return answer
 
     def _generate_stream(self, sid: str, payload: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        with _Request(self, sid, payload) as (rid, deadline, response):
+        request = _Request(self, sid, payload)
+        with request as (rid, deadline, response):
             if response.status != 200:
                 self._parse(response.status, self._read(response, deadline))
             for event in self._events(response, deadline):
-                yield self._checked(rid, self._parse(200, event))
+                answer = self._checked(rid, self._parse(200, event))
+                answer["meta_info"].update(request.times())
+                yield answer
 
     def _checked(self, rid: str, answer):
         if isinstance(answer, dict) and "error" in answer:
@@ -563,6 +566,9 @@ class _Request:
             self.__exit__(type(error), error, None)
             raise
         return self.rid, deadline, self.response
+
+    def times(self) -> dict[str, float]:
+        return {"sent_at": self.sent_at, "seconds": time.monotonic() - self.sent_at}
 
     def __exit__(self, kind, error, _) -> None:
         endpoint = self.endpoint

@@ -6,7 +6,7 @@ from specreason_sgl.lang.chat import THINK_OPEN, exact_messages
 from specreason_sgl.lang.endpoint import Endpoint
 
 
-def fork_to(state: ProgramState, endpoint: Endpoint) -> ProgramState:
+def fork_to(state: ProgramState, endpoint: Endpoint, stream: bool | None = None) -> ProgramState:
     """A copy of a state that goes on on another runtime, in that model's chat template.
 
     Waits for the state, like `fork`. Finished messages and an unfinished turn are carried over, with the
@@ -17,6 +17,7 @@ def fork_to(state: ProgramState, endpoint: Endpoint) -> ProgramState:
     Args:
         state: where the conversation is now. It is not changed.
         endpoint: the runtime to go on.
+        stream: whether the copy's text can be read as it comes (`text_iter`); default: as the state's can.
 
     Returns:
         A new state. Like any state of a program it ends by itself.
@@ -27,7 +28,11 @@ def fork_to(state: ProgramState, endpoint: Endpoint) -> ProgramState:
     source = state.stream_executor
     source.sync()
     there = StreamExecutor(
-        endpoint, source.arguments, source.default_sampling_para, chat_template=None, stream=source.stream
+        endpoint,
+        source.arguments,
+        source.default_sampling_para,
+        chat_template=None,
+        stream=source.stream if stream is None else stream,
     )
     there.variables = dict(source.variables)
     there.messages_ = list(source.messages_)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,6 +13,10 @@ from specreason_sgl.reasoning.verifiers import UtilityScore
 INSTRUCTION = (
     "Reason step by step, with a blank line after each step. Put the final answer into \\boxed{} at the end."
 )
+ROLES = ("system", "user", "assistant")
+
+Message = Mapping[str, str]  # with role and content
+Question = str | Sequence[Message]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +37,7 @@ class SpecReasonConfig:
             the run without an answer.
         step_tokens: most tokens of one step.
         answer_tokens: most tokens of the final answer, which the base model writes.
+        answer_stop: texts that end the final answer, and are no part of it.
         temperature: 0 is greedy decoding.
         top_p: nucleus sampling, above 0 and at most 1.
         delimiter: the text between steps.
@@ -52,6 +58,7 @@ class SpecReasonConfig:
     at_budget: Literal["answer", "stop"] = "answer"
     step_tokens: int = 512
     answer_tokens: int = 512
+    answer_stop: tuple[str, ...] = ()
     temperature: float = 0.6
     top_p: float = 0.95
     delimiter: str = "\n\n"
@@ -82,6 +89,10 @@ class SpecReasonConfig:
                 object.__setattr__(self, "verifier", dataclasses.replace(self.verifier, with_logprobs=True))
         if not isinstance(self.delimiter, str) or not self.delimiter:
             raise ConfigError("the delimiter is a text that is not empty")
+        if not isinstance(self.answer_stop, tuple) or not all(
+            isinstance(one, str) and one for one in self.answer_stop
+        ):
+            raise ConfigError(f"answer_stop is a tuple of texts, none empty, not {self.answer_stop!r}")
         if not isinstance(self.instruction, str):
             raise ConfigError("the instruction is a text")
 
@@ -91,9 +102,28 @@ class SpecReasonConfig:
         Raises:
             ConfigError: the question is empty.
         """
-        if not isinstance(question, str) or not question.strip():
+        return self.messages(question)[-1]["content"]
+
+    def messages(self, question: Question) -> list[Message]:
+        """The conversation that the chain of thought answers, the instruction after its last message.
+
+        Raises:
+            ConfigError: the question is empty, or the messages are no conversation that ends with the user.
+        """
+        if isinstance(question, str):
+            question = [{"role": "user", "content": question}]
+        if not question:
             raise ConfigError("the question is empty")
-        return f"{question}\n\n{self.instruction}" if self.instruction else question
+        for one in question:
+            if one.get("role") not in ROLES or not isinstance(one.get("content"), str):
+                raise ConfigError(f"a message has a role ({', '.join(ROLES)}) and a text, unlike {one!r}")
+        if question[-1]["role"] != "user":
+            raise ConfigError("the last message is the user's")
+        last = question[-1]["content"]
+        if not last.strip():
+            raise ConfigError("the question is empty")
+        text = f"{last}\n\n{self.instruction}" if self.instruction else last
+        return [*question[:-1], {"role": "user", "content": text}]
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain data. A verifier or rule is named, with its own settings."""

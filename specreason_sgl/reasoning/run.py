@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import sglang as sgl
 from sglang.lang.interpreter import ProgramState
@@ -12,10 +13,13 @@ from sglang.lang.interpreter import ProgramState
 from specreason_sgl.errors import DeadlineExceeded, RequestAborted, SpecReasonError
 from specreason_sgl.lang.chat import THINK_CLOSE
 from specreason_sgl.lang.endpoint import Endpoint
+from specreason_sgl.lang.fork import fork_to
 from specreason_sgl.lang.score import TokenLogprob
-from specreason_sgl.reasoning.config import SpecReasonConfig
+from specreason_sgl.reasoning.config import Question, SpecReasonConfig
 from specreason_sgl.reasoning.stopping import how_ended, tokens_left
 from specreason_sgl.reasoning.trace import Call, End, Side, Step
+
+OnText = Callable[[Literal["reasoning", "answer"], str], None]
 
 PATIENCE = 5.0  # seconds, for the end of requests that were aborted
 
@@ -43,6 +47,24 @@ class Writing:
     purpose: str
 
 
+class Cancel:
+    """Called from any thread, it ends the runs that it was given to: they raise `RequestAborted`."""
+
+    def __init__(self):
+        self.called = False
+        self._runs: list[Run] = []
+
+    def __call__(self) -> None:
+        self.called = True
+        for run in list(self._runs):
+            run.abort_all()
+
+    def add(self, run: "Run") -> None:
+        self._runs.append(run)
+        if self.called:
+            run.abort_all()
+
+
 class Run:
     """One run of a program, as a context: what it owns is ended with it, and aborted where it fails.
 
@@ -50,11 +72,17 @@ class Run:
         s: the program's state.
         config: its settings.
         timeout: seconds for the whole run, or None.
+        cancel: ends the run when it is called.
         endpoints: by side.
     """
 
     def __init__(
-        self, s: ProgramState, config: SpecReasonConfig, timeout: float | None, **endpoints: Endpoint
+        self,
+        s: ProgramState,
+        config: SpecReasonConfig,
+        timeout: float | None = None,
+        cancel: Cancel | None = None,
+        **endpoints: Endpoint,
     ):
         self.config = config
         self.wasted: list[Call] = []
@@ -65,6 +93,8 @@ class Run:
         self._helpers: list[tuple[threading.Thread, Callable[[], None]]] = []
         self._thinking = any(one.chat_template.thinking for one in endpoints.values())
         self._limit(s)
+        self._cancel = cancel or Cancel()
+        self._cancel.add(self)
 
     def __enter__(self) -> "Run":
         return self
@@ -73,8 +103,7 @@ class Run:
         for _, stop in self._helpers:
             stop()
         if kind:
-            for state in [*self._states.values(), self._main]:
-                state.stream_executor.backend.abort(state)
+            self.abort_all()
         if any(thread.is_alive() for thread, _ in self._helpers):  # what was aborted may take its time
             threading.Thread(target=self._end_states, daemon=True).start()
         else:
@@ -93,6 +122,19 @@ class Run:
         for state in list(self._states.values()):
             self.done(state)
 
+    def abort_all(self) -> None:
+        """Abort all requests of the run, and have it send no more."""
+        for state in [*self._states.values(), self._main]:
+            state.stream_executor.backend.abort(state)
+
+    def ask(self, question: Question) -> None:
+        """Begin the assistant's turn after the conversation."""
+        s = self._main
+        for message in self.config.messages(question):
+            s += getattr(sgl, message["role"])(message["content"])
+        s += sgl.assistant_begin()
+        s += s.stream_executor.chat_template.thinking_prefix
+
     def now(self) -> float:
         """Seconds since the run began."""
         return time.monotonic() - self._started
@@ -101,6 +143,8 @@ class Run:
         """Have a state ended with the run, and its requests aborted where the run fails or is late."""
         self._states[id(state)] = state
         self._limit(state)
+        if self._cancel.called:  # it may have come before this state
+            self.abort(state)
         return state
 
     def done(self, state: ProgramState) -> None:
@@ -152,6 +196,21 @@ class Run:
         logprobs = tuple(TokenLogprob(text, p) for p, _, text in meta.get("output_token_logprobs") or ())
         end = how_ended(meta["finish_reason"], self._thinking)
         return Written(writing.state[writing.name], call, end, logprobs)
+
+    def write_out(self, name: str, side: Side, purpose: str, on_text: OnText | None, **sampling) -> Written:
+        """Have a model write on the run's own state, telling `on_text` what comes as it comes."""
+        s = writer = self._main
+        if on_text:
+            writer = self.own(fork_to(s, s.stream_executor.backend, stream=True))
+        writer += sgl.gen(name, temperature=self.config.temperature, top_p=self.config.top_p, **sampling)
+        if on_text:
+            for text in filter(None, writer.text_iter(name)):
+                on_text(name, text)
+        written = self.finish(Writing(writer, name, side, purpose))
+        if on_text:
+            s += written.text
+            self.done(writer)
+        return written
 
     def call(self, side: Side, purpose: str, meta) -> Call:
         """The record of a request, from its meta information."""

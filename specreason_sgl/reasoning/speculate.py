@@ -8,7 +8,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import sglang as sgl
 from sglang.lang.interpreter import ProgramState
@@ -19,11 +19,11 @@ from specreason_sgl.lang.chat import THINK_CLOSE
 from specreason_sgl.lang.endpoint import Endpoint
 from specreason_sgl.lang.fork import fork_to
 from specreason_sgl.lang.score import TokenLogprob
-from specreason_sgl.reasoning.config import SpecReasonConfig
+from specreason_sgl.reasoning.config import Question, SpecReasonConfig
 from specreason_sgl.reasoning.drafting import Drafter, Versions
-from specreason_sgl.reasoning.run import Run, Written
-from specreason_sgl.reasoning.stopping import how_ended, why_stop
-from specreason_sgl.reasoning.trace import Call, Side, Step, Trace
+from specreason_sgl.reasoning.run import Cancel, OnText, Run, Written
+from specreason_sgl.reasoning.stopping import why_stop
+from specreason_sgl.reasoning.trace import Call, Side, Step, Stop, Trace
 from specreason_sgl.reasoning.verifiers import Drafted, Judgement, judgement
 
 OnStep = Callable[[Step], None]
@@ -37,11 +37,13 @@ _SENTENCE_END = re.compile(r"[.!?](?=\s)|[。！？]|(?=\n)")
 @sgl.function
 def speculate(
     s,
-    question: str,
+    question: Question,
     draft: Endpoint,
     config: SpecReasonConfig,
     on_step: OnStep | None = None,
+    on_text: OnText | None = None,
     timeout: float | None = None,
+    cancel: Cancel | None = None,
 ):
     """SpecReason: draft, judge, keep or rewrite, while the draft model works ahead.
 
@@ -52,10 +54,8 @@ def speculate(
     Run it on the base endpoint. `s["trace"]` is the `Trace`. Arguments and errors as in `solve`.
     """
     base = s.stream_executor.backend
-    with Run(s, config, timeout, base=base, draft=draft) as run:
-        s += sgl.user(config.prompt(question))
-        s += sgl.assistant_begin()
-        s += s.stream_executor.chat_template.thinking_prefix
+    with Run(s, config, timeout, cancel, base=base, draft=draft) as run:
+        run.ask(question)
         steps: list[Step] = []
         values: list[float] = []  # of every step judged so far
         judged: deque[_Judged] = deque()
@@ -106,9 +106,9 @@ def speculate(
                 on_step(step)
         if drafter:
             drafter.drop()
-        answer, call = _final_answer(run, s) if _wants_answer(stop, config) else ("", None)
+        answer, call = _final_answer(run, s, "base", stop, on_text)
         s["trace"] = Trace(
-            question=question,
+            question=_text(question),
             mode="specreason",
             draft_model=draft.get_model_name(),
             base_model=base.get_model_name(),
@@ -119,6 +119,7 @@ def speculate(
             answer_call=call,
             seconds=run.now(),
             wasted=run.all_wasted(),
+            earlier=_earlier(question),
         )
 
 
@@ -232,35 +233,34 @@ def good_head(text: str, logprobs: Sequence[TokenLogprob], limit: float) -> tupl
 
 
 @sgl.function
-def alone(s, question: str, side: Side, config: SpecReasonConfig, timeout: float | None = None):
+def alone(
+    s,
+    question: Question,
+    side: Side,
+    config: SpecReasonConfig,
+    on_text: OnText | None = None,
+    timeout: float | None = None,
+    cancel: Cancel | None = None,
+):
     """One model by itself on the same prompt: the chain of thought in one request, then the answer.
 
     `s["trace"]` is the `Trace`; its steps are the text split at the delimiter.
     """
     endpoint = s.stream_executor.backend
-    with Run(s, config, timeout, **{side: endpoint}) as run:
-        s += sgl.user(config.prompt(question))
-        s += sgl.assistant_begin()
-        s += s.stream_executor.chat_template.thinking_prefix
+    with Run(s, config, timeout, cancel, **{side: endpoint}) as run:
+        run.ask(question)
         thinking = s.stream_executor.chat_template.thinking
-        s += sgl.gen(
-            "reasoning",
-            max_tokens=config.token_budget,
-            stop=[THINK_CLOSE] if thinking else None,
-            temperature=config.temperature,
-            top_p=config.top_p,
+        stops = [THINK_CLOSE] if thinking else None
+        whole = run.write_out(
+            "reasoning", side, "reason", on_text, max_tokens=config.token_budget, stop=stops
         )
-        meta = s.get_meta_info("reasoning")
-        text = s["reasoning"]
-        call = run.call(side, "reason", meta)
-        end = how_ended(meta["finish_reason"], thinking)
-        parts = text.split(config.delimiter)
-        steps = [Step(part, side, "delimiter", 0) for part in parts[:-1]]
-        steps.append(Step(parts[-1], side, end, call.completion_tokens, calls=(call,)))
-        stop = "budget" if end == "length" else "end"
-        answer, answer_call = _final_answer(run, s, side) if _wants_answer(stop, config) else ("", None)
+        *parts, last = whole.text.split(config.delimiter)
+        steps = [Step(part, side, "delimiter", 0) for part in parts]
+        steps.append(replace(whole, text=last).as_step(side))
+        stop = "budget" if whole.end == "length" else "end"
+        answer, answer_call = _final_answer(run, s, side, stop, on_text)
         s["trace"] = Trace(
-            question=question,
+            question=_text(question),
             mode=side,
             draft_model=endpoint.get_model_name() if side == "draft" else None,
             base_model=endpoint.get_model_name() if side == "base" else None,
@@ -270,62 +270,79 @@ def alone(s, question: str, side: Side, config: SpecReasonConfig, timeout: float
             answer=answer,
             answer_call=answer_call,
             seconds=run.now(),
+            earlier=_earlier(question),
         )
 
 
-def _wants_answer(stop: str, config: SpecReasonConfig) -> bool:
-    return stop != "budget" or config.at_budget == "answer"
-
-
-def _final_answer(run: Run, s: ProgramState, side: Side = "base") -> tuple[str, Call]:
+def _final_answer(
+    run: Run, s: ProgramState, side: Side, stop: Stop, on_text: OnText | None
+) -> tuple[str, Call | None]:
     config = run.config
+    if stop == "budget" and config.at_budget == "stop":
+        return "", None
     thinking = s.stream_executor.chat_template.thinking
     s += f"\n{THINK_CLOSE}\n\n" if thinking else config.delimiter + ANSWER_LEAD
-    s += sgl.gen(
-        "answer", max_tokens=config.answer_tokens, temperature=config.temperature, top_p=config.top_p
-    )
-    meta = s.get_meta_info("answer")
+    stops = list(config.answer_stop) or None
+    written = run.write_out("answer", side, "answer", on_text, max_tokens=config.answer_tokens, stop=stops)
     s += sgl.assistant_end()
-    return s["answer"].strip(), run.call(side, "answer", meta)
+    return written.text.strip(), written.call
+
+
+def _text(question: Question) -> str:
+    return question if isinstance(question, str) else question[-1]["content"]
+
+
+def _earlier(question: Question) -> tuple[dict[str, str], ...]:
+    return () if isinstance(question, str) else tuple(map(dict, question[:-1]))
 
 
 def solve(
-    question: str,
+    question: Question,
     *,
     draft: Endpoint,
     base: Endpoint,
     config: SpecReasonConfig | None = None,
     timeout: float | None = None,
     on_step: OnStep | None = None,
+    on_text: OnText | None = None,
+    cancel: Cancel | None = None,
 ) -> Trace:
     """Solve one problem with a draft and a base model.
 
     Args:
-        question: the problem, plain text.
+        question: the problem, plain text; or a conversation that ends with it, as messages with `role`
+            (`system`, `user`, `assistant`) and `content`.
         draft, base: the two runtimes.
         config: default `SpecReasonConfig()`.
         timeout: deadline of the whole run, in seconds; None leaves it to the endpoints' own.
         on_step: called with each `Step` as it is kept.
+        on_text: called with "answer" and what comes of the final answer, as it comes.
+        cancel: ends the run when it is called, from any thread.
 
     Raises:
         ConfigError: the question is empty, or the timeout is not above 0.
+        RequestAborted: it was cancelled.
         ServerError: a runtime failed; `DeadlineExceeded`: the time is over. Requests in flight are aborted,
             also on Ctrl-C.
     """
-    arguments = {"draft": draft, "on_step": on_step}
+    arguments = {"draft": draft, "on_step": on_step, "on_text": on_text, "cancel": cancel}
     return _run(speculate, question, base, config, timeout, arguments)
 
 
 def solve_alone(
-    question: str,
+    question: Question,
     *,
     endpoint: Endpoint,
     side: Side = "base",
     config: SpecReasonConfig | None = None,
     timeout: float | None = None,
+    on_text: OnText | None = None,
+    cancel: Cancel | None = None,
 ) -> Trace:
-    """Solve one problem with one model; arguments and errors as in `solve`."""
-    return _run(alone, question, endpoint, config, timeout, {"side": side})
+    """Solve one problem with one model; arguments and errors as in `solve`. `on_text` is told of the
+    "reasoning" too, as it comes."""
+    arguments = {"side": side, "on_text": on_text, "cancel": cancel}
+    return _run(alone, question, endpoint, config, timeout, arguments)
 
 
 def solve_batch(
@@ -414,7 +431,7 @@ def run_batch(work, items, endpoints, num_threads, progress_bar, on_done=None) -
 
 def _run(program, question, backend, config, timeout, arguments) -> Trace:
     config = config or SpecReasonConfig()
-    config.prompt(question)
+    config.messages(question)
     if timeout is not None and not timeout > 0:
         raise ConfigError(f"the timeout is a number of seconds above 0, not {timeout}")
     state = program.run(question=question, config=config, timeout=timeout, backend=backend, **arguments)

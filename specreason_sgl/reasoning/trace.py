@@ -69,6 +69,7 @@ class Trace:
 
     `wasted` are requests that were made ahead of a decision and turned out not to be needed: drafts and
     scores after a rejected step, and rewrites of a kept one. An aborted one counts what it had generated.
+    `earlier` are the messages of the conversation before the question.
     """
 
     question: str
@@ -82,6 +83,7 @@ class Trace:
     answer_call: Call | None
     seconds: float
     wasted: tuple[Call, ...] = ()
+    earlier: tuple[dict[str, str], ...] = ()
     version: int = VERSION
 
     @property
@@ -148,6 +150,7 @@ class Trace:
                     "steps": tuple(_step(step) for step in data["steps"]),
                     "answer_call": Call(**call) if call else None,
                     "wasted": tuple(Call(**one) for one in data["wasted"]),
+                    "earlier": tuple(data.get("earlier", ())),
                 }
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from specreason_sgl import Endpoint, SpecReasonConfig, solve
 from specreason_sgl.reasoning.verifiers import QUESTION
-from tests.scripted import ScriptedServer, answer
+from tests.scripted import ScriptedServer, answer, streamed
 
 LEAD = "Final answer:"
 DELIMITER = {"type": "stop", "matched": "\n\n"}
@@ -56,9 +56,12 @@ class Pair:
         self.draft_server.requests.clear()
         self.base_server.requests.clear()
 
-    def solve(self, on_step=None, timeout=None, **settings):
+    def solve(self, on_step=None, timeout=None, on_text=None, cancel=None, **settings):
         config = SpecReasonConfig(**{"temperature": 0, "lookahead": 0, "token_budget": 60, **settings})
-        return solve("q", draft=self.draft, base=self.base, config=config, on_step=on_step, timeout=timeout)
+        return solve(
+            "q", draft=self.draft, base=self.base, config=config,
+            on_step=on_step, on_text=on_text, timeout=timeout, cancel=cancel,
+        )  # fmt: skip
 
     def generated(self) -> int:
         return sum(one.tokens for one in self.seen)
@@ -113,7 +116,8 @@ class Pair:
                     [logprob_of(ids, i) if i > start else None, ids[i], None] for i in range(start, len(ids))
                 ]
         one.tokens = meta["completion_tokens"]
-        return answer(text, reason, **meta)
+        whole = answer(text, reason, **meta)
+        return streamed(whole) if payload.get("stream") else whole
 
 
 def logprob_of(ids: list[int], at: int) -> float:

@@ -4,11 +4,12 @@ import threading
 
 import pytest
 
-from specreason_sgl import Endpoint, SpecReasonConfig, solve, solve_alone, speculate
-from specreason_sgl.errors import ConfigError, DeadlineExceeded, ServerError
+from specreason_sgl import Cancel, Endpoint, SpecReasonConfig, Trace, solve, solve_alone, speculate
+from specreason_sgl.errors import ConfigError, DeadlineExceeded, RequestAborted, ServerError
 from specreason_sgl.reasoning.verifiers import QUESTION
 from tests.conftest import make_tokenizer
-from tests.scripted import ScriptedServer, answer, wait_until
+from tests.reasoning.pair import aborted
+from tests.scripted import ScriptedServer, answer, streamed, wait_until
 
 DELIMITER = {"type": "stop", "matched": "\n\n"}
 END = {"type": "stop", "matched": 42}
@@ -187,3 +188,125 @@ def test_an_error_in_on_step_comes_out_and_ends_the_run(play):
     one = play(["A"], [9])
     with pytest.raises(KeyError, match="mine"):
         one.solve(on_step=broken)
+
+
+def three_steps(side, turn, most):
+    number = turn.count("\n\n") + 1
+    return f"{side} {number}", "eos" if number == 3 else "delimiter", 3
+
+
+THREE_STEPS = (three_steps, lambda turn: 9)
+
+
+def test_a_conversation_is_answered(pair):
+    pair.start_anew(*THREE_STEPS)
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Name a prime."},
+        {"role": "assistant", "content": "7"},
+        {"role": "user", "content": "Another?"},
+    ]
+    config = SpecReasonConfig(temperature=0, instruction="Think.")
+    for trace in (
+        solve(messages, draft=pair.draft, base=pair.base, config=config),
+        solve_alone(messages, endpoint=pair.base, config=config),
+    ):
+        assert (trace.question, list(trace.earlier)) == ("Another?", messages[:-1])
+        assert Trace.from_json(trace.to_json()) == trace
+    expected = pair.base.tokenizer.apply_chat_template(
+        [*messages[:-1], {"role": "user", "content": "Another?\n\nThink."}],
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    for server in (pair.draft_server, pair.base_server):
+        prompt = pair.base.tokenizer.decode(server.generated()[0]["input_ids"])
+        assert prompt.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [],
+        [{"role": "assistant", "content": "x"}],
+        [{"role": "user", "content": " "}],
+        [{"role": "user"}],
+        [{"role": "tool", "content": "x"}, {"role": "user", "content": "x"}],
+    ],
+)
+def test_what_is_no_conversation_is_refused(pair, messages):
+    with pytest.raises(ConfigError):
+        solve(messages, draft=pair.draft, base=pair.base)
+
+
+def test_the_answer_comes_as_it_is_written(pair):
+    pieces = []
+
+    def before(seen):
+        if seen.purpose != "answer":
+            return None
+        # One that were told at the end would never get past its first character.
+        return streamed(answer(" 85 ", END, completion_tokens=2), lambda: wait_until(lambda: pieces))
+
+    pair.start_anew(*THREE_STEPS)
+    plain = pair.solve()
+    pair.start_anew(*THREE_STEPS, before)
+    told = pair.solve(on_text=lambda kind, text: pieces.append((kind, text)))
+    assert {kind for kind, _ in pieces} == {"answer"}
+    assert "".join(text for _, text in pieces).strip() == told.answer == "85"
+    assert told.reasoning == plain.reasoning
+    assert told.answer_call.completion_tokens == 2
+    assert told.answer_call.seconds > 0
+
+
+def test_a_model_alone_tells_its_reasoning_too(pair):
+    pair.start_anew(lambda *_: ("One.\n\nTwo.", "eos", 5), lambda turn: 9)
+    pieces = {"reasoning": "", "answer": ""}
+
+    def on_text(kind, text):
+        pieces[kind] += text
+
+    trace = solve_alone("q", endpoint=pair.base, config=SpecReasonConfig(temperature=0), on_text=on_text)
+    assert (pieces["reasoning"], pieces["answer"].strip()) == (trace.reasoning, trace.answer)
+    assert [step.text for step in trace.steps] == ["One.", "Two."]
+
+
+def test_texts_that_end_the_answer_are_sent_with_its_request(pair):
+    pair.start_anew(*THREE_STEPS)
+    pair.solve(answer_stop=("###",))
+    stops = [one["sampling_params"].get("stop") or [] for one in pair.base_server.generated()]
+    assert stops[-1] == ["###"]
+    assert all("###" not in one for one in stops[:-1])
+
+
+@pytest.mark.parametrize("where", ["draft", "score", "answer"])
+@pytest.mark.parametrize("telling", [False, True])
+def test_a_run_is_cancelled_from_another_thread(pair, where, telling):
+    cancel = Cancel()
+
+    def before(seen):
+        if seen.purpose != where:
+            return None
+        threading.Thread(target=cancel).start()
+        wait_until(lambda: seen.rid in pair.aborted())
+        return streamed(aborted()) if telling and where == "answer" else aborted()
+
+    pair.start_anew(*THREE_STEPS, before)
+    on_text = (lambda kind, text: None) if telling else None
+    with pytest.raises(RequestAborted):
+        pair.solve(lookahead=1, cancel=cancel, on_text=on_text)
+    wait_until(lambda: pair.draft.in_flight() == pair.base.in_flight() == 0)
+    asked = len(pair.seen)
+    with pytest.raises(RequestAborted):
+        pair.solve(cancel=cancel)  # called already: nothing is sent
+    assert len(pair.seen) == asked
+
+
+def test_an_error_where_the_answer_is_told_ends_the_run(pair):
+    pair.start_anew(*THREE_STEPS)
+
+    def broken(kind, text):
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        pair.solve(on_text=broken)
+    wait_until(lambda: pair.base.in_flight() == 0)
