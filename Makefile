@@ -7,7 +7,7 @@ QUESTION = Natalia sold clips to 48 of her friends in April, and then she sold h
 .PHONY: demo test unit lint gpu-bench clean
 
 demo: $(VENV)/.installed
-	$(BIN)/specreason-sgl solve "$(QUESTION)" --pair mini --temperature 0 --verifier likelihood-mean --threshold -0.5 --token-budget 800 --compare
+	$(BIN)/specreason-sgl solve "$(QUESTION)" --pair mini --temperature 0 --token-budget 800 --compare
 
 test: $(VENV)/.installed lint
 	$(BIN)/python -m pytest

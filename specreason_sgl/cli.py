@@ -166,6 +166,7 @@ def solve(
     """
     config = SpecReasonConfig(
         **judging(
+            pair=None if draft or draft_url else pair,
             verifier=verifier,
             threshold=threshold,
             keep=keep,

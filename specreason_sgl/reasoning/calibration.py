@@ -11,6 +11,7 @@ from specreason_sgl.reasoning.acceptance import Quantile
 from specreason_sgl.reasoning.verifiers import get_verifier
 
 VERSION = 1
+BUILT_IN = Path(__file__).parent / "calibrations"
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,15 @@ class Calibration:
             raise ConfigError(f"{path} is not a calibration of specreason-sgl ({error})") from None
 
 
+def built_in(pair: str) -> Calibration | None:
+    """The calibration that the package has for a named pair, if any."""
+    path = BUILT_IN / f"{pair}.json"
+    return Calibration.load(path) if path.exists() else None
+
+
 def judging(
     *,
+    pair: str | None = None,
     verifier: str | None = None,
     threshold: float | None = None,
     keep: float | None = None,
@@ -80,8 +88,8 @@ def judging(
 ) -> dict[str, Any]:
     """The `verifier` and `threshold` of a `SpecReasonConfig`, from what a user says.
 
-    A calibration names its verifier and has a threshold. Without one, and without a verifier, it is the
-    paper's digit with a threshold of 7.
+    A calibration names its verifier and has a threshold. Without all three, the package's own
+    calibration for the pair decides; where there is none, the paper's digit with a threshold of 7.
 
     Raises:
         ConfigError: the arguments contradict each other, or a threshold is missing.
@@ -93,6 +101,8 @@ def judging(
     if calibration:
         settings = Calibration.load(calibration).settings(keep)
         return settings if threshold is None else {**settings, "threshold": threshold}
+    if pair and not verifier and threshold is None and (known := built_in(pair)):
+        return known.settings(keep)
     judge = get_verifier(verifier or "score")
     if threshold is None and keep is None and (verifier or "score") in ("score", "score-average"):
         threshold = 7.0

@@ -4,9 +4,10 @@ import pytest
 
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.reasoning.acceptance import Quantile
-from specreason_sgl.reasoning.calibration import Calibration, judging
+from specreason_sgl.reasoning.calibration import Calibration, built_in, judging
 from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.verifiers import Likelihood, UtilityScore
+from specreason_sgl.runtime.models import PAIRS
 
 FOUND = Calibration(
     draft_model="small é",
@@ -97,3 +98,21 @@ def test_what_a_user_says_goes_before_the_calibration(path):
 def test_what_contradicts_itself_is_refused(arguments):
     with pytest.raises(ConfigError):
         judging(**arguments)
+
+
+def test_a_pair_with_a_calibration_of_its_own_is_judged_by_it():
+    known = built_in("mini")
+    assert judging(pair="mini") == known.settings()
+    assert judging(pair="mini", keep=0.5)["threshold"] == Quantile(0.5, known.values)
+    assert judging(pair="mini", threshold=5) == judging(threshold=5)  # the paper's digit, as its scale says
+    assert judging(pair="mini", verifier="yes-no", threshold=0.5)["threshold"] == 0.5
+    assert judging(pair="nano") == judging()
+
+
+@pytest.mark.parametrize("pair", [name for name in PAIRS if built_in(name)])
+def test_the_packages_own_calibrations_are_of_their_pairs(pair):
+    known, spec = built_in(pair), PAIRS[pair]
+    assert (known.draft_model, known.base_model) == (spec.draft.repo, spec.base.repo)
+    kept = sum(value >= known.threshold for value in known.values) / len(known.values)
+    assert kept == pytest.approx(known.keep, abs=0.01)
+    SpecReasonConfig(**known.settings())

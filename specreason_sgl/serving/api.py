@@ -1,0 +1,256 @@
+"""What goes over the wire: OpenAI's chat completions, with `specreason` as an extension."""
+
+import dataclasses
+from typing import Annotated, Any, Literal
+
+from fastapi.exceptions import RequestValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from specreason_sgl.errors import (
+    ConfigError,
+    ContextLengthExceeded,
+    DeadlineExceeded,
+    RequestAborted,
+    ServerUnreachable,
+    SpecReasonError,
+    TemplateError,
+)
+from specreason_sgl.reasoning.acceptance import Quantile
+from specreason_sgl.reasoning.calibration import judging
+from specreason_sgl.reasoning.config import SpecReasonConfig
+from specreason_sgl.reasoning.trace import Trace
+
+MOST_CHOICES = 8
+LEAST_TOKENS = 16  # a chain of thought and an answer do not fit in fewer
+
+# Parameters of OpenAI's that this server does not have, with the values that ask for nothing.
+WITHOUT_EFFECT: dict[str, tuple] = {
+    "audio": (),
+    "frequency_penalty": (0,),
+    "function_call": ("none",),
+    "functions": ([],),
+    "logit_bias": ({},),
+    "logprobs": (False,),
+    "modalities": (["text"],),
+    "parallel_tool_calls": (True, False),
+    "prediction": (),
+    "presence_penalty": (0,),
+    "reasoning_effort": (),
+    "response_format": ({"type": "text"},),
+    "service_tier": ("auto", "default"),
+    "store": (False,),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "top_logprobs": (0,),
+    "verbosity": (),
+    "web_search_options": (),
+}
+# They say who asks or why, and change nothing in an answer.
+NOTES = ("user", "metadata", "safety_identifier", "prompt_cache_key")
+
+
+class ApiError(Exception):
+    """A refusal, in OpenAI's error format."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        type: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+        headers: dict[str, str] | None = None,
+    ):
+        super().__init__(message)
+        self.status, self.headers = status, headers
+        self.body = {"error": {"message": message, "type": type, "param": param, "code": code}}
+
+
+def api_error(error: SpecReasonError) -> ApiError:
+    """What an error of this package's is to a client."""
+    if isinstance(error, ContextLengthExceeded):
+        return ApiError(400, str(error), code="context_length_exceeded")
+    if isinstance(error, ConfigError | TemplateError):
+        return ApiError(400, str(error))
+    if isinstance(error, DeadlineExceeded):
+        return ApiError(504, str(error), "timeout_error")
+    status = 503 if isinstance(error, ServerUnreachable | RequestAborted) else 502
+    return ApiError(status, str(error), "server_error")
+
+
+def invalid(error: RequestValidationError) -> ApiError:
+    """What does not fit `ChatRequest`: the first thing, and where."""
+    first = error.errors()[0]
+    where = ".".join(str(one) for one in first["loc"] if one != "body") or None
+    if first["type"] == "extra_forbidden":
+        return ApiError(
+            400, f"the parameter {where} is not supported", param=where, code="unsupported_parameter"
+        )
+    return ApiError(400, f"{where or 'the body'}: {first['msg']}", param=where)
+
+
+def _join_parts(content: Any) -> Any:
+    """A message's content may come as a list of texts."""
+    if isinstance(content, list) and all(
+        isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
+        for part in content
+    ):
+        return "".join(part["text"] for part in content)
+    return content
+
+
+def _valid(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("this is no valid Unicode: it has half of a surrogate pair") from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(_valid)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class ChatMessage(_Strict):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[Text, BeforeValidator(_join_parts)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, data: Any) -> Any:
+        # Clients send an answer back as it came: its thinking is not part of the conversation.
+        if isinstance(data, dict):
+            return {
+                name: value
+                for name, value in data.items()
+                if value is not None and name not in ("reasoning_content", "name")
+            }
+        return data
+
+    def plain(self) -> dict[str, str]:
+        role = "system" if self.role == "developer" else self.role
+        return {"role": role, "content": self.content}
+
+
+class StreamOptions(_Strict):
+    include_usage: bool = False
+
+
+class Extension(_Strict):
+    """The knobs of `SpecReasonConfig`, as far as a client may turn them."""
+
+    verifier: Text | None = None
+    threshold: float | None = None
+    keep: float | None = Field(None, gt=0, le=1)
+    lookahead: int | None = Field(None, ge=0, le=16)
+    eager_rewrite: bool | None = None
+    candidates: int | None = Field(None, ge=1, le=16)
+    salvage: float | None = Field(None, lt=0)
+    first_base_steps: int | None = Field(None, ge=0, le=1_000_000)
+    token_budget: int | None = Field(None, ge=1, le=1_000_000)
+    step_tokens: int | None = Field(None, ge=1, le=1_000_000)
+    answer_tokens: int | None = Field(None, ge=1, le=1_000_000)
+    at_budget: Literal["answer", "stop"] | None = None
+    instruction: Text | None = None
+    trace: bool = False
+
+
+class ChatRequest(_Strict):
+    model: Text
+    messages: list[ChatMessage] = Field(min_length=1, max_length=1000)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    max_tokens: int | None = Field(None, ge=LEAST_TOKENS, le=1_000_000)
+    max_completion_tokens: int | None = Field(None, ge=LEAST_TOKENS, le=1_000_000)
+    stop: Text | list[Text] | None = None
+    seed: int | None = None
+    n: int | None = Field(None, ge=1, le=MOST_CHOICES)
+    specreason: Extension = Extension()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _what_asks_for_nothing(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        return {
+            name: value
+            for name, value in data.items()
+            if name not in NOTES
+            and not (value is None and name in WITHOUT_EFFECT)
+            and not (name in WITHOUT_EFFECT and any(_same(value, one) for one in WITHOUT_EFFECT[name]))
+        }
+
+    def config(self, defaults: SpecReasonConfig) -> SpecReasonConfig:
+        """The server's settings, with what the client asked for in their place.
+
+        Raises:
+            ConfigError: they cannot be.
+        """
+        asked = self.specreason.model_dump(exclude_none=True, exclude={"trace"})
+        sampling = {"temperature": self.temperature, "top_p": self.top_p}
+        asked.update({name: value for name, value in sampling.items() if value is not None})
+        judge = [asked.pop(name, None) for name in ("verifier", "threshold", "keep")]
+        asked.update(_judged(defaults, *judge))
+        stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        if len(stops) > 4:
+            raise ConfigError("stop takes at most 4 texts")
+        config = dataclasses.replace(defaults, **asked, answer_stop=tuple(stops))
+        if self.seed is not None and config.temperature > 0:
+            raise ConfigError("seed works with temperature 0 only: sampling cannot be repeated")
+        most = min(filter(None, (self.max_tokens, self.max_completion_tokens)), default=None)
+        if most is None:
+            return config
+        answer = min(config.answer_tokens, most // 2)
+        return dataclasses.replace(
+            config, answer_tokens=answer, token_budget=min(config.token_budget, most - answer)
+        )
+
+
+def _same(a: Any, b: Any) -> bool:
+    return a == b and isinstance(a, bool) == isinstance(b, bool)
+
+
+def _judged(
+    defaults: SpecReasonConfig, verifier: Text | None, threshold: float | None, keep: float | None
+) -> dict[str, Any]:
+    if verifier is not None or (threshold is not None and keep is not None):
+        return judging(verifier=verifier, threshold=threshold, keep=keep)
+    if keep is not None:
+        known = defaults.threshold.known if isinstance(defaults.threshold, Quantile) else ()
+        return {"threshold": Quantile(keep, known)}
+    return {} if threshold is None else {"threshold": threshold}
+
+
+def usage(prompt_tokens: int, traces: list[Trace]) -> dict[str, Any]:
+    """OpenAI's counts, over all choices; in `specreason` what each model wrote and what was thrown away."""
+    reasoning = sum(step.tokens for trace in traces for step in trace.steps)
+    written = sum(trace.tokens for trace in traces)
+    by_side = {"draft": 0, "base": 0}
+    for trace in traces:
+        for call in [*trace.calls, *trace.wasted]:
+            by_side[call.side] += call.completion_tokens
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": written,
+        "total_tokens": prompt_tokens + written,
+        "completion_tokens_details": {"reasoning_tokens": reasoning},
+        "specreason": {
+            "draft_tokens": by_side["draft"],
+            "base_tokens": by_side["base"],
+            "wasted_tokens": sum(trace.wasted_tokens for trace in traces),
+            "steps_kept": sum(trace.kept for trace in traces),
+            "steps_rewritten": sum(trace.rewritten for trace in traces),
+        },
+    }
+
+
+def finish_reason(trace: Trace) -> str:
+    """`length` where the answer, or for want of tokens no answer, was cut off."""
+    call = trace.answer_call
+    cut = call is None or call.completion_tokens >= trace.config["answer_tokens"]
+    return "length" if cut else "stop"

@@ -1,0 +1,57 @@
+"""What a server counts, for Prometheus."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from specreason_sgl.reasoning.trace import Trace
+
+SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
+SCORES = (-16, -8, -4, -2, -1, -0.5, 0, 0.5, 1, 2, 3, 4, 5, 6, 7, 8, 9)  # logprobs, probabilities and digits
+
+
+class Metrics:
+    """Counters of one server, in a registry of their own."""
+
+    def __init__(self):
+        self.registry = one = CollectorRegistry()
+        self.requests = Counter(
+            "specreason_requests", "Requests answered.", ["model", "status"], registry=one
+        )
+        self.running = Gauge("specreason_requests_running", "Requests that run now.", registry=one)
+        self.waiting = Gauge("specreason_requests_waiting", "Requests in the queue.", registry=one)
+        self.seconds = Histogram(
+            "specreason_request_seconds", "From a request to the end of its answer.", ["model"],
+            buckets=SECONDS, registry=one,
+        )  # fmt: skip
+        self.first = Histogram(
+            "specreason_time_to_first_token_seconds", "Of streaming requests.", ["model"],
+            buckets=SECONDS, registry=one,
+        )  # fmt: skip
+        self.steps = Counter("specreason_steps", "Steps of chains of thought.", ["author"], registry=one)
+        self.rejected = Counter("specreason_steps_rejected", "Drafted steps rejected.", registry=one)
+        self.scores = Histogram(
+            "specreason_score", "What the verifier gave drafted steps.", buckets=SCORES, registry=one
+        )
+        self.tokens = Counter(
+            "specreason_tokens", "Tokens generated, by model.", ["side", "purpose"], registry=one
+        )
+        self.wasted = Counter("specreason_wasted_tokens", "Of these, thrown away.", registry=one)
+        self.prompt_tokens = Counter(
+            "specreason_prompt_tokens", "Prompt tokens, by model and whether its cache had them.",
+            ["side", "cached"], registry=one,
+        )  # fmt: skip
+        self.restarts = Counter(
+            "specreason_runtime_restarts", "Runtimes started again.", ["side"], registry=one
+        )
+
+    def count(self, trace: Trace) -> None:
+        """Add a finished run."""
+        for step in trace.steps:
+            self.steps.labels(step.author).inc()
+            self.rejected.inc(step.rejected is not None)
+            if step.score is not None:
+                self.scores.observe(step.score)
+        self.wasted.inc(trace.wasted_tokens)
+        for call in [*trace.calls, *trace.wasted]:
+            self.tokens.labels(call.side, call.purpose).inc(call.completion_tokens)
+            self.prompt_tokens.labels(call.side, "yes").inc(call.cached_tokens)
+            self.prompt_tokens.labels(call.side, "no").inc(max(call.prompt_tokens - call.cached_tokens, 0))
