@@ -1,0 +1,46 @@
+"""Where a server listens, and who may reach it there."""
+
+import ipaddress
+import socket
+
+from specreason_sgl.errors import ConfigError, LaunchError
+
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def check_exposure(host: str, api_key: str | None, without_key: bool) -> None:
+    """Refuse to serve other machines without a key, unless that was said to be meant.
+
+    Raises:
+        ConfigError: it is not safe.
+    """
+    if api_key == "":
+        raise ConfigError("the API key is empty")
+    if not is_loopback(host) and not api_key and not without_key:
+        raise ConfigError(
+            f"other machines can reach {host}: give an --api-key, or say --without-key if anyone may use it"
+        )
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket at the address, bound before anything slow begins.
+
+    Raises:
+        LaunchError: the port is taken, or the address is not this machine's.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+        return sock
+    except OSError as error:
+        raise LaunchError(f"cannot listen at {host}, port {port}: {error.strerror or error}") from None
