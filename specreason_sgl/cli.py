@@ -1,5 +1,6 @@
 """The command line. Nothing slow is imported before a command needs it."""
 
+import dataclasses
 import importlib
 import json as json_module
 import os
@@ -25,6 +26,7 @@ from specreason_sgl.reasoning.config import INSTRUCTION, SpecReasonConfig
 from specreason_sgl.reasoning.trace import Step, Trace
 from specreason_sgl.reasoning.verifiers import BUILT_IN
 from specreason_sgl.runtime import models
+from specreason_sgl.runtime.decode import DECODINGS
 
 app = typer.Typer(
     help="Speculative reasoning for SGLang: a small model drafts the steps of a chain of thought, "
@@ -101,6 +103,34 @@ Problems = Annotated[
     Path, typer.Option(help="Problems with answers: JSON Lines with question, answer and maybe id.")
 ]
 
+Verifier = Annotated[str, typer.Option(help=f"What judges a drafted step: {', '.join(BUILT_IN)}.")]
+Threshold = Annotated[
+    float | None, typer.Option(help="Keep a drafted step whose value is at least this (score: 0 to 9).")
+]
+Keep = Annotated[float | None, typer.Option(help="Instead: keep this share of the drafted steps, the best.")]
+CalibrationFile = Annotated[
+    Path | None, typer.Option(help="A file of `calibrate`: it names the verifier and its threshold.")
+]
+Lookahead = Annotated[
+    int, typer.Option(help="Steps drafted beyond the one in judgement; 0: one thing at a time.")
+]
+EagerRewrite = Annotated[
+    bool, typer.Option("--eager-rewrite", help="The base model rewrites a step while it judges it.")
+]
+Candidates = Annotated[int, typer.Option(help="Versions of each step to draft; the best is kept, if it passes.")]
+Salvage = Annotated[
+    float | None,
+    typer.Option(help="Keep a rejected step's sentences before the first token with a logprob below."),
+]
+FirstBaseSteps = Annotated[int, typer.Option(help="So many first steps are written by the base model.")]
+TokenBudget = Annotated[int, typer.Option(help="Tokens of the whole chain of thought.")]
+AtBudget = Annotated[str, typer.Option(help="When the token budget is used up: answer, or stop without one.")]
+StepTokens = Annotated[int, typer.Option(help="Most tokens of one step.")]
+AnswerTokens = Annotated[int, typer.Option(help="Most tokens of the final answer.")]
+Temperature = Annotated[float, typer.Option(help="0 is greedy decoding.")]
+TopP = Annotated[float, typer.Option(help="Nucleus sampling.")]
+Instruction = Annotated[str, typer.Option(help="Stands after the question.")]
+
 
 @app.command()
 def solve(
@@ -115,45 +145,22 @@ def solve(
     base_args: BaseArgs = "",
     draft_port: DraftPort = 0,
     base_port: BasePort = 0,
-    verifier: Annotated[str, typer.Option(help=f"What judges a drafted step: {', '.join(BUILT_IN)}.")] = "",
-    threshold: Annotated[
-        float | None, typer.Option(help="Keep a drafted step whose value is at least this (score: 0 to 9).")
-    ] = None,
-    keep: Annotated[
-        float | None, typer.Option(help="Instead: keep this share of the drafted steps, the best.")
-    ] = None,
-    calibration: Annotated[
-        Path | None, typer.Option(help="A file of `calibrate`: it names the verifier and its threshold.")
-    ] = None,
-    lookahead: Annotated[
-        int, typer.Option(help="Steps drafted beyond the one in judgement; 0: one thing at a time.")
-    ] = DEFAULTS.lookahead,
-    eager_rewrite: Annotated[
-        bool, typer.Option("--eager-rewrite", help="The base model rewrites a step while it judges it.")
-    ] = False,
-    candidates: Annotated[
-        int, typer.Option(help="Versions of each step to draft; the best is kept, if it passes.")
-    ] = DEFAULTS.candidates,
-    salvage: Annotated[
-        float | None,
-        typer.Option(help="Keep a rejected step's sentences before the first token with a logprob below."),
-    ] = None,
-    first_base_steps: Annotated[
-        int, typer.Option(help="So many first steps are written by the base model.")
-    ] = DEFAULTS.first_base_steps,
-    token_budget: Annotated[
-        int, typer.Option(help="Tokens of the whole chain of thought.")
-    ] = DEFAULTS.token_budget,
-    at_budget: Annotated[
-        str, typer.Option(help="When the token budget is used up: answer, or stop without one.")
-    ] = DEFAULTS.at_budget,
-    step_tokens: Annotated[int, typer.Option(help="Most tokens of one step.")] = DEFAULTS.step_tokens,
-    answer_tokens: Annotated[
-        int, typer.Option(help="Most tokens of the final answer.")
-    ] = DEFAULTS.answer_tokens,
-    temperature: Annotated[float, typer.Option(help="0 is greedy decoding.")] = DEFAULTS.temperature,
-    top_p: Annotated[float, typer.Option(help="Nucleus sampling.")] = DEFAULTS.top_p,
-    instruction: Annotated[str, typer.Option(help="Stands after the question.")] = INSTRUCTION,
+    verifier: Verifier = "",
+    threshold: Threshold = None,
+    keep: Keep = None,
+    calibration: CalibrationFile = None,
+    lookahead: Lookahead = DEFAULTS.lookahead,
+    eager_rewrite: EagerRewrite = False,
+    candidates: Candidates = DEFAULTS.candidates,
+    salvage: Salvage = None,
+    first_base_steps: FirstBaseSteps = DEFAULTS.first_base_steps,
+    token_budget: TokenBudget = DEFAULTS.token_budget,
+    at_budget: AtBudget = DEFAULTS.at_budget,
+    step_tokens: StepTokens = DEFAULTS.step_tokens,
+    answer_tokens: AnswerTokens = DEFAULTS.answer_tokens,
+    temperature: Temperature = DEFAULTS.temperature,
+    top_p: TopP = DEFAULTS.top_p,
+    instruction: Instruction = INSTRUCTION,
     timeout: Annotated[float, typer.Option(help="Deadline of a run, in seconds.")] = 3600.0,
     compare: Annotated[bool, typer.Option("--compare", help="Also run the base model alone.")] = False,
     json: Annotated[
@@ -164,27 +171,7 @@ def solve(
 
     Starts the two servers and stops them at the end, unless --draft-url and --base-url name running ones.
     """
-    config = SpecReasonConfig(
-        **judging(
-            pair=None if draft or draft_url else pair,
-            verifier=verifier,
-            threshold=threshold,
-            keep=keep,
-            calibration=calibration,
-        ),
-        lookahead=lookahead,
-        eager_rewrite=eager_rewrite,
-        candidates=candidates,
-        salvage=salvage,
-        at_budget=at_budget,
-        first_base_steps=first_base_steps,
-        token_budget=token_budget,
-        step_tokens=step_tokens,
-        answer_tokens=answer_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        instruction=instruction,
-    )
+    config = _config(locals())
     if question == "-":
         question = sys.stdin.read().strip()
     config.prompt(question)
@@ -211,6 +198,114 @@ def solve(
             _show_result(alone, json)
             if not json:
                 _show_comparison(trace, alone)
+
+
+@app.command()
+def serve(
+    pair: PairName = "mini",
+    draft: DraftName = "",
+    base: BaseName = "",
+    draft_url: DraftUrl = "",
+    base_url: BaseUrl = "",
+    runtime_key: Annotated[
+        str, typer.Option(envvar="SPECREASON_SGL_RUNTIME_KEY", help="API key of the servers at the URLs.")
+    ] = "",
+    draft_args: DraftArgs = "",
+    base_args: BaseArgs = "",
+    draft_port: DraftPort = 0,
+    base_port: BasePort = 0,
+    draft_gpus: Annotated[str, typer.Option(help="GPUs of the draft model, with commas: tensor parallel.")] = "",
+    base_gpus: Annotated[str, typer.Option(help="GPUs of the base model, with commas: tensor parallel.")] = "",
+    colocate: Annotated[
+        bool, typer.Option("--colocate", help="Both models on the same GPUs, the memory split.")
+    ] = False,
+    decode: Annotated[
+        str, typer.Option(help=f"Token-level speculative decoding in the base model: {', '.join(DECODINGS)}.")
+    ] = "",
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen at; 0: a free one.", min=0, max=65535)] = 8000,
+    api_key: Annotated[
+        str, typer.Option(envvar="SPECREASON_SGL_API_KEY", help="Key that clients must send.")
+    ] = "",
+    without_key: Annotated[
+        bool, typer.Option("--without-key", help="Serve other machines without a key.")
+    ] = False,
+    name: Annotated[str, typer.Option(help="Model name for clients; default: the pair's.")] = "",
+    max_running: Annotated[int, typer.Option(help="Requests at a time.", min=1, max=1024)] = 64,
+    max_queue: Annotated[int, typer.Option(help="Requests that may wait.", min=0)] = 256,
+    timeout: Annotated[float, typer.Option(help="Deadline of a request, in seconds, waiting included.")] = 600.0,
+    verifier: Verifier = "",
+    threshold: Threshold = None,
+    keep: Keep = None,
+    calibration: CalibrationFile = None,
+    lookahead: Lookahead = DEFAULTS.lookahead,
+    eager_rewrite: EagerRewrite = False,
+    candidates: Candidates = DEFAULTS.candidates,
+    salvage: Salvage = None,
+    first_base_steps: FirstBaseSteps = DEFAULTS.first_base_steps,
+    token_budget: TokenBudget = DEFAULTS.token_budget,
+    at_budget: AtBudget = DEFAULTS.at_budget,
+    step_tokens: StepTokens = DEFAULTS.step_tokens,
+    answer_tokens: AnswerTokens = DEFAULTS.answer_tokens,
+    temperature: Temperature = DEFAULTS.temperature,
+    top_p: TopP = DEFAULTS.top_p,
+    instruction: Instruction = INSTRUCTION,
+) -> None:
+    """Serve a pair behind OpenAI's API, with a page to watch the two models think.
+
+    Starts the two runtimes and keeps them running, unless --draft-url and --base-url name running ones.
+    NAME asks for the pair, NAME-base and NAME-draft for one model alone. What a request does not say is as
+    set here.
+    """
+    from specreason_sgl.serving import listen
+
+    config = _config(locals())
+    if not timeout > 0:
+        raise ConfigError(f"the timeout is a number of seconds above 0, not {timeout}")
+    listen.check_exposure(host, api_key, without_key)
+    arguments = {
+        "draft_args": _flags(draft_args),
+        "base_args": _flags(base_args),
+        "draft_port": draft_port,
+        "base_port": base_port,
+        "draft_gpus": _gpus("--draft-gpus", draft_gpus),
+        "base_gpus": _gpus("--base-gpus", base_gpus),
+        "colocate": colocate,
+        "decode": decode or None,
+    }
+    with ExitStack() as stack:
+        sock = stack.enter_context(listen.bind(host, port))  # before what takes minutes
+        keeper = None
+        if bool(draft_url) != bool(base_url):
+            raise ConfigError("give both --draft-url and --base-url, or neither")
+        if not draft_url:
+            from specreason_sgl.runtime.keep import Keeper
+
+            running = stack.enter_context(_started(_pair_spec(pair, draft, base), arguments))
+            draft_url, base_url = running.draft.url, running.base.url
+            keeper = stack.enter_context(Keeper([running.draft, running.base]))
+        from specreason_sgl.lang.endpoint import Endpoint
+        from specreason_sgl.serving import health
+        from specreason_sgl.serving.app import Server, Settings
+        from specreason_sgl.serving.metrics import Metrics
+        from specreason_sgl.serving.service import Service
+
+        ends = [
+            stack.enter_context(Endpoint(url, runtime_key or None, timeout=timeout))
+            for url in (draft_url, base_url)
+        ]
+        metrics = Metrics()
+        settings = Settings(
+            name=name or ("pair" if draft or not keeper else pair),
+            config=config,
+            api_key=api_key or None,
+            hosts=listen.LOOPBACK_NAMES if listen.is_loopback(host) else (),
+            health=health.of(keeper, *ends, metrics),
+        )
+        service = Service(*ends, metrics, max_running=max_running, max_queue=max_queue, timeout=timeout)
+        server = Server(service, settings)
+        out.print(f"serving {', '.join(settings.modes)} at {listen.url(sock)}/v1, a page at {listen.url(sock)}/")
+        server.run([sock])
 
 
 @app.command()
@@ -462,7 +557,8 @@ def _endpoints(pair, draft, base, draft_url, base_url, api_key, timeout, argumen
     with ExitStack() as stack:
         if not draft_url:
             spec = _pair_spec(pair, draft, base)
-            draft_url, base_url = stack.enter_context(_started(spec, arguments))
+            running = stack.enter_context(_started(spec, arguments))
+            draft_url, base_url = running.draft.url, running.base.url
         from specreason_sgl.lang.endpoint import Endpoint
 
         yield tuple(
@@ -474,6 +570,22 @@ def _endpoints(pair, draft, base, draft_url, base_url, api_key, timeout, argumen
 def _check_folder(file: Path) -> None:
     if not file.parent.is_dir():
         raise ConfigError(f"there is no folder {file.parent} to write to")
+
+
+def _config(options: dict) -> SpecReasonConfig:
+    """The settings that a command's options, of the same names, make."""
+    ours = options["draft"] or options["draft_url"]
+    judge = {name: options[name] for name in ("verifier", "threshold", "keep", "calibration")}
+    names = {one.name for one in dataclasses.fields(SpecReasonConfig)} - judge.keys()
+    others = {name: value for name, value in options.items() if name in names}
+    return SpecReasonConfig(**judging(pair=None if ours else options["pair"], **judge), **others)
+
+
+def _gpus(option: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(one) for one in text.split(",")) if text else ()
+    except ValueError:
+        raise ConfigError(f"{option} takes GPU numbers with commas, as in 0,1; not {text!r}") from None
 
 
 def _choices(option: str, text: str, allowed: tuple[str, ...]) -> list[str]:
@@ -509,7 +621,7 @@ def _started(spec: models.PairSpec, arguments: dict):
                 importlib.import_module("specreason_sgl.reasoning.speculate")  # seconds, while servers start
 
             pair = stack.enter_context(launch_pair(spec, status=status, progress=progress, **arguments))
-        yield pair.draft.url, pair.base.url
+        yield pair
 
 
 @contextmanager

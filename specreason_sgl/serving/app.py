@@ -63,10 +63,9 @@ class Settings:
 class Server(uvicorn.Server):
     """Serves the application; told to stop, it ends the requests that run instead of waiting for them."""
 
-    def __init__(self, service: Service, settings: Settings, host: str, port: int):
+    def __init__(self, service: Service, settings: Settings):
         self.service = service
-        app = make_app(service, settings)
-        super().__init__(uvicorn.Config(app, host=host, port=port, log_level="warning"))
+        super().__init__(uvicorn.Config(make_app(service, settings), log_level="warning"))
 
     async def shutdown(self, sockets=None) -> None:
         self.service.cancel_all()

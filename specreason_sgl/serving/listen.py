@@ -44,3 +44,10 @@ def bind(host: str, port: int) -> socket.socket:
         return sock
     except OSError as error:
         raise LaunchError(f"cannot listen at {host}, port {port}: {error.strerror or error}") from None
+
+
+def url(sock: socket.socket) -> str:
+    """What a client on this machine calls."""
+    host, port = sock.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -39,9 +39,7 @@ class Metrics:
             "specreason_prompt_tokens", "Prompt tokens, by model and whether its cache had them.",
             ["side", "cached"], registry=one,
         )  # fmt: skip
-        self.restarts = Counter(
-            "specreason_runtime_restarts", "Runtimes started again.", ["side"], registry=one
-        )
+        self.restarts = Gauge("specreason_runtime_restarts", "Restarts.", ["side"], registry=one)
 
     def count(self, trace: Trace) -> None:
         """Add a finished run."""

@@ -4,6 +4,7 @@ import threading
 import pytest
 
 from specreason_sgl import Endpoint, SpecReasonConfig
+from specreason_sgl.serving import listen
 from specreason_sgl.serving.app import Server, Settings
 from specreason_sgl.serving.metrics import Metrics
 from specreason_sgl.serving.service import Service
@@ -35,15 +36,16 @@ def three_steps(side, turn, most):
 def serving(pair: Pair, *, limits=None, **settings):
     """The server in front of a scripted pair, on a port; gives its URL."""
     service = Service(pair.draft, pair.base, Metrics(), **(limits or {}))
-    server = Server(service, Settings(**{"name": "two", "config": CONFIG, **settings}), "127.0.0.1", 0)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        wait_until(lambda: server.started)
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()
+    server = Server(service, Settings(**{"name": "two", "config": CONFIG, **settings}))
+    with listen.bind("127.0.0.1", 0) as sock:
+        thread = threading.Thread(target=server.run, args=([sock],))
+        thread.start()
+        try:
+            wait_until(lambda: server.started)
+            yield listen.url(sock)
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 @pytest.fixture(scope="module")
