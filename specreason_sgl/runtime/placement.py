@@ -58,20 +58,17 @@ def place(draft_gpus: Sequence[int], base_gpus: Sequence[int], colocate: bool) -
     if colocate:
         if draft and base and draft != base:
             raise ConfigError(
-                f"with --colocate both models are on the same GPUs, not {_numbers(draft)} and {_numbers(base)}"
+                f"with --colocate both models are on the same GPUs, not on {_numbers(draft)} "
+                f"and {_numbers(base)}"
             )
         both = base or draft or (there[0],)
         return both, both
     if shared := sorted(set(draft) & set(base)):
-        raise ConfigError(
-            f"GPU {_numbers(shared)} is given to both models: choose another one, or add --colocate"
-        )
+        raise ConfigError(f"GPU {_numbers(shared)} is given to both models: choose another, or --colocate")
     left = [one for one in there if one not in (*draft, *base)]
     if not (draft and base) and not left:
-        without, other = ("base", "draft") if draft else ("draft", "base")
-        raise ConfigError(
-            f"the {other} model takes every GPU and leaves none for the {without}: add --colocate"
-        )
+        first, second = ("draft", "base") if draft else ("base", "draft")
+        raise ConfigError(f"the {first} takes every GPU and the {second} needs one, too: add --colocate")
     return draft or (left[0],), base or (left[0],)
 
 
@@ -134,7 +131,7 @@ def memory_flags(share: Share, indices: Sequence[int]) -> list[str]:
 
 
 def memory_together(some: Sequence[Model], gpu: Gpu) -> int:
-    """Bytes that these models need at least to share a GPU, by their parameters; 0 where one's are unknown."""
+    """Bytes that these models need at least to share a GPU, by their parameters; 0 where unknown."""
     if not all(model.parameters for model in some):
         return 0
     return sum(model.parameters * _BFLOAT16 + MIN_KV_CACHE + _reserve([gpu]) for model in some)
