@@ -82,6 +82,12 @@ def test_a_failure_ends_the_process_with_its_code(served, error, code):
     assert end.value.code == code
 
 
+def test_it_needs_no_model_path_and_takes_no_model_by_itself():
+    made = backend.create()
+    assert (made.requires_model_path, made.detect) == (False, None)
+    assert made.api_version == serve_backends.SERVE_BACKEND_API_VERSION
+
+
 def test_the_end_and_the_help_return_to_sglang(served, capsys):
     run()
     run("--help")
