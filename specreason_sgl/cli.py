@@ -7,6 +7,7 @@ import os
 import shlex
 import signal
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -47,11 +48,15 @@ PARTS = ("score", "prefix", "latency", "identity", "overhead")
 MODES = ("base", "draft", "sequential", "pipelined", "eager", "salvage")
 
 
-def main() -> None:
-    """Entry point of `specreason-sgl`. Exits with 2 for wrong input, 1 where a runtime failed."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of `specreason-sgl`. Exits with 2 for wrong input, 1 where a runtime failed.
+
+    Args:
+        argv: the command line without the program's name; None: the process's own.
+    """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        code = app(standalone_mode=False)
+        code = app(args=None if argv is None else list(argv), standalone_mode=False)
     except SpecReasonError as error:
         _fail(str(error), error.exit_code)
     except typer.BadParameter.__base__ as error:  # click's UsageError, wherever typer keeps it

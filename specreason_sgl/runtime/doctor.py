@@ -8,7 +8,7 @@ from importlib import metadata
 from typing import Literal
 
 from specreason_sgl.errors import SpecReasonError
-from specreason_sgl.runtime import machine, models
+from specreason_sgl.runtime import machine, models, placement
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,8 @@ def _device(pair: models.PairSpec) -> Iterator[Finding]:
         kind = torch.accelerator.current_accelerator().type
         count = torch.accelerator.device_count()
         yield Finding("ok", "accelerator", f"{count} x {kind}")
+        if kind == "cuda":
+            yield from _gpus(pair)
         return
     if not machine.uses_cpu_platform():
         yield Finding(
@@ -67,6 +69,21 @@ def _device(pair: models.PairSpec) -> Iterator[Finding]:
     verdict = "ok" if available >= needed else "stop"
     text = f"{available / 1e9:.1f} GB available, {pair.name} needs about {needed / 1e9:.1f} GB"
     yield Finding(verdict, "memory", text)
+
+
+def _gpus(pair: models.PairSpec) -> Iterator[Finding]:
+    try:
+        gpus = machine.gpus()
+    except SpecReasonError as error:
+        yield Finding("note", "GPU", str(error))
+        return
+    both = (pair.draft, pair.base)
+    for gpu in gpus:
+        memory = f"{gpu.free / 1e9:.1f} of {gpu.total / 1e9:.1f} GB free"
+        if needed := placement.memory_together(both, gpu):
+            fits = "fits" if needed <= gpu.free else "does not fit"
+            memory += f"; {pair.name} {fits} with --colocate, which takes {needed / 1e9:.1f} GB or more"
+        yield Finding("ok", f"GPU {gpu.index}", f"{gpu.name}, {memory}")
 
 
 def _weights(pair: models.PairSpec) -> Iterator[Finding]:

@@ -17,15 +17,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import urllib3
 
 from specreason_sgl.errors import LaunchError
 from specreason_sgl.runtime import supervise
+from specreason_sgl.runtime.decode import DRAFT_MODEL, check_decode, decode_args, flag_value
 from specreason_sgl.runtime.machine import available_memory, cpu_memory_needed, uses_cpu_platform
 from specreason_sgl.runtime.models import Model, PairSpec, Progress, cache_dir, fetch
+from specreason_sgl.runtime.placement import MEMORY_FLAG, Share, memory_flags, place, share_gpus
 
 HOST = "127.0.0.1"
 START_TIMEOUT = 600.0  # seconds
@@ -44,6 +46,7 @@ class ServerSpec:
         gpus: CUDA device numbers, tensor parallel over all of them; empty leaves it to SGLang.
         args: further flags for SGLang, passed on as they are.
         cpus: the processor cores it may use; empty: all.
+        share: the memory it takes of each of its GPUs, where another server is on them, too.
     """
 
     role: str
@@ -52,25 +55,43 @@ class ServerSpec:
     gpus: tuple[int, ...] = ()
     args: tuple[str, ...] = ()
     cpus: tuple[int, ...] = ()
+    share: Share | None = None
 
 
 class Server:
-    """A running SGLang server: `url`, `log_path`, `pid` (of its supervisor) and `stop()`."""
+    """A running SGLang server: `url`, `log_path`, `pid` (of its supervisor), `stop()`, and again `start()`.
+
+    `ready` is whether it has been healthy since its start.
+    """
 
     def __init__(self, spec: ServerSpec):
         self.spec = spec
         self.port = spec.port or free_port()
-        if spec.port and not _is_free(spec.port):
-            raise LaunchError(f"port {spec.port} for the {spec.role} server is taken; choose another one")
         self.url = f"http://{HOST}:{self.port}"
         logs = cache_dir() / "logs"
         logs.mkdir(parents=True, exist_ok=True)
         self.log_path = logs / f"{spec.role}-{self.port}.log"
-        with open(self.log_path, "w") as log:
-            log.write(shlex.join(self.command) + "\n")
+        self.log_path.write_text("")
+        self.start()
+
+    def start(self) -> None:
+        """Start its process, on the same port each time; the log goes on in the same file.
+
+        Raises:
+            LaunchError: the port is taken, or its share of a GPU is not free.
+        """
+        if not _is_free(self.port):
+            raise LaunchError(
+                f"port {self.port} for the {self.spec.role} server is taken; choose another one"
+            )
+        command = self.command
+        self.ready = False
+        with open(self.log_path, "a") as log:
+            self._log_start = log.tell()
+            log.write(shlex.join(command) + "\n")
             log.flush()
             self.process = subprocess.Popen(
-                [sys.executable, "-I", "-S", supervise.__file__, *_pinned(spec.cpus), *self.command],
+                [sys.executable, "-I", "-S", supervise.__file__, *_pinned(self.spec.cpus), *command],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -81,38 +102,52 @@ class Server:
 
     @property
     def command(self) -> list[str]:
-        """What is run: `sglang serve`, by this environment's Python."""
+        """What is run: `sglang serve`, by this environment's Python. A share is one of what is free now."""
         flags = ["--model-path", self.spec.model_path, "--host", HOST, "--port", str(self.port)]
         if len(self.spec.gpus) > 1:
             flags += ["--tensor-parallel-size", str(len(self.spec.gpus))]
+        if self.spec.share:
+            flags += memory_flags(self.spec.share, self.spec.gpus)
         serve = "import sys; from sglang.cli.main import main; sys.exit(main())"
         return [sys.executable, "-c", serve, "serve", *flags, *self.spec.args]
 
     def _environment(self) -> dict[str, str]:
         env = dict(os.environ)
         if self.spec.gpus:
-            env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self.spec.gpus))
+            # GPUs are numbered among those that this process sees, which may itself be confined to some.
+            seen = env.get("CUDA_VISIBLE_DEVICES", "").split(",")
+            chosen = (seen[i] if i < len(seen) and seen[i] else str(i) for i in self.spec.gpus)
+            env["CUDA_VISIBLE_DEVICES"] = ",".join(chosen)
         return env
 
-    def healthy(self) -> bool:
-        """Whether the server answers `/health` with 200.
+    def healthy(self, timeout: float = 5.0) -> bool:
+        """Whether the server answers `/health` with 200 within `timeout` seconds.
 
         Raises:
             LaunchError: its process has ended. Shows the log's last lines and names its file.
         """
-        if self.process.poll() is not None:
+        if how := self.ended():
             raise LaunchError(
-                f"the {self.spec.role} server ({self.spec.model_path}) ended with status "
-                f"{self.process.returncode}: {self.last_error()} (log: {self.log_path})"
+                f"the {self.spec.role} server ({self.spec.model_path}) {how} (log: {self.log_path})"
             )
         try:
-            return urllib3.request("GET", f"{self.url}/health", retries=False, timeout=5).status == 200
+            url = f"{self.url}/health"
+            healthy = urllib3.request("GET", url, retries=False, timeout=timeout).status == 200
         except urllib3.exceptions.HTTPError:
             return False
+        self.ready = self.ready or healthy
+        return healthy
+
+    def ended(self) -> str:
+        """How its process ended, with its last error; empty while it runs."""
+        status = self.process.poll()
+        return "" if status is None else f"ended with status {status}: {self.last_error()}"
 
     def last_error(self) -> str:
-        """The log's last line that names an error, else its last line."""
-        lines = [line.strip() for line in self.log_path.read_text(errors="replace").splitlines()]
+        """The last line of its log, since its start, that names an error; else the last line."""
+        with open(self.log_path, errors="replace") as log:
+            log.seek(self._log_start)
+            lines = [line.strip() for line in log]
         named = [line for line in lines if re.search(r"\w(Error|Exception)\b.*:|^error:| error: ", line)]
         return (named or [line for line in lines if line] or ["nothing in its log"])[-1]
 
@@ -143,6 +178,10 @@ def launch_pair(
     base_args: Sequence[str] = (),
     draft_port: int = 0,
     base_port: int = 0,
+    draft_gpus: Sequence[int] = (),
+    base_gpus: Sequence[int] = (),
+    colocate: bool = False,
+    decode: str | None = None,
     pin: bool = False,
     timeout: float = START_TIMEOUT,
     status: StatusCallback = lambda _: None,
@@ -152,36 +191,63 @@ def launch_pair(
 
     Args:
         spec: which two models.
-        draft_args, base_args: flags passed on to SGLang as they are.
+        draft_args, base_args: flags passed on to SGLang as they are; they win over this package's.
         draft_port, base_port: 0 picks a free port.
+        draft_gpus, base_gpus: CUDA device numbers; several: tensor parallel over them. With neither, the
+            models go to one GPU each where there are two.
+        colocate: both models on the same GPUs (the named ones, else the first), which share their memory.
+        decode: token-level speculative decoding on the base server (see `decode.decode_args`).
         pin: give each server its own half of the cores this process may use.
         timeout: seconds until both servers must be healthy.
         status: told in a line what is being waited for.
         progress: told how far a download is (see `models.Progress`).
 
     Raises:
+        ConfigError: no such GPU, or a placement or decoding that cannot be.
         WeightsError: weights cannot be had.
         LaunchError: a port is taken, memory is short, or a server died or was not ready in time.
     """
-    gpus = place_gpus()
+    gpus = place(draft_gpus, base_gpus, colocate)
+    check_decode(decode, base_args)
     cpus = _halves() if pin else ((), ())
-    folders = [str(fetch(model, progress)) for model in (spec.draft, spec.base)]
-    draft = ServerSpec("draft", folders[0], draft_port, gpus[0], tuple(draft_args), cpus[0])
-    base = ServerSpec("base", folders[1], base_port, gpus[1], tuple(base_args), cpus[1])
+    draft_path, base_path = (str(fetch(model, progress)) for model in (spec.draft, spec.base))
+    base_args = (*decode_args(decode, draft_path, base_path, base_args), *base_args)
+    draft = ServerSpec("draft", draft_path, draft_port, gpus[0], tuple(draft_args), cpus[0])
+    base = ServerSpec("base", base_path, base_port, gpus[1], base_args, cpus[1])
+    if colocate:
+        draft, base = _with_shares(draft, base)
     if uses_cpu_platform():
         _need_memory([Model(draft.model_path), Model(base.model_path)])
-    servers: list[Server] = []
+    servers: dict[str, Server] = {}
+    deadline = time.monotonic() + timeout
     try:
-        for one in (draft, base):
-            servers.append(Server(one))
-        wait_healthy(servers, timeout, status)
-        yield Pair(*servers)
+        # The second one's share is of what the first one left, so it waits for that.
+        for group in ((base,), (draft,)) if colocate else ((draft, base),):
+            for one in group:
+                servers[one.role] = Server(one)
+            wait_healthy([*servers.values()], deadline - time.monotonic(), status)
+        yield Pair(servers["draft"], servers["base"])
     finally:
-        for server in servers:
+        for server in servers.values():
             with contextlib.suppress(OSError):
                 server.process.stdin.close()  # both begin to stop before either is waited for
-        for server in servers:
+        for server in servers.values():
             server.stop()
+
+
+def _with_shares(draft: ServerSpec, base: ServerSpec) -> tuple[ServerSpec, ServerSpec]:
+    """The two with their shares of the GPUs they are both on; a user's own fraction is left alone."""
+    own = [flag_value(spec.args, [MEMORY_FLAG]) is not None for spec in (draft, base)]
+    if all(own):
+        return draft, base
+    folders = [[Path(draft.model_path)], [Path(base.model_path)]]
+    if proposer := flag_value(base.args, DRAFT_MODEL):
+        folders[1].append(Path(proposer))
+    shares = share_gpus(folders, base.gpus)
+    return tuple(
+        spec if own else replace(spec, share=share)
+        for spec, own, share in zip((draft, base), own, shares, strict=True)
+    )
 
 
 def wait_healthy(servers: Sequence[Server], timeout: float, status: StatusCallback = lambda _: None) -> None:
@@ -197,18 +263,12 @@ def wait_healthy(servers: Sequence[Server], timeout: float, status: StatusCallba
                 f"the {server.spec.role} server was not ready after {timeout:.0f} s (log: {server.log_path})"
             )
         roles = " and ".join(server.spec.role for server in waiting)
-        status(f"waiting for the {roles} server, {waited:.0f} s" if waiting else "both servers are ready")
+        ready = (
+            "both servers are ready" if len(servers) > 1 else f"the {servers[0].spec.role} server is ready"
+        )
+        status(f"waiting for the {roles} server, {waited:.0f} s" if waiting else ready)
         if waiting:
             time.sleep(0.25)
-
-
-def place_gpus() -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Devices of (draft, base): apart where there are two GPUs or more, else left to SGLang."""
-    import torch
-
-    if torch.cuda.is_available() and torch.cuda.device_count() > 1:
-        return (1,), (0,)
-    return (), ()
 
 
 def _halves() -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -1,14 +1,57 @@
 """What this machine has: accelerator, memory, the type it computes in."""
 
+import json
 import os
+import subprocess
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
+from specreason_sgl.errors import LaunchError
 from specreason_sgl.runtime.models import Model, weights_bytes
 
 CPU_OVERHEAD = 1_500_000_000  # bytes a server needs on a CPU beside its weights: processes, KV cache
 _BFLOAT16 = 2  # bytes
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A CUDA GPU: its number among those that this process sees, its memory and what is free, in bytes."""
+
+    index: int
+    name: str
+    total: int
+    free: int
+
+
+def gpus() -> list[Gpu]:
+    """The CUDA GPUs that this process sees, as they are now; takes some seconds.
+
+    Raises:
+        LaunchError: the driver does not answer.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    # In a process of its own: asking makes a CUDA context, which holds GPU memory until its process ends.
+    done = subprocess.run([sys.executable, "-c", _LIST_GPUS], capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        raise LaunchError(f"the GPUs' memory cannot be read: {last}")
+    return [Gpu(*one) for one in json.loads(done.stdout)]
+
+
+_LIST_GPUS = """
+import json, torch
+found = []
+for i in range(torch.cuda.device_count()):
+    free, total = torch.cuda.mem_get_info(i)
+    found.append((i, torch.cuda.get_device_name(i), total, free))
+print(json.dumps(found))
+"""
 
 
 def has_accelerator() -> bool:

@@ -1,0 +1,147 @@
+import argparse
+import json
+
+import pytest
+
+from specreason_sgl.errors import ConfigError
+from specreason_sgl.runtime import launch, machine
+from specreason_sgl.runtime.decode import decode_args, flag_value
+from specreason_sgl.runtime.launch import launch_pair
+from specreason_sgl.runtime.models import Model, PairSpec
+
+CHAIN = "--speculative-num-steps 3 --speculative-eagle-topk 1 --speculative-num-draft-tokens 4"
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    monkeypatch.setattr(machine, "uses_cpu_platform", lambda: False)
+
+
+def model(folder, size=100, tokens=None):
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"vocab_size": size}))
+    if tokens is not None:
+        tokenizer = {"model": {"vocab": tokens}, "added_tokens": [{"id": 9, "content": "<end>"}]}
+        (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("decode", "base_args", "flags"),
+    [
+        (None, [], ""),
+        (
+            "standalone",
+            [],
+            "--speculative-algorithm STANDALONE --speculative-draft-model-path {draft} " + CHAIN,
+        ),
+        (
+            "eagle3",
+            ["--speculative-draft-model-path", "some/head"],
+            "--speculative-algorithm EAGLE3",
+        ),
+        ("eagle3", ["--speculative-draft-model=some/head"], "--speculative-algorithm EAGLE3"),
+        ("ngram", [], "--speculative-algorithm NGRAM"),
+    ],
+)
+def test_the_flags_are_sglangs(gpu, tmp_path, decode, base_args, flags):
+    from sglang.srt.server_args import ServerArgs
+
+    draft, base = model(tmp_path / "draft"), model(tmp_path / "base")
+    found = decode_args(decode, draft, base, base_args)
+    assert found == flags.format(draft=draft).split()
+    parser = argparse.ArgumentParser()
+    ServerArgs.add_cli_args(parser)
+    parsed = parser.parse_args(["--model-path", base, *found, *base_args, "--speculative-num-steps", "5"])
+    assert parsed.speculative_num_steps == 5  # the user's, which stands last, wins
+    assert (parsed.speculative_draft_model_path is None) == (decode in (None, "ngram"))
+
+
+@pytest.mark.parametrize(
+    ("decode", "base_args", "says"),
+    [
+        ("magic", [], "--decode takes one of standalone, eagle3, ngram, not 'magic'"),
+        (
+            "ngram",
+            ["--speculative-algorithm=NGRAM"],
+            "--decode ngram and --speculative-algorithm among the base's flags: give one of them",
+        ),
+        (
+            "eagle3",
+            ["--speculative-draft-model-path"],
+            "--decode eagle3 needs a draft head made for the base model: add "
+            "--speculative-draft-model-path FOLDER-OR-NAME to the base's flags",
+        ),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_anything_is_fetched(
+    gpu, monkeypatch, decode, base_args, says
+):
+    monkeypatch.setattr(launch, "fetch", lambda *_: pytest.fail("weights were fetched"))
+    with pytest.raises(ConfigError) as raised:
+        launch_pair(PairSpec("x", Model("a"), Model("b")), decode=decode, base_args=base_args).__enter__()
+    assert str(raised.value) == says
+
+
+@pytest.mark.parametrize(
+    ("decode", "needs"),
+    [
+        ("standalone", "Triton kernels with a GPU driver"),
+        ("eagle3", "Triton kernels with a GPU driver"),
+        ("ngram", "sgl_kernel's operators"),
+    ],
+)
+def test_nothing_of_it_runs_on_the_cpu_platform(monkeypatch, decode, needs):
+    monkeypatch.setattr(machine, "uses_cpu_platform", lambda: True)
+    monkeypatch.setattr(launch, "fetch", lambda *_: pytest.fail("weights were fetched"))
+    with pytest.raises(ConfigError) as raised:
+        launch_pair(PairSpec("x", Model("a"), Model("b")), decode=decode).__enter__()
+    assert str(raised.value) == (
+        f"--decode {decode} needs {needs}, which this CPU platform does not have: leave it out, or use a "
+        "machine with a GPU"
+    )
+    assert decode_args(None, "a", "b", []) == []
+
+
+def test_a_draft_with_another_number_of_tokens_cannot_propose_any(gpu, tmp_path):
+    draft, base = model(tmp_path / "draft", 151936), model(tmp_path / "base", 152064)
+    with pytest.raises(ConfigError) as raised:
+        decode_args("standalone", draft, base, [])
+    assert str(raised.value) == (
+        "--decode standalone needs a draft with the base's vocabulary: draft has 151936 tokens, base 152064"
+    )
+    fitting = model(tmp_path / "fitting", 152064)
+    own = ["--speculative-draft-model-path", fitting]
+    assert decode_args("standalone", draft, base, own)[-2:] == ["--speculative-num-draft-tokens", "4"]
+
+
+def test_a_draft_that_numbers_its_tokens_differently_cannot_propose_any(gpu, tmp_path):
+    base = model(tmp_path / "base", tokens={"a": 0, "b": 1})
+    with pytest.raises(ConfigError, match="other and base number their tokens differently"):
+        decode_args("standalone", model(tmp_path / "other", tokens={"b": 0, "a": 1}), base, [])
+    for name, tokens in (("same", {"b": 1, "a": 0}), ("scores", [["a", -1.0]]), ("none", None)):
+        assert decode_args("standalone", model(tmp_path / name, tokens=tokens), base, [])
+
+
+def test_a_size_is_looked_for_where_config_json_has_it(gpu, tmp_path):
+    with pytest.raises(ConfigError, match="has 100 tokens, base 200"):
+        decode_args("standalone", model(tmp_path / "draft"), model(tmp_path / "base", 200), [])
+    nested = tmp_path / "nested"
+    nested.mkdir()
+    (nested / "config.json").write_text('{"text_config": {"vocab_size": 200}}')
+    assert decode_args("standalone", str(nested), str(tmp_path / "base"), [])
+    assert decode_args("standalone", "some/model", str(tmp_path / "base"), [])  # SGLang will tell
+
+
+@pytest.mark.parametrize(
+    ("args", "value"),
+    [
+        ([], None),
+        (["--a", "1"], "1"),
+        (["--a=1", "--a", "2"], "2"),
+        (["--a"], ""),
+        (["--b", "--abc", "1"], None),
+    ],
+)
+def test_a_flags_last_value_is_found(args, value):
+    assert flag_value(args, ["--a"]) == value

@@ -1,0 +1,336 @@
+"""Real processes: a stand-in server that does what a test tells it over HTTP, under the real supervisor."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from dataclasses import replace
+
+import psutil
+import pytest
+import urllib3
+
+from specreason_sgl.errors import LaunchError
+from specreason_sgl.runtime import keep, launch
+from specreason_sgl.runtime.keep import Keeper, Patience, ServerState
+from specreason_sgl.runtime.launch import Server, ServerSpec, wait_healthy
+from specreason_sgl.runtime.placement import Share
+from tests.scripted import wait_until
+
+# GET /health: 200; /exit: it ends; /hang: /health is not answered any more; /busy: /health says 503.
+# Where its folder has a file `broken`, it ends at its start.
+STAND_IN = """
+import http.server, os, sys, threading
+if os.path.exists(sys.argv[2] + "/broken"):
+    raise ValueError("it is broken")
+mood = "/health"
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        global mood
+        if self.path == "/exit":
+            print("RuntimeError: told to exit", flush=True)
+            os._exit(3)
+        if self.path != "/health":
+            mood = self.path
+        elif mood == "/hang":
+            threading.Event().wait()
+        self.send_response(503 if self.path == "/health" and mood == "/busy" else 200)
+        self.end_headers()
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+QUICK = Patience(start=30, hang=30, check=0.05, first_wait=0.01, longest_wait=0.04, steady=30)
+
+
+@pytest.fixture(autouse=True)
+def stand_in(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPECREASON_SGL_CACHE", str(tmp_path))
+    monkeypatch.setattr(keep, "POLL", 0.01)
+    program = tmp_path / "stand_in.py"
+    program.write_text(STAND_IN)
+    command = property(lambda self: [sys.executable, str(program), str(self.port), str(tmp_path)])
+    monkeypatch.setattr(Server, "command", command)
+    return tmp_path
+
+
+@contextlib.contextmanager
+def running(*roles, ready=True, **spec):
+    servers = [Server(ServerSpec(role, "some/model", **spec)) for role in roles]
+    try:
+        if ready:
+            wait_healthy(servers, 30)
+        yield servers
+    finally:
+        for server in servers:
+            server.stop()
+
+
+def tell(server, path):
+    with contextlib.suppress(urllib3.exceptions.HTTPError):
+        urllib3.request("GET", server.url + path, retries=False, timeout=10)
+
+
+def gone(pid):
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def tree(server):
+    supervisor = psutil.Process(server.pid)
+    return [supervisor.pid, *(one.pid for one in supervisor.children(recursive=True))]
+
+
+def recovered(keeper, role, restarts):
+    state = keeper.snapshot()[role]
+    return state.state == "ready" and state.restarts == restarts
+
+
+def test_a_server_that_ends_is_started_again_on_its_port():
+    with running("draft", "base") as (draft, base), Keeper([draft, base], QUICK) as keeper:
+        before, other, since = tree(base), draft.pid, keeper.snapshot()["base"].since
+        port = base.port
+        tell(base, "/exit")
+        wait_until(lambda: recovered(keeper, "base", 1), 30)
+        state = keeper.snapshot()["base"]
+        assert state.error == "ended with status 3: RuntimeError: told to exit"
+        assert state.since > since
+        assert (base.port, base.healthy()) == (port, True)
+        assert all(gone(pid) for pid in before)
+        assert keeper.snapshot()["draft"] == ServerState("ready", keeper.snapshot()["draft"].since)
+        assert draft.pid == other
+
+
+def test_a_killed_server_is_started_again():
+    with running("base") as (base,), Keeper([base], QUICK) as keeper:
+        supervisor, child = tree(base)
+        os.kill(child, signal.SIGKILL)
+        wait_until(lambda: recovered(keeper, "base", 1), 30)
+        assert keeper.snapshot()["base"].error.startswith("ended with status")
+        assert gone(supervisor)
+
+
+def test_a_server_that_hangs_is_ended_and_started_again(monkeypatch):
+    monkeypatch.setattr(keep, "CHECK_TIMEOUT", 0.05)
+    with running("base") as (base,), Keeper([base], replace(QUICK, hang=0.3)) as keeper:
+        before = tree(base)
+        tell(base, "/hang")
+        wait_until(lambda: recovered(keeper, "base", 1), 30)
+        assert keeper.snapshot()["base"].error == "did not answer /health for 0 s"
+        assert all(gone(pid) for pid in before)
+
+
+def test_a_server_that_is_busy_for_less_than_the_limit_is_left_alone(monkeypatch):
+    answers = []
+    real = Server.healthy
+    monkeypatch.setattr(Server, "healthy", lambda self, t=5.0: answers.append(real(self, t)) or answers[-1])
+    with running("base") as (base,), Keeper([base], QUICK) as keeper:
+        pid = base.pid
+        tell(base, "/busy")
+        wait_until(lambda: answers[-3:] == [False] * 3)
+        tell(base, "/well")
+        wait_until(lambda: answers[-1])
+        assert (base.pid, keeper.snapshot()["base"].restarts) == (pid, 0)
+
+
+def test_a_server_that_does_not_become_ready_is_started_once_more(monkeypatch):
+    with running("base") as (base,), Keeper([base], replace(QUICK, start=0.1)) as keeper:
+        monkeypatch.setattr(Server, "healthy", lambda *_: False)
+        tell(base, "/exit")
+        wait_until(lambda: keeper.snapshot()["base"].restarts > 2, 30)
+        state = keeper.snapshot()["base"]
+        assert (state.state, state.error) == ("restarting", "was not ready after 0 s")
+
+
+def test_the_states_are_starting_then_ready():
+    with running("base", ready=False) as (base,):
+        keeper = Keeper([base], QUICK)
+        assert keeper.snapshot()["base"].state == "starting"
+        with keeper:
+            wait_until(lambda: keeper.snapshot()["base"].state == "ready", 30)
+        assert keeper.snapshot()["base"].restarts == 0
+        assert Keeper([base]).snapshot()["base"].state == "ready"
+
+
+def waits_of(keeper):
+    """The waits before restarts; they pass at once."""
+    waits = []
+
+    class Event(threading.Event):
+        def wait(self, seconds):
+            if seconds != keep.POLL:
+                waits.append(seconds)
+                seconds = 0
+            return super().wait(seconds)
+
+    keeper._watches[0]._stopping = Event()
+    return waits
+
+
+def test_the_waits_double_and_begin_anew_after_a_steady_time(stand_in):
+    with running("base") as (base,):
+        keeper = Keeper([base], replace(QUICK, first_wait=1, longest_wait=4, steady=0))
+        waits = waits_of(keeper)
+        with keeper:
+            (stand_in / "broken").write_text("")
+            tell(base, "/exit")
+            wait_until(lambda: len(waits) >= 5, 30)
+            assert keeper.snapshot()["base"].state == "restarting"
+            assert keeper.snapshot()["base"].error == "ended with status 1: ValueError: it is broken"
+            (stand_in / "broken").unlink()
+            wait_until(lambda: keeper.snapshot()["base"].state == "ready", 30)
+            before = len(waits)
+            assert waits[:5] == [1, 2, 4, 4, 4]
+            tell(base, "/exit")
+            wait_until(lambda: len(waits) > before, 30)
+            assert waits[before] == 1
+            wait_until(lambda: keeper.snapshot()["base"].state == "ready", 30)
+
+
+def test_a_server_that_was_not_steady_waits_on():
+    with running("base") as (base,):
+        keeper = Keeper([base], replace(QUICK, first_wait=1, longest_wait=4, steady=1000))
+        waits = waits_of(keeper)
+        with keeper:
+            for restarts in (1, 2):
+                tell(base, "/exit")
+                wait_until(lambda restarts=restarts: recovered(keeper, "base", restarts), 30)
+            assert waits == [1, 2]
+
+
+def test_a_port_that_somebody_took_meanwhile_is_told_and_waited_for(monkeypatch):
+    with running("base") as (base,), Keeper([base], QUICK) as keeper:
+        monkeypatch.setattr(launch, "_is_free", lambda port: False)
+        tell(base, "/exit")
+        says = f"port {base.port} for the base server is taken; choose another one"
+        wait_until(lambda: keeper.snapshot()["base"].error == says, 30)
+        assert keeper.snapshot()["base"].restarts == 0
+        monkeypatch.setattr(launch, "_is_free", lambda port: True)
+        wait_until(lambda: recovered(keeper, "base", 1), 30)
+
+
+def test_after_stop_nothing_is_started():
+    with running("base") as (base,):
+        keeper = Keeper([base], replace(QUICK, first_wait=600, longest_wait=600))
+        keeper.start()
+        tell(base, "/exit")
+        wait_until(lambda: keeper.snapshot()["base"].state == "restarting", 30)
+        started = time.monotonic()
+        keeper.stop()
+        assert time.monotonic() - started < 5
+        (watch,) = keeper._watches
+        wait_until(lambda: not watch.thread.is_alive())
+        assert watch._start() == ""
+        assert gone(base.pid)
+        assert keeper.snapshot()["base"].restarts == 0
+
+
+def test_stop_does_not_wait_for_an_answer():
+    with running("base") as (base,):
+        keeper = Keeper([base], QUICK)
+        keeper.start()
+        tell(base, "/hang")
+        started = time.monotonic()
+        keeper.stop()
+        assert time.monotonic() - started < 5
+    wait_until(lambda: not keeper._watches[0].thread.is_alive())  # its server has gone
+    assert gone(base.pid)
+
+
+def test_servers_that_share_a_gpu_are_started_one_after_the_other(monkeypatch):
+    at_once, most = [], []
+    real_start, real_change = Server.start, keep._Watch._change
+
+    def start(self):
+        at_once.append(self.spec.role)
+        most.append(len(at_once))
+        real_start(self)
+
+    def change(self, state, **changes):
+        if state == "ready":
+            at_once.remove(self.server.spec.role)
+        real_change(self, state, **changes)
+
+    with running("draft", "base", share=Share(1, 1, 1)) as servers:
+        monkeypatch.setattr(Server, "start", start)
+        monkeypatch.setattr(keep._Watch, "_change", change)
+        with Keeper(servers, QUICK) as keeper:
+            for server in servers:
+                tell(server, "/exit")
+            wait_until(lambda: all(recovered(keeper, role, 1) for role in ("draft", "base")), 30)
+    assert most == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("args", "limit"),
+    [((), 360), (("--watchdog-timeout", "1000"), 1060), (("--watchdog-timeout=10",), 360)],
+)
+def test_the_limit_is_above_sglangs_own(args, limit):
+    server = object.__new__(Server)
+    server.spec, server.ready = ServerSpec("base", "m", args=args), True
+    assert Keeper([server])._watches[0].hang == limit
+
+
+def test_the_log_goes_on_and_an_error_is_of_the_last_start(stand_in):
+    with running("base") as (base,):
+        (stand_in / "broken").write_text("")
+        tell(base, "/exit")
+        wait_until(lambda: base.ended() != "", 30)
+        base.start()
+        wait_until(lambda: base.ended() != "", 30)
+        assert base.ended() == "ended with status 1: ValueError: it is broken"
+        assert "told to exit" in base.log_path.read_text()
+        with pytest.raises(LaunchError, match=r"the base server \(some/model\) ended with status 1"):
+            base.healthy()
+        (stand_in / "broken").unlink()
+        base.start()
+        wait_healthy([base], 30)
+        assert "stand_in.py" in base.last_error()  # no error, so the last line: its command
+
+
+def test_sigkill_of_the_program_ends_a_server_that_was_started_again(stand_in):
+    with socket.socket() as sock:
+        sock.bind((launch.HOST, 0))
+        port = sock.getsockname()[1]
+    program = stand_in / "stand_in.py"
+    code = f"""
+        import threading
+        from specreason_sgl.runtime.keep import Keeper, Patience
+        from specreason_sgl.runtime.launch import Server, ServerSpec, wait_healthy
+        Server.command = property(
+            lambda self: [{sys.executable!r}, {str(program)!r}, str(self.port), {str(stand_in)!r}]
+        )
+        server = Server(ServerSpec("base", "x", port={port}))
+        wait_healthy([server], 60)
+        keeper = Keeper([server], Patience(check=0.1, first_wait=0.01))
+        keeper.start()
+        print(server.pid, flush=True)
+        input()
+        while keeper.snapshot()["base"].restarts < 1 or not server.ready:
+            threading.Event().wait(0.01)
+        print(server.pid, flush=True)
+        threading.Event().wait()
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    first = int(process.stdout.readline())
+    with contextlib.suppress(urllib3.exceptions.HTTPError):
+        urllib3.request("GET", f"http://{launch.HOST}:{port}/exit", retries=False, timeout=10)
+    process.stdin.write("\n")
+    process.stdin.flush()
+    second = psutil.Process(int(process.stdout.readline()))
+    assert second.pid != first
+    processes = [second, *second.children(recursive=True)]
+    assert len(processes) == 2
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    wait_until(lambda: all(gone(one.pid) for one in processes), 15)
