@@ -122,7 +122,9 @@ Lookahead = Annotated[
 EagerRewrite = Annotated[
     bool, typer.Option("--eager-rewrite", help="The base model rewrites a step while it judges it.")
 ]
-Candidates = Annotated[int, typer.Option(help="Versions of each step to draft; the best is kept, if it passes.")]
+Candidates = Annotated[
+    int, typer.Option(help="Versions of each step to draft; the best is kept, if it passes.")
+]
 Salvage = Annotated[
     float | None,
     typer.Option(help="Keep a rejected step's sentences before the first token with a logprob below."),
@@ -219,8 +221,12 @@ def serve(
     base_args: BaseArgs = "",
     draft_port: DraftPort = 0,
     base_port: BasePort = 0,
-    draft_gpus: Annotated[str, typer.Option(help="GPUs of the draft model, with commas: tensor parallel.")] = "",
-    base_gpus: Annotated[str, typer.Option(help="GPUs of the base model, with commas: tensor parallel.")] = "",
+    draft_gpus: Annotated[
+        str, typer.Option(help="GPUs of the draft model, with commas: tensor parallel.")
+    ] = "",
+    base_gpus: Annotated[
+        str, typer.Option(help="GPUs of the base model, with commas: tensor parallel.")
+    ] = "",
     colocate: Annotated[
         bool, typer.Option("--colocate", help="Both models on the same GPUs, the memory split.")
     ] = False,
@@ -238,7 +244,7 @@ def serve(
     name: Annotated[str, typer.Option(help="Model name for clients; default: the pair's.")] = "",
     max_running: Annotated[int, typer.Option(help="Requests at a time.", min=1, max=1024)] = 64,
     max_queue: Annotated[int, typer.Option(help="Requests that may wait.", min=0)] = 256,
-    timeout: Annotated[float, typer.Option(help="Deadline of a request, in seconds, waiting included.")] = 600.0,
+    timeout: Annotated[float, typer.Option(help="Deadline of a request, in seconds.")] = 600.0,
     verifier: Verifier = "",
     threshold: Threshold = None,
     keep: Keep = None,
@@ -309,7 +315,8 @@ def serve(
         )
         service = Service(*ends, metrics, max_running=max_running, max_queue=max_queue, timeout=timeout)
         server = Server(service, settings)
-        out.print(f"serving {', '.join(settings.modes)} at {listen.url(sock)}/v1, a page at {listen.url(sock)}/")
+        url = listen.url(sock)
+        out.print(f"serving {', '.join(settings.modes)} at {url}/v1, a page at {url}/")
         server.run([sock])
 
 

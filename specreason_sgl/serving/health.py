@@ -34,9 +34,7 @@ def _asked(endpoints: dict[str, Endpoint]) -> tuple[bool, dict[str, Any]]:
     found = {}
     for side, endpoint in endpoints.items():
         try:
-            response = urllib3.request(
-                "GET", f"{endpoint.base_url}/health", retries=False, timeout=PING
-            )
+            response = urllib3.request("GET", f"{endpoint.base_url}/health", retries=False, timeout=PING)
             found[side] = {"state": "ready" if response.status == 200 else f"status {response.status}"}
         except urllib3.exceptions.HTTPError:
             found[side] = {"state": "no answer"}

@@ -16,14 +16,12 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def check_exposure(host: str, api_key: str | None, without_key: bool) -> None:
+def check_exposure(host: str, api_key: str, without_key: bool) -> None:
     """Refuse to serve other machines without a key, unless that was said to be meant.
 
     Raises:
         ConfigError: it is not safe.
     """
-    if api_key == "":
-        raise ConfigError("the API key is empty")
     if not is_loopback(host) and not api_key and not without_key:
         raise ConfigError(
             f"other machines can reach {host}: give an --api-key, or say --without-key if anyone may use it"

@@ -1,0 +1,82 @@
+"""`specreason-sgl serve` as a process, in front of a scripted pair."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+import urllib3
+
+from tests.serving.conftest import three_steps
+
+SERVE = [sys.executable, "-m", "specreason_sgl.cli", "serve"]
+
+
+@pytest.fixture
+def process(pair):
+    pair.start_anew(three_steps, lambda turn: 9)
+    command = [*SERVE, "--draft-url", pair.draft_server.url, "--base-url", pair.base_server.url]
+    command += ["--port", "0", "--name", "two", "--temperature", "0", "--token-budget", "60"]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    yield running
+    running.kill()
+    running.communicate()
+
+
+def url_of(process):
+    return re.search(r"at (http://127\.0\.0\.1:\d+)/v1", process.stdout.readline())[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_serves_until_it_is_told_to_stop(pair, process, number):
+    url = url_of(process)
+    body = {"model": "two", "messages": [{"role": "user", "content": "q"}]}
+    reply = urllib3.request("POST", f"{url}/v1/chat/completions", json=body, timeout=60).json()
+    assert reply["choices"][0]["message"]["reasoning_content"] == "draft 1\n\ndraft 2\n\ndraft 3"
+    assert urllib3.request("GET", f"{url}/health").json()["runtimes"] == {
+        "draft": {"state": "ready"},
+        "base": {"state": "ready"},
+    }
+    page = urllib3.request("GET", f"{url}/")
+    assert page.status == 200
+    assert "text/html" in page.headers["content-type"]
+
+    process.send_signal(number)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 128 + number
+    assert "Traceback" not in err
+
+
+def test_a_taken_port_is_told_before_anything_is_started(pair, process):
+    port = url_of(process).rpartition(":")[2]
+    other = subprocess.run([*SERVE, "--pair", "mini", "--port", port], capture_output=True, text=True)
+    assert other.returncode == 1
+    assert other.stderr.startswith(f"error: cannot listen at 127.0.0.1, port {port}")
+    assert len(other.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--host", "0.0.0.0"], "give an --api-key"),
+        (["--draft-gpus", "x"], "--draft-gpus takes GPU numbers"),
+        (["--threshold", "11"], "threshold"),
+        (["--timeout", "0"], "timeout"),
+        (["--draft-url", "http://127.0.0.1:9"], "give both"),
+        (["--decode", "guess"], "--decode takes one of"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_is_started(arguments, says):
+    done = subprocess.run([*SERVE, *arguments], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_description_of_the_api_names_what_it_takes(process):
+    url = url_of(process)
+    schema = urllib3.request("GET", f"{url}/openapi.json").json()
+    assert "422" not in json.dumps(schema["paths"])
+    assert "lookahead" in schema["components"]["schemas"]["Extension"]["properties"]
