@@ -22,7 +22,7 @@ STOPS = {
 # Control characters of a model could move the cursor: all but tab and newline are shown as pictures.
 _VISIBLE = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"}
 _VISIBLE |= {code: 0xFFFD for code in range(127, 160)}
-_MARKS = {  # of the timeline, with their colours
+_MARKS = {  # of a call's purpose in the timeline, with their colours
     "draft": ("D", "green"),
     "score": ("S", "yellow"),
     "rewrite": ("R", "blue"),
@@ -38,8 +38,12 @@ def page() -> str:
 
 def as_html(traces: Sequence[Trace]) -> str:
     """The page with traces in it, in one file that needs no server."""
-    plain = [json.loads(trace.to_json(), parse_constant=lambda name: None) for trace in traces]  # no NaN there
-    data = json.dumps(plain, ensure_ascii=False).replace("<", "\\u003c")  # else `</script>` in a text would end the element
+    plain = [
+        json.loads(trace.to_json(), parse_constant=lambda name: None) for trace in traces
+    ]  # no NaN there
+    data = json.dumps(plain, ensure_ascii=False).replace(
+        "<", "\\u003c"
+    )  # else `</script>` in a text would end the element
     return page().replace(NO_TRACES, NO_TRACES.replace("[]", data), 1)
 
 
@@ -179,7 +183,7 @@ def print_timeline(console: Console, trace: Trace) -> None:
     end = max((call.start + call.seconds for call, _ in calls), default=0.0)
     if not end:
         return
-    width = min(console.width - 7, TIMELINE_WIDTH)
+    width = max(min(console.width - 7, TIMELINE_WIDTH), 20)
     for side in ("draft", "base"):
         mine = [(call, lost) for call, lost in calls if call.side == side]
         if mine:
@@ -190,7 +194,7 @@ def print_timeline(console: Console, trace: Trace) -> None:
     legend = Text(" " * 7)
     for purpose, (mark, colour) in _MARKS.items():
         if purpose in seen:
-            legend += Text.assemble((mark, colour), f" {purpose}  ")
+            legend += Text.assemble((mark, colour), f" {'think' if purpose == 'reason' else purpose}  ")
     if any(lost for _, lost in calls):
         legend += Text.assemble(("x", "red"), " thrown away  ")
     console.print(legend + Text("· idle\n"), soft_wrap=True)

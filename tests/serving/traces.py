@@ -14,7 +14,7 @@ STEPS = (
         calls=(Call("base", "rewrite", 60, 0, 14, 0.0, 1.4),),
     ),
     Step(
-        "The distance is 60 km and the time is 45 minutes.\nThe speed shall be in km/h, so the time must be in hours.",
+        "The distance is 60 km and the time is 45 minutes.\nThe speed is in km/h, so we need hours.",
         "draft",
         "delimiter",
         32,
@@ -90,7 +90,10 @@ def make_alone(**changes) -> Trace:
     text = "The speed is distance over time.\n\n45 minutes are 0.75 h, and 60 / 0.75 = 80.\n\n\\boxed{80}"
     *before, last = text.split("\n\n")
     call = Call("base", "reason", 60, 0, 140, 0.0, 14.0)
-    steps = (*(Step(part, "base", "delimiter", 0) for part in before), Step(last, "base", "eos", 140, calls=(call,)))
+    steps = (
+        *(Step(part, "base", "delimiter", 0) for part in before),
+        Step(last, "base", "eos", 140, calls=(call,)),
+    )
     alone = {
         "mode": "base",
         "draft_model": None,
