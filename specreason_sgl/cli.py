@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated
@@ -24,10 +25,11 @@ from specreason_sgl.errors import ConfigError, SpecReasonError
 from specreason_sgl.reasoning.acceptance import check_share
 from specreason_sgl.reasoning.calibration import Calibration, judging
 from specreason_sgl.reasoning.config import INSTRUCTION, SpecReasonConfig
-from specreason_sgl.reasoning.trace import Step, Trace
+from specreason_sgl.reasoning.trace import Trace
 from specreason_sgl.reasoning.verifiers import BUILT_IN
 from specreason_sgl.runtime import models
 from specreason_sgl.runtime.decode import DECODINGS
+from specreason_sgl.serving import show
 
 app = typer.Typer(
     help="Speculative reasoning for SGLang: a small model drafts the steps of a chain of thought, "
@@ -194,9 +196,9 @@ def solve(
     ):
         from specreason_sgl.reasoning import speculate
 
-        show = (lambda step: None) if json else _show_step
+        on_step = None if json else partial(show.print_step, out)
         trace = speculate.solve(
-            question, draft=draft_end, base=base_end, config=config, timeout=timeout, on_step=show
+            question, draft=draft_end, base=base_end, config=config, timeout=timeout, on_step=on_step
         )
         _show_result(trace, json)
         if compare:
@@ -204,7 +206,29 @@ def solve(
                 alone = speculate.solve_alone(question, endpoint=base_end, config=config, timeout=timeout)
             _show_result(alone, json)
             if not json:
-                _show_comparison(trace, alone)
+                show.print_comparison(out, trace, alone)
+
+
+@app.command("show")
+def show_traces(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="TRACE_FILE...", help="What `solve --json` printed; one or more.")
+    ],
+    html: Annotated[
+        Path | None, typer.Option(help="Write one page of HTML to this file instead, to open in a browser.")
+    ] = None,
+) -> None:
+    """Show saved traces: steps, scores, rejected drafts, and what each model did when."""
+    traces = [trace for file in files for trace in show.read_traces(file)]
+    if html:
+        _check_folder(html)
+        try:
+            html.write_text(show.as_html(traces), encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"{html} cannot be written: {error.strerror}") from None
+        out.print(f"written: {html}", soft_wrap=True)
+        return
+    show.print_traces(out, traces)
 
 
 @app.command()
@@ -662,58 +686,11 @@ def _status(text: str):
     return err.status(text)
 
 
-def _show_step(step: Step) -> None:
-    if step.rejected:
-        out.print(f"[red]draft[/]  {_score(step)} rejected")
-        _print_text(step.rejected, "dim strike")
-        out.print(f"[blue]base[/]   {'wrote on after its head' if step.head else 'rewrote it'}")
-    elif step.author == "draft":
-        out.print(f"[green]draft[/]  {_score(step)} kept")
-    else:
-        out.print("[blue]base[/]   wrote it")
-    _print_text(step.text)
-
-
-def _print_text(text: str, style: str | None = None) -> None:
-    out.print(f"{text}\n", style=style, markup=False, soft_wrap=True)
-
-
-def _score(step: Step) -> str:
-    return "not scored," if step.score is None else f"score {step.score:.4g},"
-
-
-_STOPS = {
-    "answer": "the chain of thought has it",
-    "end": "the thinking ended",
-    "repetition": "a step repeated the one before",
-    "budget": "the token budget is used up",
-}
-
-
 def _show_result(trace: Trace, json: bool) -> None:
     if json:
         print(trace.to_json(), flush=True)
-        return
-    if trace.mode != "specreason":
-        out.print(f"[bold]{trace.mode} alone[/]")
-        _print_text(trace.reasoning)
-    out.print(f"[bold]answer[/] ({_STOPS[trace.stop]})")
-    _print_text(trace.answer)
-    if trace.mode == "specreason":
-        out.print(
-            f"{len(trace.steps)} steps: {trace.kept} kept, {trace.rewritten} rewritten; "
-            f"{trace.tokens} tokens in {trace.seconds:.1f} s ({trace.tokens / trace.seconds:.1f} tokens/s), "
-            f"{trace.wasted_tokens} more thrown away\n"
-        )
-
-
-def _show_comparison(trace: Trace, alone: Trace) -> None:
-    table = Table("mode", "seconds", "tokens", "tokens/s", "answer", box=None, pad_edge=False)
-    for name, one in (("specreason", trace), ("base alone", alone)):
-        rate = f"{one.tokens / one.seconds:.1f}"
-        table.add_row(name, f"{one.seconds:.1f}", str(one.tokens), rate, Text(one.answer))
-    out.print(table)
-    out.print(f"base alone took {alone.seconds / trace.seconds:.2f} times as long")
+    else:
+        show.print_result(out, trace)
 
 
 def _show_calibration(found: Calibration) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
@@ -25,6 +25,7 @@ from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.trace import Trace
 from specreason_sgl.serving.api import ApiError, ChatRequest, api_error, finish_reason, invalid, usage
 from specreason_sgl.serving.service import Event, Job, Mode, QueueFull, Service
+from specreason_sgl.serving.show import page
 
 ALIVE = 15.0  # seconds without an event until a comment is sent, so that no proxy hangs up
 BODY_TIMEOUT = 60.0  # seconds
@@ -103,6 +104,10 @@ def make_app(service: Service, settings: Settings) -> FastAPI:
         responses={status: {"model": ErrorReply} for status in (400, 401, 403, 413)},
     )
     started = int(time.time())
+
+    @app.get("/", include_in_schema=False)
+    async def the_page():
+        return HTMLResponse(page())
 
     @app.get("/v1/models")
     async def list_models():

@@ -1,0 +1,232 @@
+"""Traces to look at: in the terminal, and as a page of HTML. Needs neither SGLang nor a server."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from specreason_sgl.errors import ConfigError
+from specreason_sgl.reasoning.trace import Call, Step, Trace
+
+NO_TRACES = '<script type="application/json" id="traces">[]</script>'
+TIMELINE_WIDTH = 100
+STOPS = {
+    "answer": "the chain of thought has it",
+    "end": "the thinking ended",
+    "repetition": "a step repeated the one before",
+    "budget": "the token budget is used up",
+}
+# Control characters of a model could move the cursor: all but tab and newline are shown as pictures.
+_VISIBLE = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"}
+_VISIBLE |= {code: 0xFFFD for code in range(127, 160)}
+_MARKS = {  # of a call's purpose in the timeline, with their colours
+    "draft": ("D", "green"),
+    "score": ("S", "yellow"),
+    "rewrite": ("R", "blue"),
+    "reason": ("T", "blue"),
+    "answer": ("A", "magenta"),
+}
+
+
+def page() -> str:
+    """The page: HTML that asks the server it came from, and shows traces."""
+    return Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+
+
+def as_html(traces: Sequence[Trace]) -> str:
+    """The page with traces in it, in one file that needs no server."""
+    plain = [
+        json.loads(trace.to_json(), parse_constant=lambda name: None) for trace in traces
+    ]  # no NaN there
+    data = json.dumps(plain, ensure_ascii=False).replace(
+        "<", "\\u003c"
+    )  # else `</script>` in a text would end the element
+    return page().replace(NO_TRACES, NO_TRACES.replace("[]", data), 1)
+
+
+def read_traces(path: Path) -> list[Trace]:
+    """Read what `solve --json` wrote: one trace, or JSON Lines with several.
+
+    Raises:
+        ConfigError: the file cannot be read, has no trace, or a line is not one (its number is named).
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"the trace {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not a trace of specreason-sgl (it is no text)") from None
+    lines = text.split("\n")  # not splitlines: a text in JSON may have other line ends of Unicode
+    if len(lines) > 1 and _is_json(text):  # one trace over several lines
+        lines = [text]
+    traces = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            traces.append(_checked(Trace.from_json(line)))
+        except ConfigError as error:
+            raise ConfigError(f"{path}, line {number}: {error}") from None
+    if not traces:
+        raise ConfigError(f"{path} has no trace")
+    return traces
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _checked(trace: Trace) -> Trace:
+    """What the views rely on beyond `from_json`."""
+    texts = [trace.question, trace.answer, *(step.text for step in trace.steps)]
+    texts += [step.rejected for step in trace.steps if step.rejected is not None]
+    numbers = [trace.seconds, *(step.tokens for step in trace.steps), *(step.head for step in trace.steps)]
+    numbers += [step.score for step in trace.steps if step.score is not None]
+    for call in (*trace.calls, *trace.wasted):
+        numbers += [call.start, call.seconds, call.completion_tokens]
+    fine = (
+        isinstance(trace.config, dict)
+        and isinstance(trace.config.get("delimiter"), str)
+        and trace.mode in ("specreason", "base", "draft")
+        and trace.stop in list(STOPS)
+        and all(isinstance(text, str) for text in texts)
+        and all(isinstance(number, int | float) for number in numbers)
+        and all(step.author in ("draft", "base", "both") for step in trace.steps)
+        and all(call.side in ("draft", "base") for call in (*trace.calls, *trace.wasted))
+    )
+    if not fine:
+        raise ConfigError("this is not a trace of specreason-sgl (a value is of the wrong kind)")
+    return trace
+
+
+def print_traces(console: Console, traces: Sequence[Trace]) -> None:
+    """Traces one after the other; where one has the base model alone beside it, the comparison as well."""
+    for trace in traces:
+        print_trace(console, trace)
+    for trace in traces:
+        alone = [one for one in traces if one.mode == "base" and one.question == trace.question]
+        if trace.mode == "specreason" and alone:
+            print_comparison(console, trace, alone[0])
+
+
+def print_trace(console: Console, trace: Trace) -> None:
+    """A whole trace: the question, its steps, the answer, what each model did when, and totals."""
+    models = {"draft": trace.draft_model, "base": trace.base_model}
+    named = ", ".join(f"{side} {name}" for side, name in models.items() if name)
+    console.print(Text.assemble(("question", "bold"), f" ({named})"), soft_wrap=True)
+    print_text(console, trace.question)
+    if trace.mode == "specreason":
+        for step in trace.steps:
+            print_step(console, step)
+    print_result(console, trace)
+    print_timeline(console, trace)
+    if trace.mode != "specreason":
+        console.print(f"{_rate(trace)}\n")
+
+
+def print_step(console: Console, step: Step) -> None:
+    """A step: who wrote it, its score, and the draft that was rejected for it."""
+    if step.rejected:
+        console.print(f"[red]draft[/]  {_score(step)} rejected")
+        print_text(console, step.rejected, "dim strike")
+        console.print(f"[blue]base[/]   {'wrote on after its head' if step.head else 'rewrote it'}")
+    elif step.author == "draft":
+        console.print(f"[green]draft[/]  {_score(step)} kept")
+    else:
+        console.print("[blue]base[/]   wrote it")
+    print_text(console, step.text)
+
+
+def print_text(console: Console, text: str, style: str | None = None) -> None:
+    """A model's text, as it is."""
+    console.print(f"{text.translate(_VISIBLE)}\n", style=style, markup=False, soft_wrap=True)
+
+
+def print_result(console: Console, trace: Trace) -> None:
+    """The answer, and of speculative reasoning the totals."""
+    if trace.mode != "specreason":
+        console.print(f"[bold]{trace.mode} alone[/]")
+        print_text(console, trace.reasoning)
+    console.print(f"[bold]answer[/] ({STOPS[trace.stop]})")
+    print_text(console, trace.answer)
+    if trace.mode == "specreason":
+        console.print(
+            f"{len(trace.steps)} steps: {trace.kept} kept, {trace.rewritten} rewritten; "
+            f"{_rate(trace)}, {trace.wasted_tokens} more thrown away\n"
+        )
+
+
+def print_comparison(console: Console, trace: Trace, alone: Trace) -> None:
+    """Speculative reasoning beside the base model alone on the same question."""
+    table = Table("mode", "seconds", "tokens", "tokens/s", "answer", box=None, pad_edge=False)
+    for name, one in (("specreason", trace), ("base alone", alone)):
+        rate = f"{_per_second(one):.1f}"
+        answer = Text(one.answer.translate(_VISIBLE))
+        table.add_row(name, f"{one.seconds:.1f}", str(one.tokens), rate, answer)
+    console.print(table)
+    if trace.seconds:
+        console.print(f"base alone took {alone.seconds / trace.seconds:.2f} times as long")
+
+
+def print_timeline(console: Console, trace: Trace) -> None:
+    """A line for each model: what it did when. Work that was thrown away is an x."""
+    rejected = _rejected(trace)
+    calls = [(call, call in rejected) for call in trace.calls]
+    calls += [(call, True) for call in trace.wasted]
+    end = max((call.start + call.seconds for call, _ in calls), default=0.0)
+    if not end:
+        return
+    width = max(min(console.width - 7, TIMELINE_WIDTH), 20)
+    for side in ("draft", "base"):
+        mine = [(call, lost) for call, lost in calls if call.side == side]
+        if mine:
+            console.print(Text(f"{side:<7}") + _lane(mine, end, width), soft_wrap=True)
+    times = f"{'0 s':<{width - 8}}{end:>6.1f} s"
+    console.print(Text(f"{'':7}{times}"), soft_wrap=True)
+    seen = {call.purpose for call, lost in calls if not lost}
+    legend = Text(" " * 7)
+    for purpose, (mark, colour) in _MARKS.items():
+        if purpose in seen:
+            legend += Text.assemble((mark, colour), f" {'think' if purpose == 'reason' else purpose}  ")
+    if any(lost for _, lost in calls):
+        legend += Text.assemble(("x", "red"), " thrown away  ")
+    console.print(legend + Text("· idle\n"), soft_wrap=True)
+
+
+def _lane(calls: list[tuple[Call, bool]], end: float, width: int) -> Text:
+    """In each of `width` parts of the time, the call that took most of it."""
+    lane = Text()
+    for column in range(width):
+        low, high = end * column / width, end * (column + 1) / width
+        best, longest = ("·", "dim"), 0.0
+        for call, lost in calls:
+            covered = min(call.start + call.seconds, high) - max(call.start, low)
+            if covered > longest:
+                best, longest = ("x", "red") if lost else _MARKS.get(call.purpose, ("?", "")), covered
+        lane.append(*best)
+    return lane
+
+
+def _rejected(trace: Trace) -> set[Call]:
+    """The drafts of the steps that the base model then wrote."""
+    steps = (step for step in trace.steps if step.author == "base")
+    return {call for step in steps for call in step.calls if call.purpose == "draft"}
+
+
+def _rate(trace: Trace) -> str:
+    return f"{trace.tokens} tokens in {trace.seconds:.1f} s ({_per_second(trace):.1f} tokens/s)"
+
+
+def _per_second(trace: Trace) -> float:
+    return trace.tokens / trace.seconds if trace.seconds else 0.0
+
+
+def _score(step: Step) -> str:
+    return "not scored," if step.score is None else f"score {step.score:.4g},"

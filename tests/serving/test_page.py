@@ -1,0 +1,682 @@
+"""The page in a headless browser, against a server that says what the test tells it to."""
+
+import asyncio
+import dataclasses
+import json
+import shutil
+import socket
+import threading
+from collections.abc import Callable
+
+import pytest
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
+
+from specreason_sgl.serving.show import as_html, page, read_traces
+from tests.scripted import wait_until
+from tests.serving.traces import QUESTION, make_alone, make_trace
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
+CHROMEDRIVER = shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    not (CHROMIUM and CHROMEDRIVER), reason="needs chromium and chromedriver (Debian: chromium-driver)"
+)
+PAIR = "mini"
+
+
+def chunk(delta=None, finish=None, **extension):
+    choice = {"index": 0, "delta": delta or {}, "finish_reason": finish}
+    return {"object": "chat.completion.chunk", "choices": [choice], **extension}
+
+
+def chunks_of(trace):
+    """What the server sends for a trace."""
+    yield chunk({"role": "assistant", "content": ""})
+    delimiter = trace.config["delimiter"]
+    for i, step in enumerate(trace.steps):
+        text = (delimiter if i else "") + step.text
+        if trace.mode == "specreason":
+            data = dataclasses.asdict(step)
+            yield chunk({"reasoning_content": text}, specreason={"step": data})
+        else:
+            yield from (chunk({"reasoning_content": piece}) for piece in (text[:3], text[3:]))
+    for word in trace.answer.split(" "):
+        yield chunk({"content": word if trace.answer.startswith(word) else f" {word}"})
+    yield chunk(finish="stop")
+    yield {"object": "chat.completion.chunk", "choices": [], "usage": {"total_tokens": 3}}
+    yield chunk(specreason={"trace": json.loads(trace.to_json())})
+
+
+def sse(chunks):
+    lines = [f"data: {json.dumps(one, ensure_ascii=False)}\n\n" for one in chunks]
+    return "".join([*lines, "data: [DONE]\n\n"]).encode()
+
+
+class Server:
+    """`on_chat(body)` gives the bytes to send, one piece after the other; an event among them holds the rest
+    back until it is set. A response is sent as it is."""
+
+    def __init__(self):
+        self.on_chat: Callable = lambda body: [sse(chunks_of(make_trace()))]
+        self.key = None
+        self.html = page()
+        self.asked: list[dict] = []
+        self.aborted = threading.Event()
+        self.gate = threading.Event()
+        app = FastAPI()
+
+        @app.get("/")
+        def index():
+            return HTMLResponse(self.html)
+
+        @app.get("/v1/models")
+        def models(request: Request):
+            if refusal := self._refusal(request):
+                return refusal
+            names = (PAIR, f"{PAIR}-base", f"{PAIR}-draft")
+            return {"object": "list", "data": [{"id": name, "object": "model"} for name in names]}
+
+        @app.post("/v1/chat/completions")
+        async def chat(request: Request):
+            if refusal := self._refusal(request):
+                return refusal
+            body = await request.json()
+            self.asked.append(body)
+            pieces = self.on_chat(body)
+            if isinstance(pieces, JSONResponse):
+                return pieces
+            return StreamingResponse(self._send(pieces), media_type="text/event-stream")
+
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1)
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listener]}, daemon=True)
+        self._thread.start()
+
+    def _refusal(self, request):
+        if self.key and request.headers.get("authorization") != f"Bearer {self.key}":
+            error = {"message": "this is not the API key", "type": "invalid_request_error", "code": None}
+            return JSONResponse({"error": error}, 401)
+        return None
+
+    async def _send(self, pieces):
+        try:
+            for piece in pieces:
+                if isinstance(piece, bytes):
+                    yield piece
+                else:
+                    await asyncio.to_thread(piece.wait, 30)
+        except asyncio.CancelledError:
+            self.aborted.set()
+            raise
+
+    def close(self):
+        self.gate.set()
+        self._server.should_exit = True
+        self._thread.join(10)
+
+
+@pytest.fixture
+def server():
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(flag)
+    downloads = tmp_path_factory.mktemp("downloads")
+    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(CHROMEDRIVER))
+    driver.downloads = downloads
+    yield driver
+    driver.quit()
+
+
+class Page:
+    """The page in the browser, as its reader sees it."""
+
+    def __init__(self, driver, server):
+        self.driver, self.server = driver, server
+        self.failures_meant = False
+
+    def open(self, url=None):
+        self.driver.get(url or self.server.url)
+        if not url and not self.server.key:
+            wait_until(lambda: self.all("#model option"))
+        return self
+
+    def all(self, selector):
+        return self.driver.find_elements(By.CSS_SELECTOR, selector)
+
+    def one(self, selector):
+        return self.driver.find_element(By.CSS_SELECTOR, selector)
+
+    def text(self, selector):
+        return self.driver.execute_script(
+            "return document.querySelector(arguments[0])?.textContent ?? ''", selector
+        )
+
+    def texts(self, selector):
+        script = "return [...document.querySelectorAll(arguments[0])].map((one) => one.textContent)"
+        return self.driver.execute_script(script, selector)
+
+    def seen(self, selector):
+        return any(one.is_displayed() for one in self.all(selector))
+
+    def wait_for(self, selector, text):
+        wait_until(lambda: text in self.text(selector))
+
+    def ask(self, question=QUESTION):
+        self.one("#question").send_keys(question, Keys.ENTER)
+        return self
+
+    def ask_and_wait(self):
+        self.ask()
+        self.wait_for("#status", "Done")
+        return self
+
+    def focused(self):
+        return self.driver.switch_to.active_element.get_attribute("id")
+
+    def press(self, *keys):
+        webdriver.ActionChains(self.driver).send_keys(*keys).perform()
+
+    def emulate(self, width=1100, scheme="light"):
+        screen = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+
+    def console(self):
+        """Errors and warnings, without those the browser writes for a status of 4xx or 5xx that was meant."""
+        found = [one for one in self.driver.get_log("browser") if one["level"] in ("SEVERE", "WARNING")]
+        return [one for one in found if not (self.failures_meant and one["source"] == "network")]
+
+    def requests(self):
+        events = (json.loads(one["message"])["message"] for one in self.driver.get_log("performance"))
+        return [
+            one["params"]["request"]["url"] for one in events if one["method"] == "Network.requestWillBeSent"
+        ]
+
+
+@pytest.fixture
+def view(chromium, server):
+    view = Page(chromium, server)
+    view.emulate()
+    chromium.get_log("browser"), chromium.get_log("performance")
+    yield view
+    assert view.console() == []
+    assert [
+        url for url in view.requests() if not url.startswith((server.url, "data:", "blob:", "file:"))
+    ] == []
+
+
+def test_a_question_is_asked_by_keyboard_and_its_steps_are_seen_in_order(view, server):
+    view.open()
+    while view.focused() != "question":
+        view.press(Keys.TAB)
+    view.press(*QUESTION, Keys.ENTER)
+    view.wait_for("#status", "Done: the chain of thought has it")
+    assert server.asked == [
+        {
+            "model": PAIR,
+            "messages": [{"role": "user", "content": QUESTION}],
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "specreason": {"trace": True},
+        }
+    ]
+    assert view.text("#asked") == QUESTION
+    assert view.texts("#steps .number") == ["1", "2", "3", "4", "5"]
+    by = [[one.text for one in step.find_elements(By.CSS_SELECTOR, ".by")] for step in view.all(".step")]
+    assert by == [["base"], ["draft"], ["draft", "base"], ["base"], ["draft"]]
+    scores = [text.split("Prob")[0].split("9:")[0] for text in view.texts("#steps .score")]
+    assert [text.split("score")[1].lstrip(": ")[0] for text in scores] == ["8", "4", "2", "9"]
+    steps = make_trace().steps
+    shown = view.texts("#steps .step > .text")
+    assert [shown[i] for i in (0, 1, 3, 4)] == [steps[i].text for i in (0, 1, 3, 4)]
+    assert view.text("#answer") == make_trace().answer
+
+
+def test_the_head_from_the_draft_is_shown_apart_from_the_rest(view):
+    view.open().ask_and_wait()
+    step = make_trace().steps[2]
+    draft, base = view.texts(".step.both .part")
+    assert draft == "draft" + step.text[: step.head]
+    assert base == "base" + step.text[step.head :]
+
+
+def test_steps_and_the_answer_are_shown_as_they_come(view, server):
+    first, second = threading.Event(), threading.Event()
+    chunks = list(chunks_of(make_trace()))
+    server.on_chat = lambda body: [
+        *(sse([one]).removesuffix(b"data: [DONE]\n\n") for one in chunks[:3]),
+        first,
+        *(sse([one]).removesuffix(b"data: [DONE]\n\n") for one in chunks[3:8]),
+        second,
+        sse(chunks[8:]),
+    ]
+    view.open().ask()
+    wait_until(lambda: len(view.all(".step")) == 2)
+    assert view.text("#status") == "Step 2: draft kept, score 8"
+    assert len(view.all("#timeline .bar")) == 3
+    assert view.one("#stop").is_displayed()
+    assert not view.one("#go").is_displayed()
+    assert not view.one("#save").is_enabled()
+    first.set()
+    wait_until(lambda: view.text("#answer") == "The train")
+    assert view.text("#status") == "Answering"
+    second.set()
+    view.wait_for("#status", "Done")
+    assert view.text("#answer") == make_trace().answer
+    assert view.one("#go").is_displayed()
+
+
+def test_a_stream_cut_anywhere_is_read_all_the_same(view, server):
+    data = sse(chunks_of(make_trace())).replace(b"\n", b"\r\n")
+    server.on_chat = lambda body: [data[i : i + 7] for i in range(0, len(data), 7)]
+    view.open().ask_and_wait()
+    assert len(view.all(".step")) == 5
+    assert "🚆" in view.text(".part.draft")
+
+
+def test_rejected_drafts_are_shown_on_demand(view):
+    view.open().ask_and_wait()
+    assert not view.seen("del")
+    view.one(".step.both summary").click()
+    assert [one.is_displayed() for one in view.all("del")] == [True, False]
+    view.one("#reveal").send_keys(Keys.SPACE)
+    wait_until(lambda: all(one.is_displayed() for one in view.all("del")))
+    assert view.texts("del") == [step.rejected for step in make_trace().steps if step.rejected]
+    assert "line-through" in view.one("del").value_of_css_property("text-decoration")
+
+
+def test_the_timeline_has_a_bar_for_each_request(view):
+    view.open().ask_and_wait()
+    trace = make_trace()
+    titles = view.texts("#timeline .bar title")
+    assert len(titles) == len(trace.calls) + len(trace.wasted)
+    assert sum("thrown away: done ahead" in title for title in titles) == len(trace.wasted)
+    assert sum("thrown away: rejected" in title for title in titles) == 1
+    assert len(view.all("#timeline .bar.lost")) == 4
+    assert view.texts("#timeline .lane") == ["draft", "base"]
+    assert view.texts("#legend li") == ["draft", "score", "rewrite", "answer", "hatched: thrown away"]
+    assert "8 s" in view.texts("#timeline text")
+    view.one("#requests summary").click()
+    wait_until(lambda: len(view.all("#requests tr")) == len(titles) + 1)
+
+
+def test_totals_are_the_trace_s(view):
+    view.open().ask_and_wait()
+    trace = make_trace()
+    names, values = view.texts("#totals dt"), view.texts("#totals dd")
+    found = {name: value.split(" ")[0] for name, value in zip(names, values, strict=True)}
+    everything = [*trace.calls, *trace.wasted]
+    by = {side: sum(c.completion_tokens for c in everything if c.side == side) for side in ("draft", "base")}
+    assert found == {
+        "steps kept": str(trace.kept),
+        "rewritten": str(trace.rewritten),
+        "seconds": "9.8",
+        "draft tokens": str(by["draft"]),
+        "base tokens": str(by["base"]),
+        "thrown away": str(trace.wasted_tokens),
+    }
+
+
+def test_only_settings_that_were_changed_are_sent(view, server):
+    view.open()
+    for name, value in (
+        ("threshold", "5.5"),
+        ("lookahead", "0"),
+        ("token-budget", "300"),
+        ("temperature", "0"),
+    ):
+        view.one(f"#{name}").send_keys(value)
+    view.ask_and_wait()
+    assert server.asked[-1]["temperature"] == 0
+    extension = {"trace": True, "threshold": 5.5, "lookahead": 0, "token_budget": 300}
+    assert server.asked[-1]["specreason"] == extension
+    server.on_chat = lambda body: [sse(chunks_of(make_alone()))]
+    view.one("#model").send_keys(f"{PAIR}-base")
+    assert not view.one("#threshold").is_enabled()
+    view.ask()
+    wait_until(lambda: len(server.asked) == 2)
+    assert server.asked[-1]["model"] == f"{PAIR}-base"
+    assert server.asked[-1]["specreason"] == {"trace": True, "token_budget": 300}
+    view.wait_for("#status", "Done: the thinking ended")
+
+
+def test_a_model_alone_is_shown_while_it_writes(view, server):
+    chunks = list(chunks_of(make_alone()))
+    server.on_chat = lambda body: [
+        sse(chunks[:5]).removesuffix(b"data: [DONE]\n\n"),
+        server.gate,
+        sse(chunks[5:]),
+    ]
+    view.open()
+    view.one("#model").send_keys(f"{PAIR}-base")
+    view.ask()
+    wait_until(
+        lambda: (
+            view.text("#steps")
+            == make_alone().config["delimiter"].join(make_alone().reasoning.split("\n\n")[:2])
+        )
+    )
+    server.gate.set()
+    view.wait_for("#status", "Done")
+    assert len(view.all(".step.base")) == 3
+    assert len(view.all("#timeline .bar")) == 2
+
+
+def test_the_base_model_alone_is_run_for_comparison(view, server):
+    view.open()
+    view.one("#temperature").send_keys("0")
+    view.one("#threshold").send_keys("5")
+    view.ask_and_wait()
+    server.on_chat = lambda body: [sse(chunks_of(make_alone()))]
+    view.one("#alone").click()
+    view.wait_for("#race", "The base model alone took 1.50 times as long.")
+    asked = server.asked[-1]
+    assert (asked["model"], asked["temperature"], asked["specreason"]) == (f"{PAIR}-base", 0, {"trace": True})
+    assert asked["messages"] == [{"role": "user", "content": QUESTION}]
+    assert view.texts("#race b") == ["9.75 s", "14.7 s"]
+    assert not view.seen("#alone")
+    assert view.text("#answer") == make_trace().answer
+    view.one("#runs").send_keys("2")
+    view.wait_for("#answer", "80 km/h")
+    assert view.texts("#race b") == ["9.75 s", "14.7 s"]
+
+
+def refusal(status, message):
+    return lambda body: JSONResponse({"error": {"message": message, "type": "t", "code": None}}, status)
+
+
+@pytest.mark.parametrize(
+    ("play", "says"),
+    [
+        (refusal(400, "the threshold is <b>wrong</b>"), "the threshold is <b>wrong</b>"),
+        (lambda body: JSONResponse("what?", 502), "The server answered with status 502."),
+        (lambda body: [sse([{"error": {"message": "the base server died"}}])], "the base server died"),
+        (lambda body: [b'data: {"choices": []}\n\n'], "The connection to the server broke before the end."),
+    ],
+)
+def test_an_error_is_said(view, server, play, says):
+    view.failures_meant = True
+    server.on_chat = play
+    view.open().ask()
+    view.wait_for("#error", says)
+    assert view.text("#error") == says
+    assert view.one("#error").get_attribute("role") == "alert"
+    wait_until(lambda: view.one("#go").is_displayed())
+    server.on_chat = lambda body: [sse(chunks_of(make_trace()))]
+    view.press(Keys.CONTROL, Keys.ENTER)
+    view.wait_for("#status", "Done")
+    assert not view.seen("#error")
+
+
+def test_an_error_in_mid_stream_leaves_the_steps_that_are_there(view, server):
+    error = {"error": {"message": "too late"}}
+    server.on_chat = lambda body: [sse([*list(chunks_of(make_trace()))[:3], error])]
+    view.open().ask()
+    view.wait_for("#error", "too late")
+    assert len(view.all(".step")) == 2
+    assert view.text("#status") == "Failed."
+
+
+def test_a_server_that_is_gone_is_told(view, server):
+    view.failures_meant = True
+    view.open()
+    server.close()
+    view.ask()
+    view.wait_for("#error", "The server cannot be reached")
+
+
+def test_a_server_with_a_key_asks_for_it(view, server):
+    view.failures_meant = True
+    server.key = "secret"
+    view.open()
+    wait_until(lambda: view.seen("#key"))
+    view.ask()
+    view.wait_for("#error", "this is not the API key")
+    wait_until(lambda: view.focused() == "key")
+    view.press("secret", Keys.ENTER)
+    view.wait_for("#status", "Done")
+    assert view.driver.execute_script("return localStorage.length + sessionStorage.length") == 0
+    assert "secret" not in view.driver.current_url
+
+
+@pytest.mark.parametrize("by", ["button", "keyboard"])
+def test_stop_aborts_the_request(view, server, by):
+    begun = sse(list(chunks_of(make_trace()))[:3]).removesuffix(b"data: [DONE]\n\n")
+    server.on_chat = lambda body: [begun, server.gate]
+    view.open().ask()
+    wait_until(lambda: len(view.all(".step")) == 2)
+    if by == "button":
+        view.one("#stop").click()
+    else:
+        view.press(Keys.ESCAPE)
+    view.wait_for("#status", "Stopped after")
+    assert server.aborted.wait(10)
+    assert not view.seen("#error")
+    assert len(view.all(".step")) == 2
+    assert view.one("#go").is_displayed()
+
+
+def test_the_focus_is_not_lost_with_a_button(view, server):
+    server.on_chat = lambda body: [server.gate, sse(chunks_of(make_trace()))]
+    view.open()
+    view.one("#question").send_keys(QUESTION)
+    view.one("#go").send_keys(Keys.ENTER)
+    wait_until(lambda: view.focused() == "stop")
+    view.press(Keys.ENTER)
+    wait_until(lambda: view.focused() == "go")
+
+
+def test_shift_and_enter_begin_a_new_line(view, server):
+    view.open()
+    view.one("#question").send_keys("one", Keys.SHIFT, Keys.ENTER, Keys.NULL, "two")
+    assert view.one("#question").get_attribute("value") == "one\ntwo"
+    assert server.asked == []
+
+
+def test_a_saved_trace_is_opened_and_saved_again(view, tmp_path):
+    file = tmp_path / "trace.json"
+    file.write_text(make_trace().to_json(), encoding="utf-8")
+    view.open()
+    view.one("#file").send_keys(str(file))
+    view.wait_for("#answer", make_trace().answer)
+    assert len(view.all(".step")) == 5
+    assert not view.seen("#chooser")
+    assert not view.seen("#compare")
+    view.one("#save").click()
+    saved = view.driver.downloads / "trace-specreason.json"
+    wait_until(saved.exists)
+    assert read_traces(saved) == [make_trace()]
+
+
+def test_several_traces_in_a_file_can_be_chosen_from(view, tmp_path):
+    file = tmp_path / "traces.jsonl"
+    other = make_trace(question="Another \u2028 one?", answer="other")
+    file.write_text("\n".join(one.to_json() for one in (make_trace(), make_alone(), other)), encoding="utf-8")
+    view.open()
+    view.one("#file").send_keys(str(file))
+    wait_until(lambda: len(view.all("#runs option")) == 3)
+    view.wait_for("#race", "1.50 times as long")
+    view.one("#runs").send_keys("3")
+    view.wait_for("#answer", "other")
+    assert not view.seen("#compare")
+
+
+def test_a_trace_is_opened_by_dropping_it(view):
+    view.open()
+    view.driver.execute_script(
+        """const data = new DataTransfer();
+        data.items.add(new File([arguments[0]], "dropped.json"));
+        const options = {dataTransfer: data, bubbles: true, cancelable: true};
+        for (const kind of ["dragover", "drop"]) document.body.dispatchEvent(new DragEvent(kind, options));
+        """,
+        make_trace().to_json(),
+    )
+    view.wait_for("#answer", make_trace().answer)
+    assert not view.all("body.drop")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("", "trace.json is empty: it has no trace."),
+        ("hello", "trace.json is not a trace of specreason-sgl."),
+        ("null", "trace.json is not a trace of specreason-sgl."),
+        ("[1, 2]", "trace.json is not a trace of specreason-sgl."),
+        (make_trace(version=2).to_json(), "trace.json is not a trace of specreason-sgl."),
+        (make_trace().to_json() + "\n{}", "trace.json, line 2, is not a trace of specreason-sgl."),
+    ],
+)
+def test_a_file_that_is_no_trace_is_refused(view, tmp_path, content, says):
+    file = tmp_path / "trace.json"
+    file.write_text(content)
+    view.open()
+    view.one("#file").send_keys(str(file))
+    view.wait_for("#error", says)
+    assert view.text("#error") == says
+    assert not view.seen("#run")
+
+
+EVIL = "</script><img src=x onerror=\"document.title='broken'\"><script>document.title='broken'</script>"
+
+
+def evil_trace():
+    steps = [dataclasses.replace(step, text=EVIL, head=min(step.head, 20)) for step in make_trace().steps]
+    steps[3] = dataclasses.replace(steps[3], rejected=EVIL, probabilities={EVIL: 0.5, "<b>": 0.5})
+    return make_trace(
+        question=EVIL, steps=tuple(steps), answer=EVIL, draft_model=EVIL, config={"delimiter": EVIL}
+    )
+
+
+@pytest.mark.parametrize("way", ["asked", "embedded"])
+def test_markup_in_a_model_s_text_stays_text(view, server, way):
+    if way == "asked":
+        server.on_chat = lambda body: [sse(chunks_of(evil_trace()))]
+        view.open().ask_and_wait()
+    else:
+        server.html = as_html([evil_trace(), make_trace()])
+        view.open(server.url)
+    view.wait_for("#answer", EVIL)
+    assert view.texts("#steps .step > .text")[0] == EVIL
+    assert view.text("#asked") == EVIL
+    assert view.all("img") == []
+    assert view.driver.title == "specreason"
+
+
+def test_a_page_with_traces_needs_no_server(view, tmp_path):
+    file = tmp_path / "page.html"
+    file.write_text(as_html([make_trace(), make_alone()]), encoding="utf-8")
+    view.open(file.as_uri())
+    view.wait_for("#answer", make_trace().answer)
+    assert not view.seen("#ask")
+    assert not view.seen("#alone")
+    assert view.text(".ratio") == "The base model alone took 1.50 times as long."
+    assert view.seen("#chooser")
+    asked = view.requests()
+    assert file.as_uri() in asked
+    assert [url for url in asked if url.startswith("http")] == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_scrolls_in_one_direction_only(view, server, scheme):
+    long = "x" * 400
+    steps = tuple(dataclasses.replace(step, text=step.text + long) for step in make_trace().steps)
+    server.on_chat = lambda body: [sse(chunks_of(make_trace(steps=steps, answer=long)))]
+    view.emulate(360, scheme)
+    view.open().ask_and_wait()
+    server.on_chat = lambda body: [sse(chunks_of(make_alone(answer=long)))]
+    view.one("#alone").click()
+    view.wait_for("#race", "times as long")
+    for one in view.all("details"):
+        view.driver.execute_script("arguments[0].open = true", one)
+    wait_until(lambda: len(view.all("#requests tr")) > 1)
+    wider = """return [...document.querySelectorAll("main *:not(.scroll *, #timeline *, option)")]
+        .filter((one) => one.getBoundingClientRect().right > innerWidth + 0.5).map((one) => one.outerHTML)"""
+    assert view.driver.execute_script(wider) == []
+    assert view.driver.execute_script("return document.documentElement.scrollWidth") <= 360
+
+
+CONTRASTS = """
+const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
+const rgb = (colour) => {
+  canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+  return canvas.getImageData(0, 0, 1, 1).data;
+};
+const light = (colour) => [...rgb(colour)].slice(0, 3).map((c) => c / 255)
+  .map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+  .reduce((total, c, i) => total + c * [0.2126, 0.7152, 0.0722][i], 0);
+const behind = (node) => {
+  for (; node; node = node.parentElement) {
+    const rect = node.matches(".bar") && node.querySelector("rect");
+    const colour = rect ? getComputedStyle(rect).fill : getComputedStyle(node).backgroundColor;
+    if (rgb(colour)[3] === 255) return colour;
+  }
+};
+const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+const found = [];
+while (walker.nextNode()) {
+  const node = walker.currentNode.parentElement;
+  const text = walker.currentNode.data.trim();
+  if (!text || !node.checkVisibility() || node.closest("script, title, option")) continue;
+  const style = getComputedStyle(node);
+  const both = [light(node.closest("svg") ? style.fill : style.color), light(behind(node))];
+  found.push([(Math.max(...both) + 0.05) / (Math.min(...both) + 0.05), text]);
+}
+return found;
+"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_all_text_has_enough_contrast(view, scheme):
+    view.emulate(scheme=scheme)
+    view.open()
+    found = view.driver.execute_script(CONTRASTS)
+    view.ask_and_wait()
+    view.driver.execute_script("for (const one of document.querySelectorAll('details')) one.open = true")
+    wait_until(lambda: len(view.all("#requests tr")) > 1)
+    found += view.driver.execute_script(CONTRASTS)
+    assert len(found) > 80
+    assert [one for one in found if one[0] < 4.5] == []
+
+
+def test_everything_that_takes_input_has_a_name(view):
+    view.open().ask_and_wait()
+    controls = [one for one in view.all("input, select, textarea, button, summary") if one.is_displayed()]
+    assert len(controls) > 10
+    assert [one.get_attribute("outerHTML") for one in controls if not one.accessible_name] == []
+
+
+def test_the_tab_key_leads_through_the_whole_page_and_out(view):
+    view.open().ask_and_wait()
+    view.one("#question").click()
+    ids = []
+    for _ in range(40):
+        view.press(Keys.TAB)
+        ids.append(view.focused())
+        if ids[-1] == "save":
+            break
+    assert [one for one in ids if one in ("model", "go", "alone", "timeline", "reveal", "save")] == [
+        "model",
+        "go",
+        "alone",
+        "timeline",
+        "reveal",
+        "save",
+    ]
