@@ -270,7 +270,7 @@ def test_steps_and_the_answer_are_shown_as_they_come(view, server):
     ]
     view.open().ask()
     wait_until(lambda: len(view.all(".step")) == 2)
-    assert view.text("#status") == "Step 2: draft kept, score 8"
+    assert view.text("#status") == "Step 2: draft, kept, score 8"
     assert len(view.all("#timeline .bar")) == 3
     assert view.one("#stop").is_displayed()
     assert not view.one("#go").is_displayed()
@@ -577,6 +577,8 @@ def test_a_trace_is_opened_by_dropping_it(view):
         ("null", "trace.json is not a trace of specreason-sgl."),
         ("[1, 2]", "trace.json is not a trace of specreason-sgl."),
         (make_trace(version=2).to_json(), "trace.json is not a trace of specreason-sgl."),
+        (make_trace(seconds="1").to_json(), "trace.json is not a trace of specreason-sgl."),
+        (make_trace(steps=({"text": "a"},)).to_json(), "trace.json is not a trace of specreason-sgl."),
         (make_trace().to_json() + "\n{}", "trace.json, line 2, is not a trace of specreason-sgl."),
     ],
 )
