@@ -270,7 +270,7 @@ def test_steps_and_the_answer_are_shown_as_they_come(view, server):
     ]
     view.open().ask()
     wait_until(lambda: len(view.all(".step")) == 2)
-    assert view.text("#status") == "Step 2: draft kept, score 8"
+    assert view.text("#status") == "Step 2: draft, kept, score 8"
     assert len(view.all("#timeline .bar")) == 3
     assert view.one("#stop").is_displayed()
     assert not view.one("#go").is_displayed()
@@ -284,12 +284,27 @@ def test_steps_and_the_answer_are_shown_as_they_come(view, server):
     assert view.one("#go").is_displayed()
 
 
-def test_a_stream_cut_anywhere_is_read_all_the_same(view, server):
-    data = sse(chunks_of(make_trace())).replace(b"\n", b"\r\n")
-    server.on_chat = lambda body: [data[i : i + 7] for i in range(0, len(data), 7)]
-    view.open().ask_and_wait()
-    assert len(view.all(".step")) == 5
+SMALL_CHUNKS = """
+const real = window.fetch;
+window.fetch = async (...options) => {
+  const response = await real(...options);
+  const cut = new TransformStream({transform(chunk, out) {
+    for (let i = 0; i < chunk.length; i += SIZE) out.enqueue(chunk.slice(i, i + SIZE));
+  }});
+  return new Response(response.body.pipeThrough(cut), response);
+};
+"""
+
+
+@pytest.mark.parametrize("size", [1, 7])
+def test_a_stream_cut_anywhere_is_read_all_the_same(view, server, size):
+    server.on_chat = lambda body: [sse(chunks_of(make_trace())).replace(b"\n", b"\r\n")]
+    view.open()
+    view.driver.execute_script(SMALL_CHUNKS.replace("SIZE", str(size)))
+    view.ask_and_wait()
+    assert view.texts(".step.draft > .text") == [make_trace().steps[i].text for i in (1, 4)]
     assert "🚆" in view.text(".part.draft")
+    assert view.text("#answer") == make_trace().answer
 
 
 def test_rejected_drafts_are_shown_on_demand(view):
@@ -386,6 +401,7 @@ def test_the_base_model_alone_is_run_for_comparison(view, server):
     view.one("#threshold").send_keys("5")
     view.ask_and_wait()
     server.on_chat = lambda body: [sse(chunks_of(make_alone()))]
+    wait_until(lambda: view.seen("#go"))
     view.one("#alone").click()
     view.wait_for("#race", "The base model alone took 1.50 times as long.")
     asked = server.asked[-1]
@@ -431,16 +447,18 @@ def test_an_error_in_mid_stream_leaves_the_steps_that_are_there(view, server):
     server.on_chat = lambda body: [sse([*list(chunks_of(make_trace()))[:3], error])]
     view.open().ask()
     view.wait_for("#error", "too late")
+    view.wait_for("#status", "Failed.")
     assert len(view.all(".step")) == 2
-    assert view.text("#status") == "Failed."
 
 
 def test_a_server_that_is_gone_is_told(view, server):
     view.failures_meant = True
-    view.open()
+    view.open().ask_and_wait()
     server.close()
-    view.ask()
+    view.ask(" again")
     view.wait_for("#error", "The server cannot be reached")
+    view.one("#runs").send_keys("1")
+    view.wait_for("#answer", make_trace().answer)
 
 
 def test_a_server_with_a_key_asks_for_it(view, server):
@@ -455,6 +473,24 @@ def test_a_server_with_a_key_asks_for_it(view, server):
     view.wait_for("#status", "Done")
     assert view.driver.execute_script("return localStorage.length + sessionStorage.length") == 0
     assert "secret" not in view.driver.current_url
+
+
+def test_the_base_model_alone_can_be_stopped(view, server):
+    view.open().ask_and_wait()
+    server.on_chat = lambda body: [server.gate]
+    wait_until(lambda: view.text("#alone") == "Run the base model alone")
+    view.one("#alone").click()
+    wait_until(lambda: view.text("#alone") == "Stop")
+    assert view.text("#alone-status") == "Running"
+    view.one("#alone").click()
+    view.wait_for("#alone-status", "Stopped after")
+    assert server.aborted.wait(10)
+    assert view.text("#race") == ""
+    assert view.text("#status") == "Done: the chain of thought has it"
+    server.on_chat = lambda body: [sse(chunks_of(make_alone()))]
+    wait_until(lambda: view.text("#alone") == "Run the base model alone")
+    view.one("#alone").click()
+    view.wait_for("#race", "1.50 times as long")
 
 
 @pytest.mark.parametrize("by", ["button", "keyboard"])
@@ -541,6 +577,8 @@ def test_a_trace_is_opened_by_dropping_it(view):
         ("null", "trace.json is not a trace of specreason-sgl."),
         ("[1, 2]", "trace.json is not a trace of specreason-sgl."),
         (make_trace(version=2).to_json(), "trace.json is not a trace of specreason-sgl."),
+        (make_trace(seconds="1").to_json(), "trace.json is not a trace of specreason-sgl."),
+        (make_trace(steps=({"text": "a"},)).to_json(), "trace.json is not a trace of specreason-sgl."),
         (make_trace().to_json() + "\n{}", "trace.json, line 2, is not a trace of specreason-sgl."),
     ],
 )
@@ -602,6 +640,7 @@ def test_a_phone_scrolls_in_one_direction_only(view, server, scheme):
     view.emulate(360, scheme)
     view.open().ask_and_wait()
     server.on_chat = lambda body: [sse(chunks_of(make_alone(answer=long)))]
+    wait_until(lambda: view.seen("#go"))
     view.one("#alone").click()
     view.wait_for("#race", "times as long")
     for one in view.all("details"):
