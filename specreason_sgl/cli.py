@@ -338,10 +338,9 @@ def serve(
             health=health.of(keeper, *ends, metrics),
         )
         service = Service(*ends, metrics, max_running=max_running, max_queue=max_queue, timeout=timeout)
-        server = Server(service, settings)
         url = listen.url(sock)
-        out.print(f"serving {', '.join(settings.modes)} at {url}/v1, a page at {url}/")
-        server.run([sock])
+        ready = f"serving {', '.join(settings.modes)} at {url}/v1, a page at {url}/"
+        Server(service, settings, on_ready=lambda: out.print(ready)).run([sock])
 
 
 @app.command()

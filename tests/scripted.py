@@ -60,6 +60,8 @@ class ScriptedServer:
                 outer.requests.append((self.path, {}))
                 if self.path == "/model_info" and outer.model_info:
                     self.reply(200, json.dumps(outer.model_info).encode())
+                elif self.path == "/health":
+                    self.reply(200, b"")
                 else:
                     self.reply(404, b'{"detail": "Not Found"}')
 

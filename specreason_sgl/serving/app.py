@@ -62,11 +62,21 @@ class Settings:
 
 
 class Server(uvicorn.Server):
-    """Serves the application; told to stop, it ends the requests that run instead of waiting for them."""
+    """Serves the application; told to stop, it ends the requests that run instead of waiting for them.
 
-    def __init__(self, service: Service, settings: Settings):
+    Args:
+        on_ready: called when it answers.
+    """
+
+    def __init__(self, service: Service, settings: Settings, on_ready: Callable[[], None] = lambda: None):
         self.service = service
+        self.on_ready = on_ready
         super().__init__(uvicorn.Config(make_app(service, settings), log_level="warning"))
+
+    async def startup(self, sockets=None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self.on_ready()
 
     async def shutdown(self, sockets=None) -> None:
         self.service.cancel_all()
