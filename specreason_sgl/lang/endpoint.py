@@ -3,6 +3,7 @@
 Written against sglang 0.5.23's `sglang.lang.backend.runtime_endpoint` and `sglang.lang.interpreter`.
 """
 
+import contextlib
 import gc
 import json
 import threading
@@ -454,15 +455,12 @@ class Endpoint(RuntimeEndpoint):
         raise AssertionError("unreachable")
 
     def _send(self, method: str, path: str, timeout: float, body: bytes | None = None):
-        headers = {"Content-Type": "application/json"}
-        if self.api_key:
-            headers["Authorization"] = f"Bearer {self.api_key}"
         try:
             return self._pool.urlopen(
                 method,
                 self._path + path,
                 body=body,
-                headers=headers,
+                headers=self._headers(),
                 retries=False,
                 assert_same_host=False,
                 preload_content=False,
@@ -497,7 +495,7 @@ class Endpoint(RuntimeEndpoint):
         except ValueError:
             answer = None
         if status != 200:
-            raise self._refused(status, answer)
+            raise self._refused(status, answer or body.decode(errors="replace"))
         if answer is None:
             raise ServerError(f"{self.base_url} sent an answer that is not JSON: {_excerpt(body)}")
         return answer
@@ -517,12 +515,29 @@ class Endpoint(RuntimeEndpoint):
         return ServerError(f"{self.base_url} answered with status {status}: {message[:500]}")
 
     def _abort_rid(self, rid: str) -> None:
-        try:
-            body = json.dumps({"rid": rid}).encode()
+        body = json.dumps({"rid": rid}).encode()
+        with contextlib.suppress(SpecReasonError, urllib3.exceptions.HTTPError):  # what is gone runs nothing
             response = self._send("POST", "/abort_request", CONNECT_TIMEOUT, body)
             _draining(response, response.read)
-        except (SpecReasonError, urllib3.exceptions.HTTPError):
-            pass  # a server that is gone runs nothing
+            if response.status == 404:  # sglang-router (0.3.2) does not pass an abort on
+                found = self._json("GET", "/workers")
+                for worker in found.get("workers", ()) if isinstance(found, dict) else ():
+                    self._abort_at(worker["url"], body)
+
+    def _abort_at(self, worker: str, body: bytes) -> None:
+        with contextlib.suppress(urllib3.exceptions.HTTPError):
+            urllib3.request(
+                "POST",
+                f"{worker}/abort_request",
+                body=body,
+                headers=self._headers(),
+                retries=False,
+                timeout=CONNECT_TIMEOUT,
+            )
+
+    def _headers(self) -> dict[str, str]:
+        key = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+        return {"Content-Type": "application/json", **key}
 
     def _get_model_info(self) -> dict[str, Any]:
         info = None

@@ -1,0 +1,117 @@
+"""SGLang's own router between this package and two draft servers."""
+
+import itertools
+import subprocess
+import sys
+import threading
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import urllib3
+
+from specreason_sgl import Endpoint, SpecReasonConfig, solve
+from specreason_sgl.errors import RequestAborted
+from specreason_sgl.runtime.launch import Server, ServerSpec, free_port, wait_healthy
+from tests.engine.test_runtimes import QUESTIONS, metric, running
+from tests.scripted import wait_until
+
+CONFIG = SpecReasonConfig(temperature=0, threshold=0, token_budget=120, step_tokens=30)
+SERVED = "sglang:num_requests_total"
+
+
+@pytest.fixture(scope="module")
+def second_draft(pair):
+    spec = ServerSpec("draft", pair.draft.spec.model_path, args=("--enable-metrics",))
+    server = Server(spec)
+    try:
+        wait_healthy([server], 300)
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def routed(pair, second_draft):
+    """The router's URL, and the draft servers behind it."""
+    workers = [pair.draft, second_draft]
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "sglang_router.launch_router", "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--prometheus-port", str(free_port()), "--policy", "cache_aware"]
+    command += ["--cb-failure-threshold", "1", "--health-check-interval-secs", "2"]
+    command += ["--worker-urls", *(worker.url for worker in workers)]
+    process = subprocess.Popen(command, stdout=open("/tmp/w/router.log", "w"), stderr=subprocess.STDOUT)
+    try:
+        wait_until(lambda: is_ready(url, len(workers)), 60)
+        yield SimpleNamespace(url=url, workers=workers)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def is_ready(url: str, workers: int) -> bool:
+    try:
+        found = urllib3.request("GET", f"{url}/workers", retries=False, timeout=5).json()["workers"]
+    except (urllib3.exceptions.HTTPError, ValueError):
+        return False
+    return sum(worker["is_healthy"] for worker in found) == workers
+
+
+@pytest.fixture
+def drafts(routed):
+    with Endpoint(routed.url, timeout=120) as endpoint:
+        yield endpoint
+
+
+def test_an_abort_reaches_the_server_behind_the_router(drafts, routed):
+    import sglang as sgl
+
+    @sgl.function
+    def endless(s):
+        s += sgl.user("Count.") + sgl.assistant(sgl.gen("out", max_tokens=2000, ignore_eos=True))
+
+    state = endless.run(backend=drafts, temperature=0)
+    wait_until(lambda: sum(running(worker.url) for worker in routed.workers) == 1, 60)
+    assert drafts.abort(state) == 1
+    with pytest.raises(RequestAborted):
+        state["out"]
+    wait_until(lambda: sum(running(worker.url) for worker in routed.workers) == 0)
+
+
+def test_a_run_stays_on_the_draft_server_that_has_its_prefix(drafts, base, routed):
+    before = [metric(worker.url, SERVED) for worker in routed.workers]
+    trace = solve(QUESTIONS[0], draft=drafts, base=base, config=CONFIG)
+    after = [metric(worker.url, SERVED) for worker in routed.workers]
+    assert len(trace.steps) > 2
+    assert sorted(b - a for a, b in zip(before, after, strict=True))[0] == 0
+    drafted = [call for call in trace.calls if call.side == "draft"]
+    assert all(
+        call.cached_tokens >= 0.9 * earlier.prompt_tokens for earlier, call in itertools.pairwise(drafted)
+    )
+
+
+def test_a_draft_server_that_is_killed_is_not_missed(drafts, base, routed, second_draft):
+    """Last in this file: the server is gone afterwards."""
+    config = SpecReasonConfig(temperature=0, threshold=0, token_budget=90, step_tokens=30)
+    steps = []
+
+    def kill_once(step):
+        steps.append(step)
+        if len(steps) == 3:
+            for child in psutil.Process(second_draft.pid).children(recursive=True):
+                child.kill()
+
+    questions = [f"{i}. {QUESTIONS[0]}" for i in range(3)]
+    traces = [None] * len(questions)
+
+    def ask(i):
+        traces[i] = solve(questions[i], draft=drafts, base=base, config=config, on_step=kill_once)
+
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(len(questions))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(300)
+    assert all(trace and trace.answer for trace in traces)
+    assert {call.side for trace in traces for call in trace.calls} == {"draft", "base"}
