@@ -14,7 +14,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
@@ -130,13 +130,16 @@ def make_app(service: Service, settings: Settings) -> FastAPI:
         body = {"status": "ok" if fine else "degraded", "runtimes": runtimes}
         return JSONResponse(body, 200 if fine else 503)
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics():
         return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     @app.post(
         "/v1/chat/completions",
-        responses={status: {"model": ErrorReply} for status in (404, 429, 500, 502, 503, 504)},
+        responses={
+            200: {"content": {"text/event-stream": {}}},
+            **{status: {"model": ErrorReply} for status in (404, 429, 500, 502, 503, 504)},
+        },
     )
     async def chat(body: ChatRequest, request: Request):
         return await _Chat(body, service, settings).answer(request)
@@ -163,6 +166,7 @@ def make_app(service: Service, settings: Settings) -> FastAPI:
         for path in schema["paths"].values():
             for operation in path.values():
                 operation["responses"].pop("422", None)  # FastAPI's own; here it is a 400
+        schema["components"]["schemas"]["ChatRequest"]["properties"]["model"]["enum"] = [*settings.modes]
         return schema
 
     app.openapi = openapi

@@ -3,7 +3,6 @@
 import itertools
 import subprocess
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -95,22 +94,13 @@ def test_a_run_stays_on_the_draft_server_that_has_its_prefix(drafts, base, route
 def test_a_draft_server_that_is_killed_is_not_missed(drafts, base, routed, second_draft):
     """Last in this file: the server is gone afterwards."""
     config = SpecReasonConfig(temperature=0, threshold=0, token_budget=90, step_tokens=30)
-    killed = threading.Event()
-
-    def kill_once(_):
-        if not killed.is_set() and running(second_draft.url):
-            killed.set()
-            for child in psutil.Process(second_draft.pid).children(recursive=True):
-                child.kill()
-
     # Too different for the router to send them all where the first one went.
     questions = [f"{f'The {name} count their steps. ' * 12}How many?" for name in ("cats", "owls", "elks")]
     with ThreadPoolExecutor(len(questions)) as threads:
-        asking = [
-            threads.submit(solve, one, draft=drafts, base=base, config=config, on_step=kill_once)
-            for one in questions
-        ]
+        asking = [threads.submit(solve, one, draft=drafts, base=base, config=config) for one in questions]
+        wait_until(lambda: running(second_draft.url) > 0, 60)
+        for child in psutil.Process(second_draft.pid).children(recursive=True):
+            child.kill()
         traces = [one.result() for one in asking]
-    assert killed.is_set()
     assert all(trace.answer for trace in traces)
     assert {call.side for trace in traces for call in trace.calls} == {"draft", "base"}

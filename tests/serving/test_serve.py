@@ -80,3 +80,6 @@ def test_the_description_of_the_api_names_what_it_takes(process):
     schema = urllib3.request("GET", f"{url}/openapi.json").json()
     assert "422" not in json.dumps(schema["paths"])
     assert "lookahead" in schema["components"]["schemas"]["Extension"]["properties"]
+    asked = schema["components"]["schemas"]["ChatRequest"]["properties"]
+    assert asked["model"]["enum"] == ["two", "two-base", "two-draft"]
+    assert [*schema["paths"]["/metrics"]["get"]["responses"]["200"]["content"]] == ["text/plain"]
