@@ -1,9 +1,11 @@
 """Real runtimes: the pair `nano`, started once for all these tests."""
 
+import types
+
 import pytest
 
-from specreason_sgl.runtime.launch import launch_pair
-from specreason_sgl.runtime.models import get_pair
+from specreason_sgl.runtime.launch import Server, ServerSpec, launch_pair, wait_healthy
+from specreason_sgl.runtime.models import find, get_pair
 
 
 def pytest_collection_modifyitems(items):
@@ -17,6 +19,43 @@ def pair():
     metrics = ["--enable-metrics"]
     with launch_pair(get_pair("nano"), draft_args=metrics, base_args=metrics) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def more(pair, tmp_path_factory):
+    """Two more servers, started together to save time: a second `draft`, and a `reward` model of two layers
+    and random weights, whose numbers mean nothing and are always the same."""
+    folder = tmp_path_factory.mktemp("reward")
+    build_reward_model(folder)
+    servers = []
+    try:
+        servers.append(Server(ServerSpec("draft", pair.draft.spec.model_path, args=("--enable-metrics",))))
+        servers.append(Server(ServerSpec("reward", str(folder), args=("--is-embedding",))))
+        wait_healthy(servers, 300)
+        yield types.SimpleNamespace(draft=servers[0], reward=servers[1])
+    finally:
+        for server in servers:
+            server.stop()
+
+
+def build_reward_model(folder):
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoTokenizer, Qwen2Config, Qwen2Model
+
+    AutoTokenizer.from_pretrained(find(get_pair("nano").base)).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=151936, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, max_position_embeddings=2048, initializer_range=0.2, dtype="bfloat16",
+        eos_token_id=151645, bos_token_id=151643, architectures=["Qwen2ForRewardModel"],
+    )  # fmt: skip
+    weights = {f"model.{name}": weight for name, weight in Qwen2Model(config).state_dict().items()}
+    for layer, outputs in ((0, 64), (2, 1)):
+        weights[f"score.{layer}.weight"] = torch.randn(outputs, 64) / 8
+        weights[f"score.{layer}.bias"] = torch.zeros(outputs)
+    save_file({name: weight.bfloat16() for name, weight in weights.items()}, folder / "model.safetensors")
+    config.save_pretrained(folder)
 
 
 @pytest.fixture

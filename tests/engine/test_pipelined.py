@@ -13,7 +13,6 @@ from tests.scripted import wait_until
 QUESTIONS = [
     "Natalia sold 48 clips in April and half as many in May. How many clips did she sell altogether?",
     "What is 17 + 25?",
-    "A train goes 60 km in 40 minutes. How far does it go in 2 hours?",
 ]
 
 

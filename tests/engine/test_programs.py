@@ -18,46 +18,11 @@ from programs.self_eval_beam_search import self_eval_beam_search
 from programs.specreason import specreason
 from specreason_sgl import Endpoint, RewardModel, SpecReasonConfig, score, solve
 from specreason_sgl.errors import RequestAborted
-from specreason_sgl.runtime.launch import Server, ServerSpec, wait_healthy
-from specreason_sgl.runtime.models import find, get_pair
 from tests.scripted import wait_until
 
 PROBLEM = "Natalia sold 48 clips in April and half as many in May. How many clips did she sell altogether?"
 BUDGETS = {"token_budget": 45, "step_tokens": 15}
 SHORT = {**BUDGETS, "answer_tokens": 4}
-
-
-@pytest.fixture(scope="module")
-def reward_url(tmp_path_factory):
-    """A reward model of two layers and random weights. Its numbers mean nothing, and are always the same."""
-    folder = tmp_path_factory.mktemp("reward")
-    build_reward_model(folder)
-    server = Server(ServerSpec("reward", str(folder), args=("--is-embedding",)))
-    try:
-        wait_healthy([server], 300)
-        yield server.url
-    finally:
-        server.stop()
-
-
-def build_reward_model(folder):
-    import torch
-    from safetensors.torch import save_file
-    from transformers import AutoTokenizer, Qwen2Config, Qwen2Model
-
-    AutoTokenizer.from_pretrained(find(get_pair("nano").base)).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=151936, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=2, max_position_embeddings=2048, initializer_range=0.2, dtype="bfloat16",
-        eos_token_id=151645, bos_token_id=151643, architectures=["Qwen2ForRewardModel"],
-    )  # fmt: skip
-    weights = {f"model.{name}": weight for name, weight in Qwen2Model(config).state_dict().items()}
-    for layer, outputs in ((0, 64), (2, 1)):
-        weights[f"score.{layer}.weight"] = torch.randn(outputs, 64) / 8
-        weights[f"score.{layer}.bias"] = torch.zeros(outputs)
-    save_file({name: weight.bfloat16() for name, weight in weights.items()}, folder / "model.safetensors")
-    config.save_pretrained(folder)
 
 
 class WatchedEndpoint(Endpoint):
@@ -226,6 +191,11 @@ def test_draft_only_writes_the_steps_that_speculation_without_a_judge_keeps(draf
     state = draft_only.run(question=PROBLEM, backend=draft, **SHORT)
     assert state["steps"] == steps
     assert all(cached > 0.8 * prompt for cached, prompt in state["cached"][1:])
+
+
+@pytest.fixture
+def reward_url(more):
+    return more.reward.url
 
 
 def test_reward_guided_keeps_the_steps_with_enough_reward_and_no_others(draft, base, reward_url):

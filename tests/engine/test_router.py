@@ -12,7 +12,7 @@ import urllib3
 
 from specreason_sgl import Endpoint, SpecReasonConfig, solve
 from specreason_sgl.errors import RequestAborted
-from specreason_sgl.runtime.launch import Server, ServerSpec, free_port, wait_healthy
+from specreason_sgl.runtime.launch import free_port
 from tests.engine.test_runtimes import QUESTIONS, metric, running
 from tests.scripted import wait_until
 
@@ -21,20 +21,9 @@ SERVED = "sglang:num_requests_total"
 
 
 @pytest.fixture(scope="module")
-def second_draft(pair):
-    spec = ServerSpec("draft", pair.draft.spec.model_path, args=("--enable-metrics",))
-    server = Server(spec)
-    try:
-        wait_healthy([server], 300)
-        yield server
-    finally:
-        server.stop()
-
-
-@pytest.fixture(scope="module")
-def routed(pair, second_draft):
+def routed(pair, more):
     """The router's URL, and the draft servers behind it."""
-    workers = [pair.draft, second_draft]
+    workers = [pair.draft, more.draft]
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "sglang_router.launch_router", "--host", "127.0.0.1"]
@@ -91,15 +80,15 @@ def test_a_run_stays_on_the_draft_server_that_has_its_prefix(drafts, base, route
     )
 
 
-def test_a_draft_server_that_is_killed_is_not_missed(drafts, base, routed, second_draft):
-    """Last in this file: the server is gone afterwards."""
+def test_a_draft_server_that_is_killed_is_not_missed(drafts, base, routed, more):
+    """Last of those that use it: the server is gone afterwards."""
     config = SpecReasonConfig(temperature=0, threshold=0, token_budget=90, step_tokens=30)
     # Too different for the router to send them all where the first one went.
     questions = [f"{f'The {name} count their steps. ' * 12}How many?" for name in ("cats", "owls", "elks")]
     with ThreadPoolExecutor(len(questions)) as threads:
         asking = [threads.submit(solve, one, draft=drafts, base=base, config=config) for one in questions]
-        wait_until(lambda: running(second_draft.url) > 0, 60)
-        for child in psutil.Process(second_draft.pid).children(recursive=True):
+        wait_until(lambda: running(more.draft.url) > 0, 60)
+        for child in psutil.Process(more.draft.pid).children(recursive=True):
             child.kill()
         traces = [one.result() for one in asking]
     assert all(trace.answer for trace in traces)

@@ -1,7 +1,6 @@
 import signal
 import subprocess
 import sys
-import threading
 
 import psutil
 import pytest
@@ -101,7 +100,7 @@ def test_a_score_costs_the_server_one_request_of_one_token(pair, base):
 
 def test_score_decides_as_select_does(base):
     differ = []
-    for context in contexts(50):
+    for context in contexts(50)[::2]:
         ours = judged.run(context=context, how="score", backend=base)
         theirs = judged.run(context=context, how="select", backend=base)
         if ours["x"] != theirs["x"]:
@@ -216,17 +215,15 @@ def test_ctrl_c_aborts_the_requests_of_both_servers(pair):
     wait_until(lambda: running(pair.draft.url) + running(pair.base.url) == 0, 30)
 
 
-def test_kill_of_the_command_line_leaves_no_server(tmp_path):
-    command = [*CLI, "solve", "Count to 5000.", "--pair", "nano", "--step-tokens", "4000"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    lines = []
-    reader = threading.Thread(target=lambda: lines.extend(iter(process.stderr.readline, "")))
-    reader.start()
-    wait_until(lambda: any("both servers are ready" in line for line in lines), 400)
-    tree = psutil.Process(process.pid).children(recursive=True)
-    assert len(tree) >= 8  # two supervisors, and for each a server, a scheduler and a detokenizer
-    process.kill()
-    process.wait()
+def test_kill_of_the_command_line_leaves_no_server():
+    command = [*CLI, "solve", "Count to 5000.", "--pair", "nano"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        # Two supervisors, and for each a server, a scheduler and a detokenizer.
+        wait_until(lambda: len(psutil.Process(process.pid).children(recursive=True)) >= 8, 200)
+        tree = psutil.Process(process.pid).children(recursive=True)
+    finally:
+        process.kill()
+        process.wait()
     _, alive = psutil.wait_procs(tree, timeout=15)
     assert alive == []
-    reader.join()

@@ -123,7 +123,7 @@ def test_a_client_that_goes_away_leaves_both_runtimes_idle(url, pair, stream):
 
 
 def test_clients_at_once_get_their_own_answers(client):
-    animals = ["cats", "dogs", "hens", "owls", "rats", "pigs", "cows", "elks"]
+    animals = ["cats", "dogs", "hens", "owls", "rats"]
     questions = [f"A farm has {i} {name} and buys 2. How many {name}?" for i, name in enumerate(animals, 3)]
     extension = {"specreason": {"trace": True}}
 

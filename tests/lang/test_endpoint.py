@@ -122,7 +122,7 @@ def test_an_answer_that_was_begun_is_not_asked_for_again(scripted, endpoint):
     ("reply", "error", "says"),
     [
         ((500, b'{"error": {"message": "boom"}}'), ServerError, "status 500: boom"),
-        ((503, b"busy"), ServerError, "status 503: no reason given"),
+        ((503, b"busy"), ServerError, "status 503: busy"),
         ((401, b'{"error": "Unauthorized"}'), Unauthorized, "refuses the API key"),
         ((200, b"<html>"), ServerError, "not JSON: '<html>'"),
         ((200, b"[1]"), ServerError, "not an answer"),
