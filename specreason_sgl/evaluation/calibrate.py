@@ -8,7 +8,7 @@ import json
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -123,23 +123,24 @@ def _judge_steps(s, question, steps, wrong, draft, config):
     drafter = fork_to(s, draft)
     values, others = [], []
     for i, step in enumerate(steps):
-        values.append(_judge(s, drafter, step))
+        values.append(_judge(s, drafter, step, config.delimiter))
         if wrong[i]:
-            others.append((i, wrong[i], _judge(s, drafter, wrong[i])))
+            others.append((i, wrong[i], _judge(s, drafter, wrong[i], config.delimiter)))
         s += step + config.delimiter
         drafter += step + config.delimiter
     s["judged"] = tuple(values), tuple(others)
 
 
-def _judge(s: ProgramState, drafter: ProgramState, text: str) -> dict[str, float]:
+def _judge(s: ProgramState, drafter: ProgramState, text: str, delimiter: str) -> dict[str, float]:
     """A step's value by each built-in verifier, in two requests on the base and one on the draft."""
     own, scored, asked = drafter.fork(1)[0], s.fork(1)[0], s.fork(1)[0]
     score, yes_no = UtilityScore(with_logprobs=True), YesNo()
-    own += logprobs("own", text)
-    score.ask(scored, Drafted(text, 0, "delimiter"))
+    own += logprobs("own", text + delimiter)
+    drafted = Drafted(text, 0, "delimiter", delimiter=delimiter)
+    score.ask(scored, drafted)
     meta = scored.get_meta_info("score")
-    yes_no.ask(asked, Drafted(text, 0, "delimiter"))  # now, with the step in the cache
-    drafted = Drafted(text, 0, "delimiter", own.get_meta_info("own")["logprobs"])
+    yes_no.ask(asked, drafted)  # now, with the step in the cache
+    drafted = replace(drafted, logprobs=own.get_meta_info("own")["logprobs"])
     values = {
         "score": meta["score"],
         "score-average": sum(float(digit) * p for digit, p in meta["probabilities"].items()),

@@ -194,6 +194,8 @@ class Run:
         meta = writing.state.get_meta_info(writing.name)
         call = self.call(writing.side, writing.purpose, meta)
         logprobs = tuple(TokenLogprob(text, p) for p, _, text in meta.get("output_token_logprobs") or ())
+        if isinstance((meta["finish_reason"] or {}).get("matched"), int):  # a token that is not in the text
+            logprobs = logprobs[:-1]
         end = how_ended(meta["finish_reason"], self._thinking)
         return Written(writing.state[writing.name], call, end, logprobs)
 

@@ -167,7 +167,8 @@ def _judge(run: Run, s: ProgramState, waiting: Sequence[Versions]) -> list[_Judg
     def work(job: tuple[ProgramState, Written]) -> tuple[Judgement, Call] | Exception:
         state, one = job
         start = run.now()
-        drafted = Drafted(one.text, one.call.completion_tokens, one.end, one.logprobs)
+        after = config.delimiter if one.end == "delimiter" else ""
+        drafted = Drafted(one.text, one.call.completion_tokens, one.end, one.logprobs, after)
         try:
             found = judgement(config.verifier(state, drafted))
         except Exception as error:

@@ -43,12 +43,22 @@ class Drafted:
         tokens: of the draft model's.
         end: what ended it.
         logprobs: the draft model's own of its tokens; only where the verifier asks for them.
+        delimiter: what follows it in the chain of thought; empty where something else ended it.
     """
 
     text: str
     tokens: int
     end: End
     logprobs: tuple[TokenLogprob, ...] = ()
+    delimiter: str = ""
+
+    def own_tokens(self, tokens: tuple[TokenLogprob, ...]) -> tuple[TokenLogprob, ...]:
+        """Without those of the delimiter; a token of which both have a part is the text's."""
+        rest = self.delimiter
+        while tokens and tokens[-1].text and rest.endswith(tokens[-1].text):
+            rest = rest.removesuffix(tokens[-1].text)
+            tokens = tokens[:-1]
+        return tokens
 
 
 @dataclass(frozen=True)
@@ -171,13 +181,16 @@ class Likelihood:
     def ask(self, s: ProgramState, drafted: Drafted) -> None:
         from specreason_sgl.lang.score import logprobs
 
-        s += logprobs("score", drafted.text)
+        # With what follows: many vocabularies have tokens like ".\n\n", and a model that means one finds the
+        # bare "." most unlikely.
+        s += logprobs("score", drafted.text + drafted.delimiter)
 
     def read_from(self, meta: Mapping[str, Any], drafted: Drafted) -> Judgement:
-        value = self._reduced(meta["logprobs"])
+        tokens = drafted.own_tokens(meta["logprobs"])
+        value = self._reduced(tokens)
         if self.minus_draft:
-            value -= self._reduced(drafted.logprobs)
-        return Judgement(value, logprobs=meta["logprobs"], usage=meta)
+            value -= self._reduced(drafted.own_tokens(drafted.logprobs))
+        return Judgement(value, logprobs=tokens, usage=meta)
 
     def _reduced(self, tokens: Sequence[TokenLogprob]) -> float:
         found = [one.logprob for one in tokens if self.tokens == "all" or _DIGIT.search(one.text)]
@@ -221,7 +234,8 @@ class Combined:
             weight * one.read_from(next(answers) if one in questions else metas[0], drafted).value
             for weight, one in self.parts
         )
-        return Judgement(value, metas[0].get("probabilities", {}), metas[0]["logprobs"], metas[0])
+        tokens = drafted.own_tokens(metas[0]["logprobs"])
+        return Judgement(value, metas[0].get("probabilities", {}), tokens, metas[0])
 
 
 @dataclass(frozen=True)
