@@ -145,7 +145,7 @@ class Endpoint(RuntimeEndpoint):
             decision = super().select(s, choices, temperature, choices_method)
             if isinstance(choices_method, ScoreTokens) and choices_method.logprobs_of:
                 ids = self.chat_template.encode(s)
-                start, end = self._token_span(s, ids, choices_method.logprobs_of)
+                start, end = (self._tokens_before(s, ids, at) for at in choices_method.logprobs_of)
                 decision.meta_info["logprobs"] = self._prefill_logprobs(s, ids, start, end)[0]
             return decision
         return ChoicesDecision("")
@@ -330,7 +330,7 @@ class Endpoint(RuntimeEndpoint):
         }
         span = None
         if method.logprobs_of:
-            span = self._token_span(s, payload["input_ids"], method.logprobs_of)
+            span = [self._tokens_before(s, payload["input_ids"], at) for at in method.logprobs_of]
             payload["logprob_start_len"] = span[0] - 1
         meta = self._generate(s.sid, payload)["meta_info"]
         found = {token: logprob for logprob, token, *_ in meta["output_token_ids_logprobs"][0]}
@@ -359,18 +359,9 @@ class Endpoint(RuntimeEndpoint):
 
     def _tokens_before(self, s: StreamExecutor, ids: list[int], at: int) -> int:
         """How many of a state's token ids stand for its text before a position; at least one."""
-        return self._same_tokens(s, ids, at)[0]
-
-    def _token_span(self, s: StreamExecutor, ids: list[int], span: tuple[int, int]) -> tuple[int, int]:
-        """Which of a state's token ids hold a span of its text: the first, and the one after the last."""
-        same, whole = self._same_tokens(s, ids, span[1])
-        # The text's end and what follows can be one token, as in ".\n\n": it belongs to the text.
-        return self._tokens_before(s, ids, span[0]), same if whole else same + 1
-
-    def _same_tokens(self, s: StreamExecutor, ids: list[int], at: int) -> tuple[int, bool]:
         before = self.chat_template.encode(s, until=at)
         same = next((i for i, (a, b) in enumerate(zip(ids, before, strict=False)) if a != b), len(before))
-        return max(min(same, len(ids)), 1), same == len(before)
+        return max(min(same, len(ids)), 1)
 
     def _read_logprobs(self, meta: dict[str, Any], count: int) -> tuple[TokenLogprob, ...]:
         # The first entry is of the token before, whose logprob nobody asked for.

@@ -77,8 +77,7 @@ def score(
         name: of the result.
         choices: at least two different texts.
         read: `greedy` or `average`.
-        logprobs_of: begin and end of a part of `s.text()` whose token logprobs are wanted too. A token in
-            which the part ends, and something else begins, is of the part.
+        logprobs_of: begin and end of a part of `s.text()` whose token logprobs are wanted too.
 
     Raises:
         ConfigError: an argument is not valid.

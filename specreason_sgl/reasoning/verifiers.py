@@ -53,11 +53,13 @@ class Drafted:
     delimiter: str = ""
 
     def own_tokens(self, tokens: tuple[TokenLogprob, ...]) -> tuple[TokenLogprob, ...]:
-        """Without those of the delimiter; a token of which both have a part is the text's."""
+        """Without those of the delimiter, nor a token of which both have a part, like ".\\n\\n"."""
         rest = self.delimiter
-        while tokens and tokens[-1].text and rest.endswith(tokens[-1].text):
-            rest = rest.removesuffix(tokens[-1].text)
-            tokens = tokens[:-1]
+        while tokens and rest:
+            last = tokens[-1].text
+            if not last or not (rest.endswith(last) or last.endswith(rest)):
+                break
+            rest, tokens = rest[: max(len(rest) - len(last), 0)], tokens[:-1]
         return tokens
 
 
@@ -181,8 +183,7 @@ class Likelihood:
     def ask(self, s: ProgramState, drafted: Drafted) -> None:
         from specreason_sgl.lang.score import logprobs
 
-        # With what follows: many vocabularies have tokens like ".\n\n", and a model that means one finds the
-        # bare "." most unlikely.
+        # With what follows: where ".\n\n" is one token, a model that means it finds a bare "." most unlikely.
         s += logprobs("score", drafted.text + drafted.delimiter)
 
     def read_from(self, meta: Mapping[str, Any], drafted: Drafted) -> Judgement:

@@ -512,8 +512,8 @@ def test_a_score_brings_the_logprobs_of_a_part_of_the_text(scripted, endpoint, t
     assert state["x"] == "3"
 
 
-def test_a_token_in_which_a_text_ends_is_of_that_text(scripted, endpoint):
-    """Of a step, ".\\n\\n" is the last token: without it, how it ends would not be judged."""
+def test_a_token_that_two_texts_share_is_of_neither(scripted, endpoint):
+    """The tokens of a text inside another are those that it has wholly: a shared one says nothing of it."""
     text, after = "the lic", "ense: "
     scripted.on_generate = with_logprobs(endpoint)
     together = endpoint.tokenizer.encode(text + after, add_special_tokens=False)
@@ -527,9 +527,7 @@ def test_a_token_in_which_a_text_ends_is_of_that_text(scripted, endpoint):
         backend=endpoint,
     )
     found = state.get_meta_info("x")["logprobs"]
-    assert [one.text for one in found] == [
-        endpoint.tokenizer.decode([token]) for token in together[: same + 1]
-    ]
+    assert [one.text for one in found] == [endpoint.tokenizer.decode([token]) for token in apart[:same]]
 
 
 def test_an_empty_text_has_no_logprobs():

@@ -98,13 +98,14 @@ def test_a_likelihood_is_the_mean_or_the_worst_of_the_steps_own_tokens(judge):
     assert payload["input_ids"][-len(judge.step) :] == judge.step  # no question after it
 
 
-def test_what_ended_a_step_is_not_judged_but_a_token_that_both_share_is(judge):
+def test_what_ended_a_step_is_not_judged(judge):
     own = tuple(TokenLogprob(text, -1.0) for text in ("So", " 12"))
     between, shared = TokenLogprob("\n\n", -9.0), TokenLogprob(".\n\n", -3.0)
     drafted = Drafted("So 12.", 3, "delimiter", delimiter="\n\n")
     assert drafted.own_tokens((*own, between)) == own
-    assert drafted.own_tokens((*own, TokenLogprob(".\n", -3.0), TokenLogprob("\n", -9.0)))[-1].text == ".\n"
-    assert drafted.own_tokens((*own, shared)) == (*own, shared)
+    assert drafted.own_tokens((*own, shared)) == own
+    assert drafted.own_tokens((*own, TokenLogprob(".\n", -3.0), TokenLogprob("\n", -9.0))) == own
+    assert drafted.own_tokens(own) == own
     assert Drafted("So 12.", 3, "eos").own_tokens((*own, between)) == (*own, between)
     judge(Likelihood(), delimiter="\n\n")
     asked = judge.endpoint.tokenizer.decode(judge.server.generated()[-1]["input_ids"])
