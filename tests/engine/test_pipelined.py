@@ -59,13 +59,6 @@ def reading(s, before, expression):
     s += expression(start)
 
 
-@sgl.function
-def base_turn(s, text):
-    s += sgl.user("What is 3 times 4?")
-    s += sgl.assistant_begin()
-    s += text
-
-
 @pytest.mark.parametrize("text", ["3 times 4 is 12.", "Das heißt é 🙂 好的 12"])
 def test_logprobs_are_the_servers_own_of_the_whole_prompt(base, text):
     state = reading.run(before="So:\n\n", expression=lambda start: logprobs("x", text), backend=base)
@@ -95,14 +88,15 @@ def test_logprobs_are_the_servers_own_of_the_whole_prompt(base, text):
         [one.logprob for one in found[: len(scored)]], abs=0.15
     )
     drafted = Drafted(text, len(own), "delimiter", delimiter="\n\n")
-    likelihood = Likelihood()(base_turn.run(text="So:\n\n", backend=base), drafted)
-    assert [one.text for one in likelihood.logprobs] == [one.text for one in scored]
+    state = judged.run(before="So:\n\n", verifier=Likelihood(), drafted=drafted, backend=base)
+    assert [one.text for one in state["found"].logprobs] == [one.text for one in scored]
 
 
 @sgl.function
-def judged(s, verifier, drafted):
+def judged(s, verifier, drafted, before=""):
     s += sgl.user("What is 3 times 4?")
     s += sgl.assistant_begin()
+    s += before
     s["found"] = judgement(verifier(s.fork(1)[0], drafted))
 
 
