@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from specreason_sgl.errors import DeadlineExceeded, ServerError
 from specreason_sgl.reasoning.acceptance import FixedShare, Quantile
 from specreason_sgl.reasoning.drafting import Drafter
-from specreason_sgl.reasoning.verifiers import QUESTION, Combined, Likelihood, UtilityScore
+from specreason_sgl.reasoning.verifiers import QUESTION, Combined, Likelihood, SameMeaning, UtilityScore
 from tests.reasoning.pair import Pair, aborted, chance
 from tests.scripted import wait_until
 
@@ -497,3 +497,22 @@ def test_a_stray_end_of_thinking_ends_only_the_step(pair, lookahead):
     trace = pair.solve(lookahead=lookahead)
     assert trace.reasoning == "draft 1\n\ndraft 2\n\ndraft 3"
     assert [step.end for step in trace.steps] == ["delimiter", "delimiter", "eos"]
+
+
+@pytest.mark.parametrize("lookahead", [0, 1, 3])
+def test_a_step_of_the_base_models_own_stands_where_the_drafted_one_is_rejected(pair, lookahead):
+    """It is written once: for the comparison and, after a rejection, for the chain of thought."""
+    pair.start_anew(*books(3, [f"Step {i}." for i in range(8)]))
+    trace = pair.solve(lookahead=lookahead, verifier=SameMeaning(), threshold=0.5)
+    assert trace.kept
+    assert trace.rewritten
+    for step in trace.steps:
+        assert [call.purpose for call in step.calls].count("rewrite") == (step.author == "base")
+    check_books(pair, trace)
+    chain, used = "", 0
+    for step in trace.steps:
+        used += sum(one.purpose == "rewrite" and one.turn == chain for one in pair.seen)
+        chain += step.text + "\n\n"
+    assert used == len(trace.steps)
+    if lookahead == 0:
+        assert sum(call.purpose == "rewrite" for call in trace.wasted) == trace.kept
