@@ -628,6 +628,41 @@ def evaluate(
         )
 
 
+@app.command()
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Files of `eval`; their settings are compared.")
+    ],
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
+    csv: Annotated[Path | None, typer.Option(help="Also write the figures in full to this file.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Also write tables and pictures as one page to this file.")
+    ] = None,
+) -> None:
+    """Accuracy, latency, tokens, share of steps kept and speedups of evaluations, with 95 % intervals."""
+    from specreason_sgl.evaluation import report as work
+
+    for file in filter(None, (csv, html)):
+        _check_folder(file)
+    groups = work.load(runs)
+    rows = work.figures(groups)
+    if markdown:
+        print(work.as_markdown(rows))
+    else:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in work.COLUMNS:
+            table.add_column(column, overflow="fold")
+        for row in rows:
+            table.add_row(*map(Text, work.cells(row)))
+        out.print(table, "", *work.NOTES, sep="\n")
+    if csv:
+        work.write_csv(rows, csv)
+    if html:
+        html.write_text(work.as_html(rows, groups, [str(one) for one in runs]), encoding="utf-8")
+    for file in filter(None, (csv, html)):
+        err.print(f"written: {file}", soft_wrap=True)
+
+
 @models_app.command("list")
 def list_models() -> None:
     """Show the named pairs, and which of their models are on this machine."""
