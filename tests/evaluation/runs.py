@@ -5,7 +5,8 @@ import json
 from specreason_sgl.evaluation.evaluate import Record, evaluate, head_of
 from specreason_sgl.evaluation.problems import Problem
 from specreason_sgl.evaluation.settings import expand
-from tests.reasoning.pair import chance
+from tests.reasoning.pair import ENDS, chance
+from tests.scripted import answer
 
 PROBLEMS = [Problem(f"p{i}", f"What is {i} + {i}?", str(2 * i)) for i in range(4)]
 KNOBS = {"temperature": [0.0], "token_budget": [40], "threshold": [5.0], "answer_tokens": [16]}
@@ -24,15 +25,12 @@ def digit(turn):
 
 def answers(seen):
     """The answer to every question is 2."""
-    from tests.reasoning.pair import ENDS
-    from tests.scripted import answer, streamed  # noqa: F401
-
     return answer("\\boxed{2}", ENDS["eos"], completion_tokens=3) if seen.purpose == "answer" else None
 
 
 def run(pair, path, *, modes=("base", "draft", "specreason", "lookahead"), problems=PROBLEMS, **options):
     """The samples; the record is at `path`."""
-    settings = expand(modes, {**KNOBS, **options.pop("knobs", {})})
+    settings = expand(modes, {**KNOBS, **options.pop("knobs", {})}, reward=options.get("reward"))
     about = {"samples": options.get("samples", 1), "concurrency": options.get("concurrency", 1)}
     head = head_of(problems, settings, data="x", draft_model="d", base_model="b", seed=0, **about)
     with Record(path, head) as record:

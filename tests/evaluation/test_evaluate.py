@@ -10,11 +10,13 @@ import threading
 
 import pytest
 
+from specreason_sgl import Endpoint
 from specreason_sgl.errors import ConfigError, ServerError
 from specreason_sgl.evaluation import evaluate as runner
 from specreason_sgl.evaluation.evaluate import read_run
 from specreason_sgl.evaluation.problems import Problem
 from tests.evaluation.runs import PROBLEMS, answers, digit, run, timeless, write
+from tests.reasoning.pair import chance
 
 
 @pytest.fixture(autouse=True)
@@ -170,6 +172,24 @@ def test_a_runtime_that_is_gone_ends_the_run(pair, tmp_path, monkeypatch):
     with pytest.raises(ServerError, match="gone"):
         run(pair, tmp_path / "x.jsonl")
     assert read_run(tmp_path / "x.jsonl")[1] == []
+
+
+def test_the_peers_run_on_the_same_servers_and_a_reward_model_judges(pair, tmp_path, scripted):
+    meta = {"prompt_tokens": 5, "completion_tokens": 0}
+    scripted.on_classify = lambda payload: {
+        "embedding": [chance(payload["input_ids"]).random()],
+        "meta_info": meta,
+    }
+    with Endpoint(scripted.url, timeout=20) as reward:
+        found = run(
+            pair, tmp_path / "x.jsonl", modes=("paper", "lookahead", "reward"), problems=PROBLEMS[:1],
+            knobs={"reward_threshold": [0.5]}, reward=reward,
+        )  # fmt: skip
+    assert [one.error for one in found] == [None] * 3
+    rewards = [step.score for step in found[2].trace.steps if step.score is not None]
+    assert len(rewards) == sum(path == "/classify" for path, _ in scripted.requests)
+    assert {step.author for step in found[2].trace.steps} == {"draft", "base"}
+    assert all((step.score >= 0.5) is (step.author == "draft") for step in found[2].trace.steps)
 
 
 FORKS = """

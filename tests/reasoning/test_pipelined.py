@@ -516,3 +516,27 @@ def test_a_step_of_the_base_models_own_stands_where_the_drafted_one_is_rejected(
     assert used == len(trace.steps)
     if lookahead == 0:
         assert sum(call.purpose == "rewrite" for call in trace.wasted) == trace.kept
+
+
+def test_the_base_models_own_steps_of_drafts_that_wait_are_written_side_by_side(pair):
+    """As above; each is written after the drafts before it, and thrown away where its draft is kept."""
+    third, both = threading.Event(), threading.Barrier(2, timeout=10)
+
+    def before(seen):
+        if seen.purpose == "draft" and seen.turn == "draft 1\n\ndraft 2\n\ndraft 3\n\n":
+            third.set()
+        if seen.purpose == "rewrite" and seen.turn == "":
+            assert third.wait(10)
+        if seen.purpose == "rewrite" and seen.turn in ("draft 1\n\n", "draft 1\n\ndraft 2\n\n"):
+            both.wait()
+
+    def write(side, turn, most):
+        number = turn.count("\n\n") + 1
+        return f"{side} {number}", "eos" if number == 4 else "delimiter", 3
+
+    pair.start_anew(write, lambda turn: 9, before)
+    trace = pair.solve(lookahead=3, verifier=SameMeaning(), threshold=0.5)
+    assert trace.reasoning == "draft 1\n\ndraft 2\n\ndraft 3\n\ndraft 4"
+    assert not both.broken
+    assert sum(call.purpose == "rewrite" for call in trace.wasted) == 4
+    check_books(pair, trace)
