@@ -10,6 +10,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from specreason_sgl.evaluation.report import Group, Row
+from specreason_sgl.evaluation.settings import MODES
 from specreason_sgl.reasoning.trace import Step
 
 _MARKERS = "osD^vP*X<>"
@@ -55,11 +56,13 @@ def all_of(rows: Sequence[Row], groups: Sequence[Group]) -> Iterator[tuple[str, 
 
 
 def _styles(settings: Sequence[Row | Group]) -> list[dict[str, Any]]:
-    """A colour for each mode, and a marker for each setting of it."""
+    """A colour for each mode, the same in all pictures, and a marker for each setting of it."""
     modes = [one.mode for one in settings]
-    colors = {mode: colormaps["tab10"](i) for i, mode in enumerate(dict.fromkeys(modes))}
     return [
-        {"color": colors[mode], "marker": _MARKERS[modes[:i].count(mode) % len(_MARKERS)]}
+        {
+            "color": colormaps["tab10"](MODES.index(mode)),
+            "marker": _MARKERS[modes[:i].count(mode) % len(_MARKERS)],
+        }
         for i, mode in enumerate(modes)
     ]
 
