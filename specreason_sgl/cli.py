@@ -22,6 +22,8 @@ from rich.text import Text
 
 from specreason_sgl import __version__
 from specreason_sgl.errors import ConfigError, SpecReasonError
+from specreason_sgl.evaluation.problems import NAMES
+from specreason_sgl.evaluation.settings import MODES as EVAL_MODES
 from specreason_sgl.reasoning.acceptance import check_share
 from specreason_sgl.reasoning.calibration import Calibration, judging
 from specreason_sgl.reasoning.config import INSTRUCTION, SpecReasonConfig
@@ -493,6 +495,174 @@ def bench(
         out.print(f"written: {result}", soft_wrap=True)
 
 
+def _swept(kind: str, text: str) -> type[str]:
+    return Annotated[str, typer.Option(help=f"{text} Several with commas: each is evaluated.", metavar=kind)]
+
+
+@app.command("eval")
+def evaluate(
+    data: Annotated[
+        str,
+        typer.Option(
+            help=f"Problems: {', '.join(NAMES)} (a task of reasoning-gym), or a JSON Lines file with "
+            "question, answer and maybe id and choices."
+        ),
+    ],
+    result: Annotated[
+        Path, typer.Option("--out", help="The file of the run; the same command goes on where it was.")
+    ] = Path("eval.jsonl"),
+    modes: Annotated[
+        str, typer.Option(help=f"What is compared: some of {', '.join(EVAL_MODES)}; with commas.")
+    ] = "base,draft,specreason,pipelined",
+    limit: Annotated[int | None, typer.Option(help="So many problems, from the first.", min=1)] = None,
+    samples: Annotated[int, typer.Option(help="Samples of each problem with each setting.", min=1)] = 1,
+    concurrency: Annotated[
+        int, typer.Option(help="Samples at a time; 1 measures latency.", min=1, max=1024)
+    ] = 1,
+    seed: Annotated[int, typer.Option(help="Of generated problems, and of the order of choices.")] = 0,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Also do again the samples that failed.")
+    ] = False,
+    pair: PairName = "mini",
+    draft: DraftName = "",
+    base: BaseName = "",
+    draft_url: DraftUrl = "",
+    base_url: BaseUrl = "",
+    api_key: ApiKey = "",
+    draft_args: DraftArgs = "",
+    base_args: BaseArgs = "",
+    verifier: Verifier = "",
+    calibration: CalibrationFile = None,
+    threshold: _swept("FLOATS", "Keep a drafted step whose value is at least this (score: 0 to 9).") = "",
+    keep: _swept("FLOATS", "Instead: keep this share of the drafted steps, the best.") = "",
+    lookahead: _swept("INTEGERS", "Steps drafted beyond the one in judgement (pipelined, lookahead).") = "1",
+    eager_rewrite: EagerRewrite = False,
+    candidates: _swept("INTEGERS", "Versions of each step to draft.") = str(DEFAULTS.candidates),
+    salvage: Salvage = None,
+    first_base_steps: _swept("INTEGERS", "So many first steps are written by the base model.") = "0",
+    token_budget: _swept("INTEGERS", "Tokens of the whole chain of thought.") = str(DEFAULTS.token_budget),
+    step_tokens: _swept("INTEGERS", "Most tokens of one step.") = str(DEFAULTS.step_tokens),
+    answer_tokens: AnswerTokens = DEFAULTS.answer_tokens,
+    temperature: _swept("FLOATS", "0 is greedy decoding.") = str(DEFAULTS.temperature),
+    top_p: TopP = DEFAULTS.top_p,
+    instruction: Instruction = INSTRUCTION,
+    reward_url: Annotated[
+        str, typer.Option(help="A reward model's SGLang server, for the mode reward.")
+    ] = "",
+    reward_threshold: _swept("FLOATS", "Keep a step with at least this reward.") = "0.7",
+    timeout: Annotated[float, typer.Option(help="Deadline of a sample, in seconds.")] = 3600.0,
+) -> None:
+    """Solve problems with known answers in several ways, side by side, and grade the answers.
+
+    base and draft are one model alone; specreason does one thing at a time, pipelined overlaps. The others
+    are methods of papers: paper (SpecReason: the digit, a static threshold), lookahead (the base model writes
+    its own step and says whether the drafted one means the same), reward (a reward model judges).
+    Each finished sample is a line of the file, of which `report` makes tables and pictures.
+    """
+    from specreason_sgl.evaluation.problems import load_data
+    from specreason_sgl.evaluation.settings import expand
+
+    chosen_modes = _choices("--modes", modes, EVAL_MODES)
+    knobs = {
+        "threshold": _numbers("--threshold", threshold, float) or [None],
+        "keep": _numbers("--keep", keep, float) or [None],
+        "lookahead": _numbers("--lookahead", lookahead, int),
+        "eager_rewrite": [eager_rewrite],
+        "candidates": _numbers("--candidates", candidates, int),
+        "salvage": [salvage],
+        "first_base_steps": _numbers("--first-base-steps", first_base_steps, int),
+        "token_budget": _numbers("--token-budget", token_budget, int),
+        "step_tokens": _numbers("--step-tokens", step_tokens, int),
+        "answer_tokens": [answer_tokens],
+        "temperature": _numbers("--temperature", temperature, float),
+        "top_p": [top_p],
+        "instruction": [instruction],
+        "reward_threshold": _numbers("--reward-threshold", reward_threshold, float),
+    }
+    arguments = {"draft_args": _flags(draft_args), "base_args": _flags(base_args)}
+    _check_folder(result)
+    with ExitStack() as stack:
+        reward = None
+        if reward_url:
+            from specreason_sgl.lang.endpoint import Endpoint
+
+            reward = stack.enter_context(Endpoint(reward_url, api_key or None, timeout=timeout))
+        judge = {"verifier": verifier, "calibration": calibration, "reward": reward}
+        settings = expand(chosen_modes, knobs, pair=None if draft or draft_url else pair, **judge)
+        problems = load_data(data, limit, seed)
+        draft_end, base_end = stack.enter_context(
+            _endpoints(pair, draft, base, draft_url, base_url, api_key, timeout, arguments)
+        )
+        from specreason_sgl.evaluation import evaluate as work
+
+        head = work.head_of(
+            problems,
+            settings,
+            data=data,
+            draft_model=_model_name(draft_end),
+            base_model=_model_name(base_end),
+            samples=samples,
+            concurrency=concurrency,
+            seed=seed,
+        )
+        record = stack.enter_context(work.Record(result, head))
+        found = work.evaluate(
+            problems,
+            settings,
+            record,
+            draft=draft_end,
+            base=base_end,
+            reward=reward,
+            samples=samples,
+            concurrency=concurrency,
+            timeout=timeout,
+            retry_failed=retry_failed,
+            progress_bar=True,
+        )
+    out.print(f"written: {result}, {len(found)} samples; specreason-sgl report {result}", soft_wrap=True)
+    if failed := [one.error for one in found if one.error]:
+        _fail(
+            f"{len(failed)} of {len(found)} samples failed, the first with {failed[0]}; the same command "
+            "with --retry-failed does them again",
+            1,
+        )
+
+
+@app.command()
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Files of `eval`; their settings are compared.")
+    ],
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
+    csv: Annotated[Path | None, typer.Option(help="Also write the figures in full to this file.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Also write tables and pictures as one page to this file.")
+    ] = None,
+) -> None:
+    """Accuracy, latency, tokens, share of steps kept and speedups of evaluations, with 95 % intervals."""
+    from specreason_sgl.evaluation import report as work
+
+    for file in filter(None, (csv, html)):
+        _check_folder(file)
+    groups = work.load(runs)
+    rows = work.figures(groups)
+    if markdown:
+        print(work.as_markdown(rows))
+    else:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in work.COLUMNS:
+            table.add_column(column, overflow="fold")
+        for row in rows:
+            table.add_row(*map(Text, work.cells(row)))
+        out.print(table, "", *work.NOTES, sep="\n")
+    if csv:
+        work.write_csv(rows, csv)
+    if html:
+        html.write_text(work.as_html(rows, groups, [str(one) for one in runs]), encoding="utf-8")
+    for file in filter(None, (csv, html)):
+        err.print(f"written: {file}", soft_wrap=True)
+
+
 @models_app.command("list")
 def list_models() -> None:
     """Show the named pairs, and which of their models are on this machine."""
@@ -638,6 +808,14 @@ def _counts(option: str, text: str) -> list[int]:
     if min(found) < 1:
         raise ConfigError(f"{option} takes whole numbers of at least 1, with commas; not {text!r}")
     return found
+
+
+def _numbers(option: str, text: str, kind: type) -> list:
+    try:
+        return [kind(one) for one in text.split(",")] if text else []
+    except ValueError:
+        what = "whole numbers" if kind is int else "numbers"
+        raise ConfigError(f"{option} takes {what} with commas, not {text!r}") from None
 
 
 def _model_name(endpoint) -> str:

@@ -21,7 +21,7 @@ from specreason_sgl.lang.fork import fork_to
 from specreason_sgl.lang.score import TokenLogprob
 from specreason_sgl.reasoning.config import Question, SpecReasonConfig
 from specreason_sgl.reasoning.drafting import Drafter, Versions
-from specreason_sgl.reasoning.run import Cancel, OnText, Run, Written
+from specreason_sgl.reasoning.run import Cancel, OnText, Run, Writing, Written
 from specreason_sgl.reasoning.stopping import why_stop
 from specreason_sgl.reasoning.trace import Call, Side, Step, Stop, Trace
 from specreason_sgl.reasoning.verifiers import Drafted, Judgement, judgement
@@ -72,7 +72,7 @@ def speculate(
                     waiting = drafter.take()
                     if config.eager_rewrite:
                         rewrite = run.begin(s.fork(1)[0], "base", "rewrite", steps)
-                    judged.extend(_judge(run, s, waiting))
+                    judged.extend(_judge(run, s, steps, waiting))
                 one = judged.popleft()
                 if one.error:
                     raise one.error
@@ -80,6 +80,12 @@ def speculate(
                     step = one.kept()
                     if one.best == 0:  # else it begins anew
                         drafter.kept()
+                    if rewrite:
+                        run.discard(rewrite)
+                    run.wasted += one.own_calls
+                elif one.own:
+                    drafter.drop()
+                    step = one.rewritten(one.own)
                     if rewrite:
                         run.discard(rewrite)
                 else:
@@ -96,7 +102,7 @@ def speculate(
                 if step.rejected is not None or one.best != 0:
                     drafter.drop()
                     drafter = None
-                    run.wasted += [call for other in judged for call in other.calls]
+                    run.wasted += [call for other in judged for call in (*other.calls, *other.own_calls)]
                     judged.clear()
                 rewrite = None
                 values += [one.found.value] if one.found else []
@@ -126,13 +132,19 @@ def speculate(
 @dataclass(frozen=True)
 class _Judged:
     """A drafted step and what the verifier said of it; `found` is None where there was nothing to judge.
-    `error` is why the verifier failed: it counts only if the step comes up."""
+    `error` is why the verifier failed: it counts only if the step comes up. `own` is the base model's step
+    that it was compared with."""
 
     versions: Versions
     best: int
     found: Judgement | None
     calls: tuple[Call, ...]
     error: Exception | None = None
+    own: Written | None = None
+
+    @property
+    def own_calls(self) -> list[Call]:
+        return [self.own.call] if self.own else []
 
     def kept(self) -> Step:
         one = self.versions[self.best]
@@ -141,7 +153,7 @@ class _Judged:
             self.found.value, dict(self.found.probabilities), calls=self.calls,
         )  # fmt: skip
 
-    def rewritten(self, new: Written, head: str, head_tokens: int) -> Step:
+    def rewritten(self, new: Written, head: str = "", head_tokens: int = 0) -> Step:
         value, probabilities = (
             (self.found.value, dict(self.found.probabilities)) if self.found else (None, {})
         )
@@ -151,25 +163,33 @@ class _Judged:
         )  # fmt: skip
 
 
-def _judge(run: Run, s: ProgramState, waiting: Sequence[Versions]) -> list[_Judged]:
+def _judge(run: Run, s: ProgramState, steps: Sequence[Step], waiting: Sequence[Versions]) -> list[_Judged]:
     """Judge all versions of all waiting steps at once, each after the first versions of those before."""
-    config, before = run.config, ""
-    jobs: list[tuple[ProgramState, Written]] = []
+    config, before, chain = run.config, "", list(steps)
+    jobs: list[tuple[ProgramState, Written, Writing | None]] = []
+    writings: list[Writing | None] = []  # of the base model's own steps, where they are wanted
     for versions in waiting:
+        own = None
+        if getattr(config.verifier, "wants_own_step", False) and any(one.text.strip() for one in versions):
+            writer = s.fork(1)[0]
+            own = run.begin(writer, "base", "rewrite", chain, lead=before)
+        writings.append(own)
         for one in versions:
             if one.text.strip():
                 state = run.own(s.fork(1)[0])
                 if before:
                     state += before
-                jobs.append((state, one))
+                jobs.append((state, one, own))
         before += versions[0].text + config.delimiter
+        chain.append(versions[0].as_step("draft"))
 
-    def work(job: tuple[ProgramState, Written]) -> tuple[Judgement, Call] | Exception:
-        state, one = job
-        start = run.now()
+    def work(job: tuple[ProgramState, Written, Writing | None]) -> tuple[Judgement, Call] | Exception:
+        state, one, own = job
         after = config.delimiter if one.end == "delimiter" else ""
-        drafted = Drafted(one.text, one.call.completion_tokens, one.end, one.logprobs, after)
         try:
+            text = run.finish(own).text if own else ""
+            start = run.now()
+            drafted = Drafted(one.text, one.call.completion_tokens, one.end, one.logprobs, after, text)
             found = judgement(config.verifier(state, drafted))
         except Exception as error:
             return error
@@ -185,22 +205,28 @@ def _judge(run: Run, s: ProgramState, waiting: Sequence[Versions]) -> list[_Judg
             try:
                 results = list(pool.map(work, jobs))
             except BaseException:  # the pool waits for all at its end
-                for state, _ in jobs:
+                for state, _, own in jobs:
                     state.stream_executor.backend.abort(state)
+                    if own:
+                        run.abort(own.state)
                 raise
-    found = {id(one): result for (_, one), result in zip(jobs, results, strict=True)}
+    found = {id(one): result for (_, one, _), result in zip(jobs, results, strict=True)}
     judged = []
-    for versions in waiting:
+    for versions, writing in zip(waiting, writings, strict=True):
         results = {i: found[id(one)] for i, one in enumerate(versions) if id(one) in found}
         errors = [one for one in results.values() if isinstance(one, Exception)]
         fine = {i: one for i, one in results.items() if not isinstance(one, Exception)}
         best = max(fine, key=lambda i: fine[i][0].value, default=0)
         calls = [one.call for one in versions] + [call for _, call in fine.values()]
+        own = run.finish(writing) if writing and fine else None
+        if writing:
+            run.done(writing.state)
         judged.append(
             _Judged(
-                versions, best, fine[best][0] if fine else None, tuple(calls), errors[0] if errors else None
+                versions, best, fine[best][0] if fine else None, tuple(calls),
+                errors[0] if errors else None, own,
             )
-        )
+        )  # fmt: skip
     return judged
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # `import sglang` takes seconds; settings can be made and che
 # anew for every step.
 QUESTION = "\n\nStep score (0 wrong, 9 right): "
 YES_NO = "\n\nIs the last step correct? Answer Yes or No:"
+SAME = "\n\nThe same step in other words: {own}\n\nDo both versions mean the same? Answer Yes or No:"
 _DIGIT = re.compile(r"\d")
 
 
@@ -44,6 +45,7 @@ class Drafted:
         end: what ended it.
         logprobs: the draft model's own of its tokens; only where the verifier asks for them.
         delimiter: what follows it in the chain of thought; empty where something else ended it.
+        own: the base model's own step at this place; only where the verifier asks for it.
     """
 
     text: str
@@ -51,6 +53,7 @@ class Drafted:
     end: End
     logprobs: tuple[TokenLogprob, ...] = ()
     delimiter: str = ""
+    own: str = ""
 
     def own_tokens(self, tokens: tuple[TokenLogprob, ...]) -> tuple[TokenLogprob, ...]:
         """Without those of the delimiter, nor a token of which both have a part, like ".\\n\\n"."""
@@ -145,6 +148,32 @@ class YesNo(_Question):
 
     def value(self, meta: Mapping[str, Any]) -> float:
         return meta["probabilities"][" Yes"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SameMeaning:
+    """Whether the drafted step means what the base model's own step does, as in Lookahead Reasoning (arXiv
+    2506.19830); the base model is the judge, too. The value is the probability of "Yes".
+
+    The base model writes its step first, beside those of drafts that wait, and it stands where the draft is
+    rejected. So this saves time only by what it writes side by side.
+
+    Attributes:
+        question: what follows the drafted step; `{own}` is the base model's.
+    """
+
+    question: str = SAME
+    bounds = (0.0, 1.0)
+    wants_own_step = True
+
+    def __call__(self, s: ProgramState, drafted: Drafted) -> Judgement:
+        from specreason_sgl.lang.score import score
+
+        if drafted.text.lower().split() == drafted.own.lower().split():
+            return Judgement(1.0)
+        s += drafted.text + self.question.replace("{own}", drafted.own) + score("score", YesNo.choices)
+        meta = s.get_meta_info("score")
+        return Judgement(meta["probabilities"][" Yes"], meta["probabilities"], usage=meta)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from specreason_sgl.errors import DeadlineExceeded, ServerError
 from specreason_sgl.reasoning.acceptance import FixedShare, Quantile
 from specreason_sgl.reasoning.drafting import Drafter
-from specreason_sgl.reasoning.verifiers import QUESTION, Combined, Likelihood, UtilityScore
+from specreason_sgl.reasoning.verifiers import QUESTION, Combined, Likelihood, SameMeaning, UtilityScore
 from tests.reasoning.pair import Pair, aborted, chance
 from tests.scripted import wait_until
 
@@ -497,3 +497,46 @@ def test_a_stray_end_of_thinking_ends_only_the_step(pair, lookahead):
     trace = pair.solve(lookahead=lookahead)
     assert trace.reasoning == "draft 1\n\ndraft 2\n\ndraft 3"
     assert [step.end for step in trace.steps] == ["delimiter", "delimiter", "eos"]
+
+
+@pytest.mark.parametrize("lookahead", [0, 1, 3])
+def test_a_step_of_the_base_models_own_stands_where_the_drafted_one_is_rejected(pair, lookahead):
+    """It is written once: for the comparison and, after a rejection, for the chain of thought."""
+    pair.start_anew(*books(3, [f"Step {i}." for i in range(8)]))
+    trace = pair.solve(lookahead=lookahead, verifier=SameMeaning(), threshold=0.5)
+    assert trace.kept
+    assert trace.rewritten
+    for step in trace.steps:
+        assert [call.purpose for call in step.calls].count("rewrite") == (step.author == "base")
+    check_books(pair, trace)
+    chain, used = "", 0
+    for step in trace.steps:
+        used += sum(one.purpose == "rewrite" and one.turn == chain for one in pair.seen)
+        chain += step.text + "\n\n"
+    assert used == len(trace.steps)
+    if lookahead == 0:
+        assert sum(call.purpose == "rewrite" for call in trace.wasted) == trace.kept
+
+
+def test_the_base_models_own_steps_of_drafts_that_wait_are_written_side_by_side(pair):
+    """As above; each is written after the drafts before it, and thrown away where its draft is kept."""
+    third, both = threading.Event(), threading.Barrier(2, timeout=10)
+
+    def before(seen):
+        if seen.purpose == "draft" and seen.turn == "draft 1\n\ndraft 2\n\ndraft 3\n\n":
+            third.set()
+        if seen.purpose == "rewrite" and seen.turn == "":
+            assert third.wait(10)
+        if seen.purpose == "rewrite" and seen.turn in ("draft 1\n\n", "draft 1\n\ndraft 2\n\n"):
+            both.wait()
+
+    def write(side, turn, most):
+        number = turn.count("\n\n") + 1
+        return f"{side} {number}", "eos" if number == 4 else "delimiter", 3
+
+    pair.start_anew(write, lambda turn: 9, before)
+    trace = pair.solve(lookahead=3, verifier=SameMeaning(), threshold=0.5)
+    assert trace.reasoning == "draft 1\n\ndraft 2\n\ndraft 3\n\ndraft 4"
+    assert not both.broken
+    assert sum(call.purpose == "rewrite" for call in trace.wasted) == 4
+    check_books(pair, trace)
