@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from specreason_sgl import Endpoint, SpecReasonConfig, solve
+from specreason_sgl.lang.breaker import Breaker
 from specreason_sgl.reasoning.verifiers import QUESTION
 from tests.scripted import ScriptedServer, answer, streamed
 
@@ -53,6 +54,7 @@ class Pair:
     def start_anew(self, write, digit, before=lambda seen: None):
         self.write, self.digit, self.before = write, digit, before
         self.seen = []
+        self.draft.breaker = Breaker("draft")
         self.draft_server.requests.clear()
         self.base_server.requests.clear()
 
