@@ -60,7 +60,7 @@ class Breaker:
             pause = min(FIRST_PAUSE * 2**self._failures, LONGEST_PAUSE)
             self._failures, self._left, self._trying = self._failures + 1, pause, False
             self._until = time.monotonic() + LONGEST_SECONDS
-        log.warning("%s; it is left alone for %d steps", why, pause)
+        log.warning("%s is left alone for %d steps: %s", self._name, pause, why)
 
     def untried(self) -> None:
         """The trial ended without a verdict."""

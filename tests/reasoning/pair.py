@@ -58,11 +58,11 @@ class Pair:
         self.draft_server.requests.clear()
         self.base_server.requests.clear()
 
-    def solve(self, on_step=None, timeout=None, on_text=None, cancel=None, **settings):
+    def solve(self, on_step=None, timeout=None, on_text=None, cancel=None, resume=None, **settings):
         config = SpecReasonConfig(**{"temperature": 0, "lookahead": 0, "token_budget": 60, **settings})
         return solve(
             "q", draft=self.draft, base=self.base, config=config,
-            on_step=on_step, on_text=on_text, timeout=timeout, cancel=cancel,
+            on_step=on_step, on_text=on_text, timeout=timeout, cancel=cancel, resume=resume,
         )  # fmt: skip
 
     def generated(self) -> int:
