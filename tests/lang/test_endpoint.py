@@ -212,6 +212,35 @@ def test_a_stream_goes_on_where_it_broke_off(scripted, quick):
     assert [one["sampling_params"]["max_new_tokens"] for one in (first, second, third)] == [4, 2, 2]
 
 
+@pytest.mark.parametrize(
+    ("info", "length"),
+    [
+        ({"max_req_input_len": 40, "context_length": 4096}, 40),
+        ({"max_req_input_len": None, "context_length": 46}, 40),
+        ({"context_length": None}, None),
+        ({}, None),
+        ([1], None),
+        ("x", None),
+    ],
+)
+def test_the_context_length_is_the_servers(scripted, info, length):
+    scripted.server_info = info
+    with Endpoint(scripted.url, timeout=20) as endpoint:
+        assert endpoint.context_length == length
+
+
+def test_a_request_asks_for_no_more_than_the_context_holds(scripted, endpoint):
+    run(endpoint)
+    prompt = len(scripted.generated()[0]["input_ids"])
+    endpoint.context_length = prompt + 3
+    run(endpoint)["a"]
+    assert [one["sampling_params"]["max_new_tokens"] for one in scripted.generated()] == [4, 3]
+    endpoint.context_length = prompt
+    with pytest.raises(ContextLengthExceeded, match=f"context of scripted at .*: {prompt} tokens of at most"):
+        run(endpoint)["a"]
+    assert len(scripted.generated()) == 2
+
+
 def test_what_follows_a_stop_is_cut_off(scripted, endpoint):
     scripted.on_generate = lambda payload: answer("one\n\ntwo", {"type": "length", "length": 9})
 
