@@ -11,7 +11,6 @@ import urllib3
 from specreason_sgl import Cancel, Endpoint, SpecReasonConfig, solve
 from specreason_sgl.errors import RequestAborted
 from specreason_sgl.lang import breaker as breaker_module
-from specreason_sgl.lang import endpoint as endpoint_module
 from specreason_sgl.lang.breaker import Breaker
 from specreason_sgl.reasoning.acceptance import is_paused
 from specreason_sgl.reasoning.trace import Step
@@ -64,11 +63,6 @@ FAULTS = {
     "a broken connection": hang_up,
     "an abort": aborted(0),
 }
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    monkeypatch.setattr(endpoint_module, "FIRST_WAIT", 0.001)
 
 
 @pytest.mark.parametrize("lookahead", [0, 2])

@@ -10,7 +10,6 @@ import pytest
 
 from specreason_sgl import Cancel, Endpoint, Trace, cli
 from specreason_sgl.errors import ConfigError, DeadlineExceeded, RequestAborted, ServerError
-from specreason_sgl.lang import endpoint as endpoint_module
 from tests.reasoning.pair import Pair, aborted
 from tests.reasoning.test_degrade import half, hang_up, number_of, steps_of
 from tests.reasoning.test_pipelined import check_books, what_was_decided
@@ -18,11 +17,6 @@ from tests.scripted import ScriptedServer, wait_until
 
 FAILS = (500, b'{"error": {"message": "boom"}}')
 PHASES = ["score", "rewrite", "answer"]
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    monkeypatch.setattr(endpoint_module, "FIRST_WAIT", 0.001)
 
 
 def digit(turn):
