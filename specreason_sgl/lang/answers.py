@@ -8,23 +8,23 @@ from typing import Any
 from specreason_sgl.errors import ServerError
 
 COUNTS = ("prompt_tokens", "cached_tokens", "completion_tokens")
-_WRONG = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError)
+_WRONG = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, AssertionError)
 
 
-def check_answer(url: str, one: Any) -> None:
-    """Check one answer to a request, in place: half surrogates in its text become U+FFFD, counts that are
-    null are left out.
+def check_answer(url: str, one: Any, embedding: bool = False) -> None:
+    """Check one answer to a request for a text, or an embedding, in place: half surrogates in the text become
+    U+FFFD, counts that are null are left out.
 
     Raises:
         ServerError: it is not an answer of SGLang's.
     """
     with reading(url):
         meta = one["meta_info"]
-        if "embedding" in one:
+        if embedding:
             values = one["embedding"] if isinstance(one["embedding"], list) else [one["embedding"]]
             _need(values and all(math.isfinite(value) for value in values))
         else:
-            one["text"] = one["text"].encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+            one["text"] = valid(one["text"])
         _need(isinstance(meta.get("finish_reason"), dict | None))
         for name in COUNTS:
             if meta.get(name, 0) is None:
@@ -33,6 +33,11 @@ def check_answer(url: str, one: Any) -> None:
         for entry in meta.get("output_token_logprobs") or ():
             logprob, _, text = entry
             _need(math.isfinite(logprob) and isinstance(text, str | None))
+
+
+def valid(text: str) -> str:
+    """A text with half surrogates, which cannot be encoded, as U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 @contextlib.contextmanager

@@ -46,11 +46,10 @@ class Breaker:
         return seconds / min(2**self._failures, 4)
 
     def succeeded(self) -> None:
-        """It answered."""
-        if self._failures:
-            with self._lock:
-                self._failures, self._left, self._trying = 0, 0, False
-            log.warning("%s is back", self._name)
+        """The trial was answered. Other answers may have been on their way since before it failed."""
+        with self._lock:
+            self._failures, self._left, self._trying = 0, 0, False
+        log.warning("%s is back", self._name)
 
     def failed(self, why: Exception, trial: bool) -> None:
         """It did not. Requests that were on their way when it first failed count once."""

@@ -34,7 +34,7 @@ from specreason_sgl.errors import (
     SpecReasonError,
     Unauthorized,
 )
-from specreason_sgl.lang.answers import check_answer, reading
+from specreason_sgl.lang.answers import check_answer, reading, valid
 from specreason_sgl.lang.breaker import Breaker
 from specreason_sgl.lang.chat import Memory, TokenizerChatTemplate
 from specreason_sgl.lang.score import ScoreTokens, TextLogprobs, TokenLogprob
@@ -333,9 +333,10 @@ class Endpoint(RuntimeEndpoint):
         for one in answer if isinstance(answer, list) else [answer]:
             # The first token asked for has no logprob. SGLang's `select` (0.5.23) takes the list to begin
             # after it, and its `greedy_token_selection` fails on the None.
-            logprobs = one["meta_info"].get("input_token_logprobs")
-            if logprobs and logprobs[0][0] is None:
-                del logprobs[0]
+            with reading(self.base_url):
+                logprobs = one["meta_info"].get("input_token_logprobs")
+                if logprobs and logprobs[0][0] is None:
+                    del logprobs[0]
         return answer
 
     def _single_tokens(self, s: StreamExecutor, choices: list[str]) -> list[int]:
@@ -456,11 +457,14 @@ class Endpoint(RuntimeEndpoint):
         response = request.send(payload)
         if response.status != 200:
             self._parse(response.status, self._read(response, request.deadline))
+        answer = None
         for event in self._events(response, request.deadline):
             answer = self._checked(request, self._parse(200, event))
             request.goes_on()
             answer["meta_info"].update(request.times())
             yield answer
+        if answer is None:
+            raise ServerError(f"{self.base_url} sent a stream with no answer in it")
 
     def _fit(self, payload: dict[str, Any]) -> None:
         """Ask for no more tokens than the context has room for.
@@ -486,10 +490,10 @@ class Endpoint(RuntimeEndpoint):
         if isinstance(answer, dict) and "error" in answer:
             raise self._refused(400, answer)
         for one in answer if isinstance(answer, list) else [answer]:
-            check_answer(self.base_url, one)
+            check_answer(self.base_url, one, embedding=request.path == "/classify")
             reason = one["meta_info"].get("finish_reason") or {}
             if reason.get("type") == "abort" or request.in_flight.aborted.is_set():
-                message = reason.get("message") or "it was aborted"
+                message = valid(str(reason.get("message") or "it was aborted"))
                 raise RequestAborted(
                     f"{self.base_url} ended a request before it was done: {message}", one["meta_info"]
                 )
@@ -546,10 +550,10 @@ class Endpoint(RuntimeEndpoint):
         except urllib3.exceptions.HTTPError as error:
             raise ServerUnreachable(f"the connection to {self.base_url} broke ({_why(error)})") from None
 
-    def _late(self) -> DeadlineExceeded:
+    def _late(self, seconds: float | None = None) -> DeadlineExceeded:
         return DeadlineExceeded(
-            f"{self.base_url} did not answer within {self.timeout:g} s; it may be overloaded, or the timeout "
-            "too short for this machine"
+            f"{self.base_url} did not answer within {seconds or self.timeout:.3g} s; it may be overloaded, "
+            "or the timeout too short for this machine"
         )
 
     def _json(self, method: str, path: str, expect_json: bool = True):
@@ -573,7 +577,7 @@ class Endpoint(RuntimeEndpoint):
         message = answer
         while isinstance(message, dict):
             message = message.get("error") or message.get("message") or message.get("detail") or str(message)
-        message = " ".join(str(message or "no reason given").split())
+        message = " ".join(valid(str(message or "no reason given")).split())
         if any(one in message for one in TOO_LONG):
             return self._too_long(message[:500])
         if status in (401, 403):
@@ -702,6 +706,8 @@ class _Request:
     def __exit__(self, kind, error, _) -> None:
         self._close(bool(kind))
         self.endpoint._in_flight.pop(self.rid, None)
+        if isinstance(error, DeadlineExceeded):
+            error.args = self.endpoint._late(self.deadline - self.sent_at).args
         if kind and not self.in_flight.aborted.is_set() and not isinstance(error, ServerUnreachable):
             self._abort()
 

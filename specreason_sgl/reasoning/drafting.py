@@ -55,7 +55,8 @@ class Drafts:
                 wants = getattr(config.verifier, "wants_draft_logprobs", False)
                 self._drafter = Drafter(self._run, fork_to(self._s, self._draft), steps, wants)
             taken = self._drafter.take()
-            breaker.succeeded()
+            if self._trial:
+                breaker.succeeded()
             return taken, None
         except ContextLengthExceeded:
             self.drop()

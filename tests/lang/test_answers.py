@@ -44,7 +44,7 @@ def everything(s, endpoint, kind):
     s += sgl.user("q")
     s += sgl.assistant_begin()
     s += "So "
-    if kind == "gen":
+    if kind in ("gen", "stream"):
         s += sgl.gen("x", max_tokens=4, stop=["\n\n"], return_logprob=True)
     elif kind == "score":
         start = len(s.text())
@@ -55,23 +55,26 @@ def everything(s, endpoint, kind):
         s += logprobs("x", "this and that")
     else:
         s["x"] = RewardModel(endpoint)(s, Drafted("step", 1, "delimiter")).value
-        return
-    s.get_meta_info("x")
 
 
 KINDS = ["gen", "stream", "score", "select", "logprobs", "reward"]
 
 
-def ask(server, endpoint, kind, body: bytes):
-    server.on_generate = server.on_classify = lambda payload: (
-        streamed(body) if payload.get("stream") else (200, body)
-    )
+def ask(server, endpoint, kind, body: bytes, status: int = 200):
+    """The result, or the error, where the server answers with this to everything."""
+
+    def reply(payload):
+        if payload.get("stream") and status == 200:
+            return streamed(body)
+        several = len(payload["input_ids"]) if isinstance(payload["input_ids"][0], list) else 0
+        return status, b"[" + b",".join([body] * several) + b"]" if several else body
+
+    server.on_generate = server.on_classify = reply
     try:
-        state = everything.run(endpoint=endpoint, kind=kind.replace("stream", "gen"), backend=endpoint)
+        state = everything.run(endpoint=endpoint, kind=kind, backend=endpoint, stream=kind == "stream")
         if kind == "stream":
-            state = everything.run(endpoint=endpoint, kind="gen", backend=endpoint, stream=True)
             list(state.text_iter())
-            state.get_meta_info("x")
+        state.get_meta_info("x") if kind != "reward" else None
         return state["x"]
     except SpecReasonError as error:
         return error
@@ -149,12 +152,27 @@ def test_a_logprob_that_is_none_is_the_servers_fault(server, endpoint, logprob):
     assert "not an answer" in str(result)
 
 
-@pytest.mark.parametrize(
-    "body", [b"[" * 100_000, b'{"error": ' * 5000 + b"1" + b"}" * 5000, b"9" * 10_000, b'"\\ud800"', b"\xff"]
-)
+ODD = [b"[" * 100_000, b'{"error": ' * 5000 + b"1" + b"}" * 5000, b"9" * 10_000, b'"\\ud800"', b"\xff", b""]
+
+
+@pytest.mark.parametrize("body", ODD, ids=range(len(ODD)))
 @pytest.mark.parametrize("status", [200, 400, 500])
 def test_deep_and_odd_json(server, endpoint, body, status):
-    server.on_generate = lambda payload: (status, body)
-    state = everything.run(endpoint=endpoint, kind="score", backend=endpoint)
-    assert isinstance(state.error(), ServerError)
-    str(state.error()).encode()
+    error = ask(server, endpoint, "score", body, status)
+    assert isinstance(error, ServerError)
+    assert len(str(error).encode()) < 2000
+
+
+def test_a_stream_with_nothing_in_it_is_an_error(server, endpoint):
+    def nothing(handler):
+        handler.send_response(200)
+        handler.send_header("Connection", "close")
+        handler.end_headers()
+        handler.wfile.write(b"data: [DONE]\n\n")
+        handler.close_connection = True
+
+    server.on_generate = lambda payload: nothing
+    state = everything.run(endpoint=endpoint, kind="stream", backend=endpoint, stream=True)
+    list(state.text_iter())
+    with pytest.raises(ServerError, match="no answer in it"):
+        state.get_meta_info("x")

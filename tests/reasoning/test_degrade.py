@@ -102,6 +102,7 @@ def test_a_draft_that_hangs_is_given_up_and_aborted(pair):
     assert trace.reasoning == "base 1\n\nbase 2\n\nbase 3\n\ndraft 4"
     assert len(hung) == 1
     assert trace.steps[0].calls[-1].start >= 0.3
+    assert "did not answer within 0.3 s" in trace.steps[0].undrafted
 
 
 def test_candidates_are_given_up_together(pair):

@@ -15,7 +15,7 @@ from tests.reasoning.pair import aborted, chance
 from tests.reasoning.test_pipelined import books, check_books, what_was_decided
 
 SOME = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-MANY = settings(max_examples=200, deadline=None, derandomize=True)
+MANY = settings(max_examples=100, deadline=None, derandomize=True)
 
 FAILS = [
     (500, b'{"error": "boom"}'),
