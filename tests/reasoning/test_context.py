@@ -4,6 +4,7 @@ import pytest
 
 from specreason_sgl import SpecReasonConfig, solve_alone
 from specreason_sgl.errors import ContextLengthExceeded
+from specreason_sgl.reasoning.verifiers import QUESTION
 from tests.reasoning.test_degrade import steps_of
 from tests.reasoning.test_pipelined import check_books, what_was_decided
 
@@ -93,7 +94,8 @@ def test_the_base_model_goes_on_where_the_drafts_context_ends(pair, contexts, lo
 
 def test_a_drafted_step_that_leaves_no_room_for_the_answer_is_rejected_unread(pair, contexts):
     contexts(base=120)
-    long = "word " * 100
+    long = "x1 " * 27
+    assert 120 - 20 - 32 < tokens_of(pair, long) < 120 - tokens_of(pair, QUESTION)  # it could be asked about
 
     def write(side, turn, most):
         return (long, "eos", 10) if side == "draft" else ("base", "eos", 3)

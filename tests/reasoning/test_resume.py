@@ -10,6 +10,7 @@ import pytest
 
 from specreason_sgl import Cancel, Endpoint, Trace, cli
 from specreason_sgl.errors import ConfigError, DeadlineExceeded, RequestAborted, ServerError
+from specreason_sgl.reasoning.acceptance import FixedShare
 from tests.reasoning.pair import Pair, aborted
 from tests.reasoning.test_degrade import half, hang_up, number_of, steps_of
 from tests.reasoning.test_pipelined import check_books, what_was_decided
@@ -66,6 +67,20 @@ def test_a_run_that_failed_is_gone_on_with(pair, phase, lookahead):
     assert trace.seconds >= partial.seconds
     assert all(call.start >= partial.seconds for step in trace.steps[done:] for call in step.calls)
     assert not [one for one in pair.of("draft") if number_of(one) <= done]
+
+
+def test_a_rule_that_compares_steps_knows_those_before_the_failure(pair):
+    rule = FixedShare(0.5)
+    pair.start_anew(steps_of(7), digit)
+    expected = pair.solve(threshold=rule, patience=0)
+    fails = lambda seen: FAILS if seen.purpose == "score" and number_of(seen) == 4 else None  # noqa: E731
+    pair.start_anew(steps_of(7), digit, fails)
+    with pytest.raises(ServerError) as raised:
+        pair.solve(threshold=rule, patience=0)
+    pair.start_anew(steps_of(7), digit)
+    trace = pair.solve(threshold=rule, patience=0, resume=raised.value.trace)
+    assert len(raised.value.trace.steps) == 3
+    assert what_was_decided(trace) == what_was_decided(expected)
 
 
 def test_what_ended_otherwise_has_its_trace_too(pair):
