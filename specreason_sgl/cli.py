@@ -7,6 +7,8 @@ import os
 import shlex
 import signal
 import sys
+import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -48,6 +50,8 @@ PIPE_WIDTH = 10_000  # a pipe has no width: nothing is cut or wrapped for it
 out = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 err = Console(stderr=True, highlight=False)
 DEFAULTS = SpecReasonConfig()
+STARTED_AGAIN = 180.0  # seconds that a request waits for a runtime that is started again
+NOT_STARTED_AGAIN = 3.0  # and for one that nobody starts again
 PARTS = ("score", "prefix", "latency", "identity", "overhead")
 MODES = ("base", "draft", "sequential", "pipelined", "eager", "salvage")
 
@@ -79,6 +83,46 @@ def _fail(message: str, code: int) -> None:
     one_line = " ".join(message.split())
     err.print(Text.assemble(("error: ", "bold red"), one_line), soft_wrap=True)
     sys.exit(code)
+
+
+@contextmanager
+def _saving():
+    """Save the trace of a run that ends early, and say where."""
+    try:
+        yield
+    except BaseException as error:
+        trace = getattr(error, "trace", None)
+        if trace and trace.steps and (saved := _save(trace)):
+            if isinstance(error, SpecReasonError):
+                error.args = (f"{error}; {saved}",)
+            else:  # Ctrl-C
+                err.print(saved, markup=False, soft_wrap=True)
+        raise
+
+
+def _save(trace: Trace) -> str:
+    name = f"specreason-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.json"
+    for folder in (Path.cwd(), Path(tempfile.gettempdir())):
+        try:
+            (folder / name).write_text(trace.to_json() + "\n", encoding="utf-8")
+        except OSError:
+            continue
+        return f"{len(trace.steps)} steps are saved: specreason-sgl solve --resume {folder / name}"
+    return ""
+
+
+def _resumed(file: Path, question: str, config: SpecReasonConfig) -> Trace:
+    """The trace of a file to go on with; says which settings are not those it was made with."""
+    if question:
+        raise ConfigError("give a problem or --resume, not both: the file has the problem")
+    found = show.read_traces(file)
+    if len(found) > 1 or found[0].mode != "specreason" or found[0].stop != "failed":
+        raise ConfigError(f"{file} is not the trace of one run that failed: there is nothing to go on with")
+    now = config.as_dict()
+    changed = [name for name in now if now[name] != found[0].config.get(name, now[name])]
+    for name in changed:
+        err.print(f"{name} was {found[0].config[name]}, and is {now[name]} now", markup=False, soft_wrap=True)
+    return found[0]
 
 
 def _show_version(wanted: bool) -> None:
@@ -134,6 +178,12 @@ Salvage = Annotated[
     typer.Option(help="Keep a rejected step's sentences before the first token with a logprob below."),
 ]
 FirstBaseSteps = Annotated[int, typer.Option(help="So many first steps are written by the base model.")]
+Patience = Annotated[
+    int, typer.Option(help="Rejected steps, beyond two for each kept one, before drafting pauses; 0: never.")
+]
+DraftTimeout = Annotated[
+    float, typer.Option(help="Seconds for a drafted step; the base model goes on alone for some steps then.")
+]
 TokenBudget = Annotated[int, typer.Option(help="Tokens of the whole chain of thought.")]
 AtBudget = Annotated[str, typer.Option(help="When the token budget is used up: answer, or stop without one.")]
 StepTokens = Annotated[int, typer.Option(help="Most tokens of one step.")]
@@ -145,7 +195,7 @@ Instruction = Annotated[str, typer.Option(help="Stands after the question.")]
 
 @app.command()
 def solve(
-    question: Annotated[str, typer.Argument(help="The problem; - reads it from standard input.")],
+    question: Annotated[str, typer.Argument(help="The problem; - reads it from standard input.")] = "",
     pair: PairName = "mini",
     draft: DraftName = "",
     base: BaseName = "",
@@ -165,6 +215,8 @@ def solve(
     candidates: Candidates = DEFAULTS.candidates,
     salvage: Salvage = None,
     first_base_steps: FirstBaseSteps = DEFAULTS.first_base_steps,
+    patience: Patience = DEFAULTS.patience,
+    draft_timeout: DraftTimeout = DEFAULTS.draft_timeout,
     token_budget: TokenBudget = DEFAULTS.token_budget,
     at_budget: AtBudget = DEFAULTS.at_budget,
     step_tokens: StepTokens = DEFAULTS.step_tokens,
@@ -173,6 +225,10 @@ def solve(
     top_p: TopP = DEFAULTS.top_p,
     instruction: Instruction = INSTRUCTION,
     timeout: Annotated[float, typer.Option(help="Deadline of a run, in seconds.")] = 3600.0,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Go on with a run that failed, from the file that its error names."),
+    ] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Also run the base model alone.")] = False,
     json: Annotated[
         bool, typer.Option("--json", help="Print the trace (a line of JSON a run) instead of the steps.")
@@ -185,7 +241,11 @@ def solve(
     config = _config(locals())
     if question == "-":
         question = sys.stdin.read().strip()
-    config.prompt(question)
+    earlier = _resumed(resume, question, config) if resume else None
+    if earlier:
+        asked = {"role": "user", "content": earlier.question}
+        question = [*earlier.earlier, asked] if earlier.earlier else earlier.question
+    config.messages(question)
     arguments = {
         "draft_args": _flags(draft_args),
         "base_args": _flags(base_args),
@@ -199,9 +259,11 @@ def solve(
         from specreason_sgl.reasoning import speculate
 
         on_step = None if json else partial(show.print_step, out)
-        trace = speculate.solve(
-            question, draft=draft_end, base=base_end, config=config, timeout=timeout, on_step=on_step
-        )
+        with _saving():
+            trace = speculate.solve(
+                question, draft=draft_end, base=base_end, config=config, timeout=timeout, on_step=on_step,
+                resume=earlier,
+            )  # fmt: skip
         _show_result(trace, json)
         if compare:
             with _status("the base model alone"):
@@ -280,6 +342,8 @@ def serve(
     candidates: Candidates = DEFAULTS.candidates,
     salvage: Salvage = None,
     first_base_steps: FirstBaseSteps = DEFAULTS.first_base_steps,
+    patience: Patience = DEFAULTS.patience,
+    draft_timeout: DraftTimeout = DEFAULTS.draft_timeout,
     token_budget: TokenBudget = DEFAULTS.token_budget,
     at_budget: AtBudget = DEFAULTS.at_budget,
     step_tokens: StepTokens = DEFAULTS.step_tokens,
@@ -328,7 +392,7 @@ def serve(
         from specreason_sgl.serving.service import Service
 
         ends = [
-            stack.enter_context(Endpoint(url, runtime_key or None, timeout=timeout))
+            stack.enter_context(Endpoint(url, runtime_key or None, timeout=timeout, retry_for=STARTED_AGAIN))
             for url in (draft_url, base_url)
         ]
         metrics = Metrics()
@@ -757,6 +821,7 @@ def _flags(text: str) -> list[str]:
 @contextmanager
 def _endpoints(pair, draft, base, draft_url, base_url, api_key, timeout, arguments):
     """The two runtimes: those at the URLs, or started ones, which are stopped at the end."""
+    options = {"timeout": timeout} if draft_url else {"timeout": timeout, "retry_for": NOT_STARTED_AGAIN}
     if bool(draft_url) != bool(base_url):
         raise ConfigError("give both --draft-url and --base-url, or neither")
     with ExitStack() as stack:
@@ -767,8 +832,7 @@ def _endpoints(pair, draft, base, draft_url, base_url, api_key, timeout, argumen
         from specreason_sgl.lang.endpoint import Endpoint
 
         yield tuple(
-            stack.enter_context(Endpoint(url, api_key or None, timeout=timeout))
-            for url in (draft_url, base_url)
+            stack.enter_context(Endpoint(url, api_key or None, **options)) for url in (draft_url, base_url)
         )
 
 

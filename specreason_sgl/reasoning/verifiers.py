@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import numbers
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -301,6 +302,42 @@ def judgement(found: Judgement | float) -> Judgement:
         raise ConfigError(f"a verifier returns a number or a Judgement of one, not {found.value!r}")
     return replace(found, value=float(found.value))
 
+
+def is_askable(text: str, verifier: Verifier) -> bool:
+    """Whether a drafted step can be judged: it is not empty, and does not write the question that stands
+    after it, which could make the base model take a score of the draft's for its own.
+
+    What the base model reads ends every step with the delimiter, which no step contains. A step that writes
+    the question's first words, in whatever letters look like them, is rejected unread.
+    """
+    parts = [one for _, one in getattr(verifier, "parts", ())] or [verifier]
+    questions = [one.question for one in parts if isinstance(one, _Question | SameMeaning)]
+    shown = _letters(text)
+    return bool(text.strip()) and not any(_opening(one) in shown for one in questions)
+
+
+def _opening(question: str) -> str:
+    """The letters of a question's first words; of one that begins with few, all."""
+    first = re.match(r"[\w\s]*", question.strip())[0]
+    return _letters(first) if len(_letters(first)) >= 8 else _letters(question) or question
+
+
+def _letters(text: str) -> str:
+    """A text as a reader sees it: without case, accents, spaces and signs, look-alikes as Latin letters."""
+    plain = unicodedata.normalize("NFKD", text).casefold().translate(_LOOK_ALIKES)
+    return "".join(one for one in unicodedata.normalize("NFKD", plain) if one.isalnum())
+
+
+# What passes for a Latin letter; NFKD knows those that are wide, bold or in circles.
+_LOOK_ALIKES = {
+    ord(one): letter
+    for letter, alike in {
+        "a": "аαɑ", "c": "сϲᴄ", "d": "ԁ", "e": "еεєᴇ", "g": "ɡց", "h": "һ", "i": "іιıɩɪ1!|", "j": "јϳ",
+        "k": "кκ", "l": "ʟ", "n": "ո", "o": "оοօσᴏ0", "p": "рρᴘ", "q": "ԛ", "r": "гʀ", "s": "ѕꜱ5$",
+        "t": "тτտᴛ", "u": "υսᴜ", "v": "νѵᴠ", "w": "ԝωᴡ", "x": "хχ", "y": "у",
+    }.items()
+    for one in alike
+}  # fmt: skip
 
 BUILT_IN: dict[str, Verifier] = {
     "score": UtilityScore(),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from specreason_sgl import Endpoint, SpecReasonConfig, solve
+from specreason_sgl.lang.breaker import Breaker
 from specreason_sgl.reasoning.verifiers import QUESTION
 from tests.scripted import ScriptedServer, answer, streamed
 
@@ -53,14 +54,15 @@ class Pair:
     def start_anew(self, write, digit, before=lambda seen: None):
         self.write, self.digit, self.before = write, digit, before
         self.seen = []
+        self.draft.breaker = Breaker("draft")
         self.draft_server.requests.clear()
         self.base_server.requests.clear()
 
-    def solve(self, on_step=None, timeout=None, on_text=None, cancel=None, **settings):
+    def solve(self, on_step=None, timeout=None, on_text=None, cancel=None, resume=None, **settings):
         config = SpecReasonConfig(**{"temperature": 0, "lookahead": 0, "token_budget": 60, **settings})
         return solve(
             "q", draft=self.draft, base=self.base, config=config,
-            on_step=on_step, on_text=on_text, timeout=timeout, cancel=cancel,
+            on_step=on_step, on_text=on_text, timeout=timeout, cancel=cancel, resume=resume,
         )  # fmt: skip
 
     def generated(self) -> int:

@@ -386,14 +386,14 @@ def one_step(side, turn, most):
 
 def test_a_batch_gives_its_results_in_order_and_a_failure_leaves_the_others(pair, capfd):
     pair.start_anew(one_step, lambda turn: 9)
-    play, seen = pair.draft_server.on_generate, {}
+    play, seen = pair.base_server.on_generate, {}
 
     def reply(payload):
         if "bad" in pair.draft.tokenizer.decode(payload["input_ids"]):
             return 500, b'{"error": {"message": "boom"}}'
         return play(payload)
 
-    pair.draft_server.on_generate = reply
+    pair.base_server.on_generate = reply
     questions = ["one", "bad", "two", "", "three"]
     try:
         results = solve_batch(
@@ -405,7 +405,7 @@ def test_a_batch_gives_its_results_in_order_and_a_failure_leaves_the_others(pair
             progress_bar=True,
         )
     finally:
-        pair.draft_server.on_generate = play
+        pair.base_server.on_generate = play
     assert [getattr(one, "question", type(one)) for one in results] == [
         "one",
         ServerError,
