@@ -81,6 +81,7 @@ def test_a_dataset_that_cannot_be_had_is_one_line(hub, monkeypatch):
 
 
 def test_tasks_are_generated_and_graded_by_their_own_scorer():
+    pytest.importorskip("reasoning_gym", reason="it needs reasoning-gym: pip install reasoning-gym")
     found = load_data("rg:chain_sum", 5, seed=1)
     assert len({one.id for one in found}) == len(found) == 5
     assert found == load_data("rg:chain_sum", 5, seed=1)
@@ -92,6 +93,13 @@ def test_tasks_are_generated_and_graded_by_their_own_scorer():
         assert not grade(one, "")
     with pytest.raises(ConfigError, match="no task 'nonsense'"):
         load_data("rg:nonsense")
+
+
+def test_without_reasoning_gym_it_is_said_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "reasoning_gym", None)
+    with pytest.raises(ConfigError, match=r"^rg:chain_sum .*: pip install reasoning-gym") as error:
+        load_data("rg:chain_sum")
+    assert "\n" not in str(error.value)
 
 
 def test_an_answer_that_is_partly_right_is_not_right():
