@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from specreason_sgl.errors import ConfigError, SpecReasonError
+from specreason_sgl.errors import ConfigError, ServerError, SpecReasonError
 from specreason_sgl.evaluation.grading import grade
 from specreason_sgl.evaluation.problems import Problem
 from specreason_sgl.evaluation.settings import ALONE, Setting
@@ -223,7 +223,7 @@ def evaluate(
         def keep(task: tuple[Problem, int, Setting], result: Trace | SpecReasonError) -> None:
             problem, number, setting = task
             trace, error, right = (result, None, None) if isinstance(result, Trace) else (None, result, None)
-            if trace:
+            if trace and (error := _draft_failure(trace)) is None:
                 try:
                     right = grade(problem, trace.answer)
                 except SpecReasonError as failure:
@@ -238,6 +238,14 @@ def evaluate(
                 endpoint.flush_cache()
             run_batch(work, group, endpoints, concurrency, False, lambda i, r, group=group: keep(group[i], r))
     return [record.done[key] for key in wanted]
+
+
+def _draft_failure(trace: Trace) -> ServerError | None:
+    """What the run did without: it has an answer, but not one of the two models together."""
+    from specreason_sgl.reasoning.drafting import FAILED
+
+    reasons = [one.undrafted for one in trace.steps if one.undrafted and FAILED in one.undrafted]
+    return ServerError(reasons[0]) if reasons else None
 
 
 def _so_far(record: Record) -> str:

@@ -29,6 +29,7 @@ KNOBS: dict[str, tuple[str, ...]] = {
 }
 MODES = tuple(KNOBS)
 ALONE = ("base", "draft")
+DRAFT_TIMEOUT = 3600.0  # seconds: a loaded runtime is waited for, as long as the sample has time
 _DIGIT = ("", "score", "score-average")  # verifiers with the digit's units
 
 
@@ -86,7 +87,10 @@ def expand(
             else:
                 rule = {one: chosen.pop(one, None) for one in _JUDGE}
                 judge = judging(pair=pair, verifier=verifier, calibration=calibration, **rule)
+            if mode in ("paper", "lookahead", "reward"):
+                chosen["patience"] = 0  # they draft every step
             if mode in ("paper", "reward", "specreason"):
                 chosen["lookahead"] = 0
-            made.append(Setting(" ".join([mode, *swept]), mode, SpecReasonConfig(**judge, **chosen)))
+            config = SpecReasonConfig(**judge, **chosen, draft_timeout=DRAFT_TIMEOUT)
+            made.append(Setting(" ".join([mode, *swept]), mode, config))
     return list({one.name: one for one in made}.values())

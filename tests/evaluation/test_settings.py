@@ -31,6 +31,7 @@ def test_the_papers_method_is_the_digit_and_one_thing_at_a_time():
     config = named("paper", knobs=everything)["paper"]
     assert (config.verifier, config.threshold, config.lookahead) == (UtilityScore(), 5.0, 0)
     assert (config.candidates, config.eager_rewrite, config.salvage) == (1, False, None)
+    assert config.patience == 0
 
 
 def test_a_threshold_in_other_units_is_not_the_papers():
