@@ -508,7 +508,7 @@ def test_a_stray_end_of_thinking_ends_only_the_step(pair, lookahead):
 def test_a_step_of_the_base_models_own_stands_where_the_drafted_one_is_rejected(pair, lookahead):
     """It is written once: for the comparison and, after a rejection, for the chain of thought."""
     pair.start_anew(*books(3, [f"Step {i}." for i in range(8)]))
-    trace = pair.solve(lookahead=lookahead, verifier=SameMeaning(), threshold=0.5)
+    trace = pair.solve(lookahead=lookahead, verifier=SameMeaning(), threshold=0.5, patience=0)
     assert trace.kept
     assert trace.rewritten
     for step in trace.steps:
@@ -524,7 +524,7 @@ def test_a_step_of_the_base_models_own_stands_where_the_drafted_one_is_rejected(
 
 
 def test_a_step_of_the_base_models_own_is_not_written_twice_where_rewrites_begin_early(pair):
-    pair.start_anew(plain, lambda turn: 1)
+    pair.start_anew(plain, lambda turn: 0)
     trace = pair.solve(verifier=SameMeaning(), threshold=0.5, eager_rewrite=True)
     assert trace.reasoning == "base 1\n\nbase 2\n\nbase 3"
     assert len(pair.of("rewrite")) == 3
