@@ -26,6 +26,7 @@ _HOME = {
     "Likelihood": "reasoning.verifiers",
     "Combined": "reasoning.verifiers",
     "RewardModel": "reasoning.verifiers",
+    "SameMeaning": "reasoning.verifiers",
     "Cancel": "reasoning.run",
     "Judgement": "reasoning.verifiers",
     "Drafted": "reasoning.verifiers",

@@ -7,6 +7,8 @@ import os
 import shlex
 import signal
 import sys
+import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -22,6 +24,8 @@ from rich.text import Text
 
 from specreason_sgl import __version__
 from specreason_sgl.errors import ConfigError, SpecReasonError
+from specreason_sgl.evaluation.problems import NAMES
+from specreason_sgl.evaluation.settings import MODES as EVAL_MODES
 from specreason_sgl.reasoning.acceptance import check_share
 from specreason_sgl.reasoning.calibration import Calibration, judging
 from specreason_sgl.reasoning.config import INSTRUCTION, SpecReasonConfig
@@ -46,6 +50,8 @@ PIPE_WIDTH = 10_000  # a pipe has no width: nothing is cut or wrapped for it
 out = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 err = Console(stderr=True, highlight=False)
 DEFAULTS = SpecReasonConfig()
+STARTED_AGAIN = 180.0  # seconds that a request waits for a runtime that is started again
+NOT_STARTED_AGAIN = 3.0  # and for one that nobody starts again
 PARTS = ("score", "prefix", "latency", "identity", "overhead")
 MODES = ("base", "draft", "sequential", "pipelined", "eager", "salvage")
 
@@ -77,6 +83,46 @@ def _fail(message: str, code: int) -> None:
     one_line = " ".join(message.split())
     err.print(Text.assemble(("error: ", "bold red"), one_line), soft_wrap=True)
     sys.exit(code)
+
+
+@contextmanager
+def _saving():
+    """Save the trace of a run that ends early, and say where."""
+    try:
+        yield
+    except BaseException as error:
+        trace = getattr(error, "trace", None)
+        if trace and trace.steps and (saved := _save(trace)):
+            if isinstance(error, SpecReasonError):
+                error.args = (f"{error}; {saved}",)
+            else:  # Ctrl-C
+                err.print(saved, markup=False, soft_wrap=True)
+        raise
+
+
+def _save(trace: Trace) -> str:
+    name = f"specreason-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.json"
+    for folder in (Path.cwd(), Path(tempfile.gettempdir())):
+        try:
+            (folder / name).write_text(trace.to_json() + "\n", encoding="utf-8")
+        except OSError:
+            continue
+        return f"{len(trace.steps)} steps are saved: specreason-sgl solve --resume {folder / name}"
+    return ""
+
+
+def _resumed(file: Path, question: str, config: SpecReasonConfig) -> Trace:
+    """The trace of a file to go on with; says which settings are not those it was made with."""
+    if question:
+        raise ConfigError("give a problem or --resume, not both: the file has the problem")
+    found = show.read_traces(file)
+    if len(found) > 1 or found[0].mode != "specreason" or found[0].stop != "failed":
+        raise ConfigError(f"{file} is not the trace of one run that failed: there is nothing to go on with")
+    now = config.as_dict()
+    changed = [name for name in now if now[name] != found[0].config.get(name, now[name])]
+    for name in changed:
+        err.print(f"{name} was {found[0].config[name]}, and is {now[name]} now", markup=False, soft_wrap=True)
+    return found[0]
 
 
 def _show_version(wanted: bool) -> None:
@@ -132,6 +178,12 @@ Salvage = Annotated[
     typer.Option(help="Keep a rejected step's sentences before the first token with a logprob below."),
 ]
 FirstBaseSteps = Annotated[int, typer.Option(help="So many first steps are written by the base model.")]
+Patience = Annotated[
+    int, typer.Option(help="Rejected steps, beyond two for each kept one, before drafting pauses; 0: never.")
+]
+DraftTimeout = Annotated[
+    float, typer.Option(help="Seconds for a drafted step; the base model goes on alone for some steps then.")
+]
 TokenBudget = Annotated[int, typer.Option(help="Tokens of the whole chain of thought.")]
 AtBudget = Annotated[str, typer.Option(help="When the token budget is used up: answer, or stop without one.")]
 StepTokens = Annotated[int, typer.Option(help="Most tokens of one step.")]
@@ -143,7 +195,7 @@ Instruction = Annotated[str, typer.Option(help="Stands after the question.")]
 
 @app.command()
 def solve(
-    question: Annotated[str, typer.Argument(help="The problem; - reads it from standard input.")],
+    question: Annotated[str, typer.Argument(help="The problem; - reads it from standard input.")] = "",
     pair: PairName = "mini",
     draft: DraftName = "",
     base: BaseName = "",
@@ -163,6 +215,8 @@ def solve(
     candidates: Candidates = DEFAULTS.candidates,
     salvage: Salvage = None,
     first_base_steps: FirstBaseSteps = DEFAULTS.first_base_steps,
+    patience: Patience = DEFAULTS.patience,
+    draft_timeout: DraftTimeout = DEFAULTS.draft_timeout,
     token_budget: TokenBudget = DEFAULTS.token_budget,
     at_budget: AtBudget = DEFAULTS.at_budget,
     step_tokens: StepTokens = DEFAULTS.step_tokens,
@@ -171,6 +225,10 @@ def solve(
     top_p: TopP = DEFAULTS.top_p,
     instruction: Instruction = INSTRUCTION,
     timeout: Annotated[float, typer.Option(help="Deadline of a run, in seconds.")] = 3600.0,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Go on with a run that failed, from the file that its error names."),
+    ] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Also run the base model alone.")] = False,
     json: Annotated[
         bool, typer.Option("--json", help="Print the trace (a line of JSON a run) instead of the steps.")
@@ -183,7 +241,11 @@ def solve(
     config = _config(locals())
     if question == "-":
         question = sys.stdin.read().strip()
-    config.prompt(question)
+    earlier = _resumed(resume, question, config) if resume else None
+    if earlier:
+        asked = {"role": "user", "content": earlier.question}
+        question = [*earlier.earlier, asked] if earlier.earlier else earlier.question
+    config.messages(question)
     arguments = {
         "draft_args": _flags(draft_args),
         "base_args": _flags(base_args),
@@ -197,9 +259,11 @@ def solve(
         from specreason_sgl.reasoning import speculate
 
         on_step = None if json else partial(show.print_step, out)
-        trace = speculate.solve(
-            question, draft=draft_end, base=base_end, config=config, timeout=timeout, on_step=on_step
-        )
+        with _saving():
+            trace = speculate.solve(
+                question, draft=draft_end, base=base_end, config=config, timeout=timeout, on_step=on_step,
+                resume=earlier,
+            )  # fmt: skip
         _show_result(trace, json)
         if compare:
             with _status("the base model alone"):
@@ -278,6 +342,8 @@ def serve(
     candidates: Candidates = DEFAULTS.candidates,
     salvage: Salvage = None,
     first_base_steps: FirstBaseSteps = DEFAULTS.first_base_steps,
+    patience: Patience = DEFAULTS.patience,
+    draft_timeout: DraftTimeout = DEFAULTS.draft_timeout,
     token_budget: TokenBudget = DEFAULTS.token_budget,
     at_budget: AtBudget = DEFAULTS.at_budget,
     step_tokens: StepTokens = DEFAULTS.step_tokens,
@@ -326,7 +392,7 @@ def serve(
         from specreason_sgl.serving.service import Service
 
         ends = [
-            stack.enter_context(Endpoint(url, runtime_key or None, timeout=timeout))
+            stack.enter_context(Endpoint(url, runtime_key or None, timeout=timeout, retry_for=STARTED_AGAIN))
             for url in (draft_url, base_url)
         ]
         metrics = Metrics()
@@ -493,6 +559,174 @@ def bench(
         out.print(f"written: {result}", soft_wrap=True)
 
 
+def _swept(kind: str, text: str) -> type[str]:
+    return Annotated[str, typer.Option(help=f"{text} Several with commas: each is evaluated.", metavar=kind)]
+
+
+@app.command("eval")
+def evaluate(
+    data: Annotated[
+        str,
+        typer.Option(
+            help=f"Problems: {', '.join(NAMES)} (a task of reasoning-gym), or a JSON Lines file with "
+            "question, answer and maybe id and choices."
+        ),
+    ],
+    result: Annotated[
+        Path, typer.Option("--out", help="The file of the run; the same command goes on where it was.")
+    ] = Path("eval.jsonl"),
+    modes: Annotated[
+        str, typer.Option(help=f"What is compared: some of {', '.join(EVAL_MODES)}; with commas.")
+    ] = "base,draft,specreason,pipelined",
+    limit: Annotated[int | None, typer.Option(help="So many problems, from the first.", min=1)] = None,
+    samples: Annotated[int, typer.Option(help="Samples of each problem with each setting.", min=1)] = 1,
+    concurrency: Annotated[
+        int, typer.Option(help="Samples at a time; 1 measures latency.", min=1, max=1024)
+    ] = 1,
+    seed: Annotated[int, typer.Option(help="Of generated problems, and of the order of choices.")] = 0,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Also do again the samples that failed.")
+    ] = False,
+    pair: PairName = "mini",
+    draft: DraftName = "",
+    base: BaseName = "",
+    draft_url: DraftUrl = "",
+    base_url: BaseUrl = "",
+    api_key: ApiKey = "",
+    draft_args: DraftArgs = "",
+    base_args: BaseArgs = "",
+    verifier: Verifier = "",
+    calibration: CalibrationFile = None,
+    threshold: _swept("FLOATS", "Keep a drafted step whose value is at least this (score: 0 to 9).") = "",
+    keep: _swept("FLOATS", "Instead: keep this share of the drafted steps, the best.") = "",
+    lookahead: _swept("INTEGERS", "Steps drafted beyond the one in judgement (pipelined, lookahead).") = "1",
+    eager_rewrite: EagerRewrite = False,
+    candidates: _swept("INTEGERS", "Versions of each step to draft.") = str(DEFAULTS.candidates),
+    salvage: Salvage = None,
+    first_base_steps: _swept("INTEGERS", "So many first steps are written by the base model.") = "0",
+    token_budget: _swept("INTEGERS", "Tokens of the whole chain of thought.") = str(DEFAULTS.token_budget),
+    step_tokens: _swept("INTEGERS", "Most tokens of one step.") = str(DEFAULTS.step_tokens),
+    answer_tokens: AnswerTokens = DEFAULTS.answer_tokens,
+    temperature: _swept("FLOATS", "0 is greedy decoding.") = str(DEFAULTS.temperature),
+    top_p: TopP = DEFAULTS.top_p,
+    instruction: Instruction = INSTRUCTION,
+    reward_url: Annotated[
+        str, typer.Option(help="A reward model's SGLang server, for the mode reward.")
+    ] = "",
+    reward_threshold: _swept("FLOATS", "Keep a step with at least this reward.") = "0.7",
+    timeout: Annotated[float, typer.Option(help="Deadline of a sample, in seconds.")] = 3600.0,
+) -> None:
+    """Solve problems with known answers in several ways, side by side, and grade the answers.
+
+    base and draft are one model alone; specreason does one thing at a time, pipelined overlaps. The others
+    are methods of papers: paper (SpecReason: the digit, a static threshold), lookahead (the base model writes
+    its own step and says whether the drafted one means the same), reward (a reward model judges).
+    Each finished sample is a line of the file, of which `report` makes tables and pictures.
+    """
+    from specreason_sgl.evaluation.problems import load_data
+    from specreason_sgl.evaluation.settings import expand
+
+    chosen_modes = _choices("--modes", modes, EVAL_MODES)
+    knobs = {
+        "threshold": _numbers("--threshold", threshold, float) or [None],
+        "keep": _numbers("--keep", keep, float) or [None],
+        "lookahead": _numbers("--lookahead", lookahead, int),
+        "eager_rewrite": [eager_rewrite],
+        "candidates": _numbers("--candidates", candidates, int),
+        "salvage": [salvage],
+        "first_base_steps": _numbers("--first-base-steps", first_base_steps, int),
+        "token_budget": _numbers("--token-budget", token_budget, int),
+        "step_tokens": _numbers("--step-tokens", step_tokens, int),
+        "answer_tokens": [answer_tokens],
+        "temperature": _numbers("--temperature", temperature, float),
+        "top_p": [top_p],
+        "instruction": [instruction],
+        "reward_threshold": _numbers("--reward-threshold", reward_threshold, float),
+    }
+    arguments = {"draft_args": _flags(draft_args), "base_args": _flags(base_args)}
+    _check_folder(result)
+    with ExitStack() as stack:
+        reward = None
+        if reward_url:
+            from specreason_sgl.lang.endpoint import Endpoint
+
+            reward = stack.enter_context(Endpoint(reward_url, api_key or None, timeout=timeout))
+        judge = {"verifier": verifier, "calibration": calibration, "reward": reward}
+        settings = expand(chosen_modes, knobs, pair=None if draft or draft_url else pair, **judge)
+        problems = load_data(data, limit, seed)
+        draft_end, base_end = stack.enter_context(
+            _endpoints(pair, draft, base, draft_url, base_url, api_key, timeout, arguments)
+        )
+        from specreason_sgl.evaluation import evaluate as work
+
+        head = work.head_of(
+            problems,
+            settings,
+            data=data,
+            draft_model=_model_name(draft_end),
+            base_model=_model_name(base_end),
+            samples=samples,
+            concurrency=concurrency,
+            seed=seed,
+        )
+        record = stack.enter_context(work.Record(result, head))
+        found = work.evaluate(
+            problems,
+            settings,
+            record,
+            draft=draft_end,
+            base=base_end,
+            reward=reward,
+            samples=samples,
+            concurrency=concurrency,
+            timeout=timeout,
+            retry_failed=retry_failed,
+            progress_bar=True,
+        )
+    out.print(f"written: {result}, {len(found)} samples; specreason-sgl report {result}", soft_wrap=True)
+    if failed := [one.error for one in found if one.error]:
+        _fail(
+            f"{len(failed)} of {len(found)} samples failed, the first with {failed[0]}; the same command "
+            "with --retry-failed does them again",
+            1,
+        )
+
+
+@app.command()
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Files of `eval`; their settings are compared.")
+    ],
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
+    csv: Annotated[Path | None, typer.Option(help="Also write the figures in full to this file.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Also write tables and pictures as one page to this file.")
+    ] = None,
+) -> None:
+    """Accuracy, latency, tokens, share of steps kept and speedups of evaluations, with 95 % intervals."""
+    from specreason_sgl.evaluation import report as work
+
+    for file in filter(None, (csv, html)):
+        _check_folder(file)
+    groups = work.load(runs)
+    rows = work.figures(groups)
+    if markdown:
+        print(work.as_markdown(rows))
+    else:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in work.COLUMNS:
+            table.add_column(column, overflow="fold")
+        for row in rows:
+            table.add_row(*map(Text, work.cells(row)))
+        out.print(table, "", *work.NOTES, sep="\n")
+    if csv:
+        work.write_csv(rows, csv)
+    if html:
+        html.write_text(work.as_html(rows, groups, [str(one) for one in runs]), encoding="utf-8")
+    for file in filter(None, (csv, html)):
+        err.print(f"written: {file}", soft_wrap=True)
+
+
 @models_app.command("list")
 def list_models() -> None:
     """Show the named pairs, and which of their models are on this machine."""
@@ -587,6 +821,7 @@ def _flags(text: str) -> list[str]:
 @contextmanager
 def _endpoints(pair, draft, base, draft_url, base_url, api_key, timeout, arguments):
     """The two runtimes: those at the URLs, or started ones, which are stopped at the end."""
+    options = {"timeout": timeout} if draft_url else {"timeout": timeout, "retry_for": NOT_STARTED_AGAIN}
     if bool(draft_url) != bool(base_url):
         raise ConfigError("give both --draft-url and --base-url, or neither")
     with ExitStack() as stack:
@@ -597,8 +832,7 @@ def _endpoints(pair, draft, base, draft_url, base_url, api_key, timeout, argumen
         from specreason_sgl.lang.endpoint import Endpoint
 
         yield tuple(
-            stack.enter_context(Endpoint(url, api_key or None, timeout=timeout))
-            for url in (draft_url, base_url)
+            stack.enter_context(Endpoint(url, api_key or None, **options)) for url in (draft_url, base_url)
         )
 
 
@@ -638,6 +872,14 @@ def _counts(option: str, text: str) -> list[int]:
     if min(found) < 1:
         raise ConfigError(f"{option} takes whole numbers of at least 1, with commas; not {text!r}")
     return found
+
+
+def _numbers(option: str, text: str, kind: type) -> list:
+    try:
+        return [kind(one) for one in text.split(",")] if text else []
+    except ValueError:
+        what = "whole numbers" if kind is int else "numbers"
+        raise ConfigError(f"{option} takes {what} with commas, not {text!r}") from None
 
 
 def _model_name(endpoint) -> str:

@@ -7,9 +7,14 @@ the input was wrong, 1 where a runtime failed.
 
 
 class SpecReasonError(Exception):
-    """Base of all errors of this package."""
+    """Base of all errors of this package.
+
+    Attributes:
+        trace: of a run of `solve` that it ended, the `Trace` so far; `solve(..., resume=trace)` goes on.
+    """
 
     exit_code = 2
+    trace = None
 
 
 class ConfigError(SpecReasonError):
@@ -38,6 +43,10 @@ class ServerError(SpecReasonError):
 
 class ServerUnreachable(ServerError):
     """Nobody answers at the address, or the connection broke."""
+
+
+class ServerBusy(ServerError):
+    """A server has too much to do, or is not ready yet (status 429, 502, 503 or 504)."""
 
 
 class NotSGLang(ServerError):

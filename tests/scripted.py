@@ -44,6 +44,7 @@ class ScriptedServer:
         self.on_generate: Callable = lambda payload: answer("ok")
         self.on_classify: Callable = lambda payload: (404, b"{}")
         self.model_info = {"model_path": "scripted", "tokenizer_path": tokenizer_folder}
+        self.server_info: object = None
         self.arrived = threading.Event()
         self.released = threading.Event()
         outer = self
@@ -60,6 +61,8 @@ class ScriptedServer:
                 outer.requests.append((self.path, {}))
                 if self.path == "/model_info" and outer.model_info:
                     self.reply(200, json.dumps(outer.model_info).encode())
+                elif self.path == "/server_info" and outer.server_info is not None:
+                    self.reply(200, json.dumps(outer.server_info).encode())
                 elif self.path == "/health":
                     self.reply(200, b"")
                 else:

@@ -42,6 +42,14 @@ def run(*arguments, **options):
         (["models", "fetch", "micro"], 2, "no pair is named 'micro'"),
         (["models", "fetch", "nano", "--source", "moon"], 2, "auto, hub or packages"),
         (["doctor", "--pair", "micro"], 2, "no pair is named"),
+        (["eval", "--data", "aime23"], 2, "there is no file 'aime23'; besides files there are aime24, "),
+        (["eval", "--data", "LICENSE", "--modes", "fast"], 2, "--modes takes some of base, draft, "),
+        (["eval", "--data", "LICENSE", "--threshold", "3,many"], 2, "--threshold takes numbers with commas"),
+        (["eval", "--data", "LICENSE", "--threshold", "3,11"], 2, "threshold is a number from 0 to 9"),
+        (["eval", "--data", "LICENSE", "--modes", "reward"], 2, "--reward-url"),
+        (["eval", "--data", "LICENSE", "--out", "missing/x"], 2, "there is no folder missing"),
+        (["report", "missing.jsonl"], 2, "the run missing.jsonl cannot be read: No such file"),
+        (["report", "LICENSE"], 2, "LICENSE, line 1: this is no file of an evaluation"),
     ],
 )
 def test_wrong_input_is_one_line_on_standard_error(arguments, code, says):
@@ -59,7 +67,7 @@ def test_a_server_that_is_not_sglang_is_told_apart(scripted):
     assert done.stderr == f"error: {scripted.url} is not an SGLang server: its /model_info names no model\n"
 
 
-@pytest.mark.parametrize("command", [[], ["solve"], ["models"], ["doctor"], ["models", "fetch"]])
+@pytest.mark.parametrize("command", [[], ["solve"], ["eval"], ["report"], ["models"], ["models", "fetch"]])
 def test_help_says_what_each_command_does(command):
     done = run(*command, "--help")
     assert done.returncode == 0

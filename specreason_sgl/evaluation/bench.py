@@ -40,6 +40,7 @@ IDENTITY = (
     {"lookahead": 1, "eager_rewrite": True},
 )
 OVERHEAD_STEP = 20  # tokens; 64 problems at once on a laptop have to come to an end
+LONG = 3600.0  # seconds
 _DIGITS = list("0123456789")
 OnStage = Callable[[str], None]
 
@@ -50,6 +51,11 @@ def questions(n: int) -> list[str]:
         f"Problem {i + 1}. {QUESTIONS[i % len(QUESTIONS)]}" if i >= len(QUESTIONS) else QUESTIONS[i]
         for i in range(n)
     ]
+
+
+def _always_drafting(config: SpecReasonConfig) -> SpecReasonConfig:
+    """Greedy, and without what would leave the base model alone for some steps."""
+    return replace(config, temperature=0.0, patience=0, draft_timeout=LONG)
 
 
 # Score
@@ -166,7 +172,7 @@ def _common(a: list[int], b: list[int]) -> int:
 
 def measure_prefix(draft_url: str, base_url: str, config: SpecReasonConfig, **options) -> dict[str, Any]:
     """Of the prompt tokens that a runtime had seen before in a run, the share its cache served; by side."""
-    config = replace(config, temperature=0.0, threshold=FixedShare(0.7), lookahead=0)
+    config = replace(_always_drafting(config), threshold=FixedShare(0.7), lookahead=0)
     with (
         RecordingEndpoint(draft_url, **options) as draft,
         RecordingEndpoint(base_url, **options) as base,
@@ -205,7 +211,7 @@ def measure_latency(
         `runs`, one for each problem, acceptance and mode; and for each acceptance the medians, over problems,
         of the ratios that the modes have to each other and to their bounds (see `bound`).
     """
-    config = replace(config, temperature=0.0)
+    config = _always_drafting(config)
     runs: list[dict[str, Any]] = []
     for number, question in enumerate(problems):
         alone: dict[str, Trace] = {}
@@ -334,7 +340,7 @@ def measure_identity(
         others where they part. What is computed together can change an engine's last bits, and so flip a near
         tie.
     """
-    config = replace(config, temperature=0.0)
+    config = _always_drafting(config)
     rows = [{"settings": one, "problems": len(problems), "same": 0, "different": []} for one in settings]
     for number, question in enumerate(problems):
         rule = FixedShare(0.7, seed=number)
@@ -375,7 +381,7 @@ def measure_overhead(
         `cpu_ms_per_step`: processor time of this process; `uncovered`: the median share of a problem's time
         in which none of its requests was in flight.
     """
-    config = replace(config, temperature=0.0, threshold=FixedShare(0.8))
+    config = replace(_always_drafting(config), threshold=FixedShare(0.8))
     before = time.process_time()
     traces = solve_batch(
         questions(problems or at_once), draft=draft, base=base, config=config, num_threads=at_once

@@ -1,9 +1,41 @@
-"""Whether an answer is right."""
+"""Whether an answer is right: by `math_verify`, by the letter of a choice, or by reasoning-gym."""
 
 import logging
 import re
+import threading
 
+from specreason_sgl.errors import SpecReasonError
+from specreason_sgl.evaluation.problems import LETTERS, Problem
+
+TIMEOUT = 10  # seconds, in the main thread
 _BOXED = re.compile(r"\\boxed\s*\{")
+_DRESS = re.compile(r"\\[a-zA-Z]+\s*\{|[\\(){}\[\]$*]")  # around a letter: \text{...}, brackets, stars
+
+
+class GradingError(SpecReasonError):
+    """An answer cannot be compared with the right one."""
+
+
+def grade(problem: Problem, answer: str) -> bool:
+    """Whether an answer is right.
+
+    Args:
+        problem: decides by what it is graded.
+        answer: a final answer, with or without words, `\\boxed{...}` or units around it.
+
+    Raises:
+        GradingError: the comparison takes more than `TIMEOUT` (in the main thread), or the scorer fails.
+    """
+    from latex2sympy2_extended.math_normalization import extract_boxed_content
+
+    if problem.choices:
+        return _letter(extract_boxed_content(answer), len(problem.choices)) == problem.answer
+    if problem.score is None:
+        return is_right(answer, problem.answer)
+    try:
+        return problem.score(extract_boxed_content(answer).strip()) > 0.999  # below: partly right
+    except Exception as error:
+        raise GradingError(f"reasoning-gym's scorer failed on {answer[:80]!r}: {error!r}") from None
 
 
 def is_right(answer: str, expected: str) -> bool:
@@ -12,11 +44,38 @@ def is_right(answer: str, expected: str) -> bool:
     Args:
         answer: a final answer, with or without words, `\\boxed{...}` or units around it.
         expected: for example `18` or `\\frac{14}{3}`.
-    """
-    from math_verify import parse, verify
 
-    # Timeouts are off: math_verify's use signals, which work in a program's main thread only. It warns of it.
+    Raises:
+        GradingError: the comparison takes more than `TIMEOUT` (in the main thread).
+    """
+    from math_verify import parse
+    from math_verify.errors import TimeoutException
+
+    # math_verify's timeouts use signals, which work in a program's main thread only. It warns without them.
     logging.getLogger("math_verify").setLevel(logging.ERROR)
-    gold = parse(f"${expected}$", parsing_timeout=None)
-    boxed = answer if _BOXED.search(answer) else f"{answer}\n\\boxed{{{answer}}}"
-    return verify(gold, parse(boxed, parsing_timeout=None), timeout_seconds=None)
+    limit = TIMEOUT if threading.current_thread() is threading.main_thread() else None
+    # A plain "18 dollars" is read both ways: as a sentence, it has a number; as mathematics, a formula.
+    readings = [answer] if _BOXED.search(answer) else [f"\\boxed{{{answer}}}", answer]
+    try:
+        gold = parse(f"${expected}$", parsing_timeout=limit)
+        return any(_verified(gold, parse(one, parsing_timeout=limit), limit) for one in readings)
+    except TimeoutException:
+        raise GradingError(f"{answer[:80]!r} could not be compared with {expected} in {limit} s") from None
+
+
+def _verified(gold: list, found: list, limit: int | None) -> bool:
+    """`verify`, which takes a timeout for "different" unless all its errors are wanted."""
+    from math_verify import verify
+
+    try:
+        return verify(gold, found, timeout_seconds=limit, raise_on_error=True)
+    except Exception:
+        return verify(gold, found, timeout_seconds=limit)
+
+
+def _letter(text: str, choices: int) -> str | None:
+    from math_verify import StringExtractionConfig, parse
+
+    config = StringExtractionConfig(strings=tuple(LETTERS[:choices]), lowercase=False)
+    found = parse(_DRESS.sub(" ", text), [config], parsing_timeout=None)
+    return found[0] if found else None

@@ -168,16 +168,23 @@ class TokenizerChatTemplate(ChatTemplate):
     def _guard(self, content: str, role: str) -> str:
         """Content with the special tokens in it replaced by numbered marks that no template touches.
 
-        A thinking model's own `<think>` and `</think>` in its own turn are what they seem.
+        In a thinking model's own turn a `<think>` at its beginning, where the template has not written it,
+        and the first `</think>` are what they seem.
         """
         if "\ue000" not in content and not any(token in content for token in self._reserved):
             return content
-        keep = {THINK_OPEN, THINK_CLOSE} if role == "assistant" and self.thinking else set()
         content = _GUARD[1].sub(lambda m: m[0].replace("\ue000", "\ufffd"), content)  # no forged marks
 
+        keep = set()
+        if role == "assistant" and self.thinking:
+            start = len(content) - len(content.lstrip())
+            keep = {content.find(THINK_CLOSE)}
+            if content.startswith(THINK_OPEN, start) and not self.opens_thinking:
+                keep.add(start)
+
         def mark(match: re.Match) -> str:
-            token = match[0]
-            return token if token in keep else _GUARD[0].format(self._reserved.index(token))
+            kept = match.start() in keep
+            return match[0] if kept else _GUARD[0].format(self._reserved.index(match[0]))
 
         return self._reserved_pattern.sub(mark, content)
 

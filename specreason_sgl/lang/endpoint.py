@@ -6,12 +6,14 @@ Written against sglang 0.5.23's `sglang.lang.backend.runtime_endpoint` and `sgla
 import contextlib
 import gc
 import json
+import logging
+import math
 import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import urllib3
 from sglang.lang.backend.base_backend import BaseBackend
@@ -26,26 +28,38 @@ from specreason_sgl.errors import (
     DeadlineExceeded,
     NotSGLang,
     RequestAborted,
+    ServerBusy,
     ServerError,
     ServerUnreachable,
     SpecReasonError,
     Unauthorized,
 )
+from specreason_sgl.lang.answers import check_answer, reading, valid
+from specreason_sgl.lang.breaker import Breaker
 from specreason_sgl.lang.chat import Memory, TokenizerChatTemplate
 from specreason_sgl.lang.score import ScoreTokens, TextLogprobs, TokenLogprob
 
 CONNECT_TIMEOUT = 5.0  # seconds
 CONNECTIONS = 256  # kept alive; more are made and closed
-ATTEMPTS = 3
+RETRY_FOR = 60.0  # seconds: a small model's server is started again in that time
+FIRST_WAIT, LONGEST_WAIT = 0.2, 5.0  # seconds before a request is sent again; doubled each time
+BUSY = (429, 502, 503, 504)
+TOO_LONG = ("context length", "longer than the model", "maximum allowed length")  # SGLang's words
 FLUSH_TIMEOUT = 20.0  # seconds
 ABORT_AGAIN = 0.1  # seconds; doubled each time
 USAGE = ("prompt_tokens", "cached_tokens", "completion_tokens", "sent_at", "seconds")
+log = logging.getLogger(__name__)
 
 
 @dataclass
 class _InFlight:
     sid: str  # the state's id, `StreamExecutor.sid`
-    aborted: bool = False
+    aborted: threading.Event = field(default_factory=threading.Event)
+
+
+class _Limit(NamedTuple):
+    deadline: float = math.inf  # on the clock of time.monotonic
+    retry_for: float = math.inf  # seconds
 
 
 class Endpoint(RuntimeEndpoint):
@@ -59,6 +73,12 @@ class Endpoint(RuntimeEndpoint):
         timeout: deadline of each request, in seconds; a request that misses it is aborted on the server.
         tokenizer: a folder or a Hugging Face name; default: what the server reports. Needed where the
             server names a folder of another machine.
+        retry_for: seconds for which a request is sent again, with growing pauses, where the server is gone
+            or too busy; within the timeout. The earlier one is aborted, and a stream goes on where it was.
+
+    Attributes:
+        context_length: tokens of a prompt and what is generated on it; None where the server does not say.
+        breaker: whether a runtime that may be missing is worth asking.
 
     Raises:
         ServerUnreachable: nobody answers at `base_url`.
@@ -76,6 +96,7 @@ class Endpoint(RuntimeEndpoint):
         *,
         timeout: float = 600.0,
         tokenizer: str | None = None,
+        retry_for: float = RETRY_FOR,
     ):
         BaseBackend.__init__(self)
         if not base_url.startswith(("http://", "https://")):
@@ -88,6 +109,8 @@ class Endpoint(RuntimeEndpoint):
         self.api_key = api_key
         self.verify = None
         self.timeout = timeout
+        self.retry_for = retry_for
+        self.breaker = Breaker(self.base_url)
         try:
             self._pool = urllib3.connection_from_url(self.base_url, maxsize=CONNECTIONS)
         except urllib3.exceptions.LocationValueError:
@@ -95,7 +118,7 @@ class Endpoint(RuntimeEndpoint):
         self._path = urllib3.util.parse_url(self.base_url).path or ""
         self._in_flight: dict[str, _InFlight] = {}
         self._aborted: set[str] = set()  # states whose further requests are refused
-        self._deadlines: dict[str, float] = {}  # of states; on the clock of time.monotonic
+        self._limits: dict[str, _Limit] = {}  # of states
         self._choice_ids = Memory(1024)  # a question is asked again and again
         self._tied: dict[str, list[ProgramState]] = {}  # to a state: those that are aborted with it
         # A state that the garbage collector finds ends itself (`end_program`) in whatever thread it runs in,
@@ -104,6 +127,7 @@ class Endpoint(RuntimeEndpoint):
         self.model_info = self._get_model_info()
         self.tokenizer = _load_tokenizer(tokenizer, self.model_info, self.base_url)
         self.chat_template = TokenizerChatTemplate(self.tokenizer, self.model_info["model_path"])
+        self.context_length = self._get_context_length()
         _end_forgotten_states_at_exit()
 
     # What SGLang's interpreter calls.
@@ -113,6 +137,8 @@ class Endpoint(RuntimeEndpoint):
             if failed:
                 return "", {}
             answer = self._generate(s.sid, self._payload(s, sampling_params))
+            for one in answer if isinstance(answer, list) else [answer]:
+                _cut(one, sampling_params.stop)
             if isinstance(answer, list):  # sampling parameter n
                 return [one["text"] for one in answer], answer[0]["meta_info"]
             return answer["text"], answer["meta_info"]
@@ -122,11 +148,8 @@ class Endpoint(RuntimeEndpoint):
         with _errors_to(s) as failed:
             if failed:
                 return
-            position = 0
-            payload = {**self._payload(s, sampling_params), "stream": True}
-            for answer in self._generate_stream(s.sid, payload):
-                yield answer["text"][position:], answer["meta_info"]
-                position = len(answer["text"])
+            with _Request(self, s.sid) as request:
+                yield from self._stream(s, sampling_params, request)
 
     def select(
         self,
@@ -142,7 +165,8 @@ class Endpoint(RuntimeEndpoint):
                 return self._text_logprobs(s, choices[0])
             if isinstance(choices_method, ScoreTokens) and (ids := self._single_tokens(s, choices)):
                 return self._select_token(s, choices, ids, choices_method)
-            decision = super().select(s, choices, temperature, choices_method)
+            with reading(self.base_url):
+                decision = super().select(s, choices, temperature, choices_method)
             if isinstance(choices_method, ScoreTokens) and choices_method.logprobs_of:
                 ids = self.chat_template.encode(s)
                 start, end = (self._tokens_before(s, ids, at) for at in choices_method.logprobs_of)
@@ -166,7 +190,7 @@ class Endpoint(RuntimeEndpoint):
             s.worker = _Ended(s.worker)
         with self._lock:
             self._aborted.discard(s.sid)
-            self._deadlines.pop(s.sid, None)
+            self._limits.pop(s.sid, None)
             self._tied.pop(s.sid, None)
 
     # Beside the language.
@@ -185,9 +209,10 @@ class Endpoint(RuntimeEndpoint):
         with self._lock:
             if sid:
                 self._aborted.add(sid)
-            rids = [rid for rid, one in self._in_flight.items() if sid in (None, one.sid) and not one.aborted]
+            mine = {rid: one for rid, one in self._in_flight.items() if sid in (None, one.sid)}
+            rids = [rid for rid, one in mine.items() if not one.aborted.is_set()]
             for rid in rids:
-                self._in_flight[rid].aborted = True
+                mine[rid].aborted.set()
             tied = list(self._tied.get(sid, ())) if sid else []
         self._abort_until_gone(rids, ABORT_AGAIN)
         return len(rids) + sum(one.stream_executor.backend.abort(one) for one in tied)
@@ -202,14 +227,25 @@ class Endpoint(RuntimeEndpoint):
             timer.daemon = True
             timer.start()
 
-    def limit(self, state, deadline: float) -> None:
+    def limit(self, state, deadline: float = math.inf, retry_for: float = math.inf) -> None:
         """Give a state's requests a common deadline, beside the timeout of each.
 
         Args:
             state: a `ProgramState` on this endpoint.
             deadline: on the clock of `time.monotonic`. Requests that miss it raise `DeadlineExceeded`.
+            retry_for: seconds, where they are fewer than the endpoint's own. With 0 a request is sent a
+                second time at most.
         """
-        self._deadlines[state.stream_executor.sid] = deadline
+        self._limits[state.stream_executor.sid] = _Limit(deadline, retry_for)
+
+    def room(self, state, extra: str = "") -> float:
+        """How many more tokens fit into the model's context after a state's text, `extra` after it; infinite
+        where the server does not say how long its context is."""
+        if self.context_length is None:
+            return math.inf
+        s = state.stream_executor
+        s.sync()
+        return self.context_length - len(self.chat_template.encode(s, extra))
 
     def tie(self, state: ProgramState, others: Iterable[ProgramState]) -> None:
         """Give a state's deadline to others, on any endpoint, and have them aborted whenever it is.
@@ -219,10 +255,10 @@ class Endpoint(RuntimeEndpoint):
         sid = state.stream_executor.sid
         with self._lock:
             self._tied.setdefault(sid, []).extend(others := list(others))
-            deadline, aborted = self._deadlines.get(sid), sid in self._aborted
+            limit, aborted = self._limits.get(sid), sid in self._aborted
         for one in others:
-            if deadline is not None:
-                one.stream_executor.backend.limit(one, deadline)
+            if limit is not None:
+                one.stream_executor.backend.limit(one, *limit)
             if aborted:
                 one.stream_executor.backend.abort(one)
 
@@ -242,8 +278,9 @@ class Endpoint(RuntimeEndpoint):
         s = state.stream_executor
         s.sync()
         answer = self._generate(s.sid, {"input_ids": self.chat_template.encode(s, extra)}, "/classify")
-        values = answer["embedding"]
-        return (values if isinstance(values, list) else [values]), _usage(answer["meta_info"])
+        with reading(self.base_url):
+            values = answer["embedding"]
+            return (values if isinstance(values, list) else [values]), _usage(answer["meta_info"])
 
     def flush_cache(self):
         """Empty the server's radix cache; waits for requests that are still running, such as aborted ones."""
@@ -296,9 +333,10 @@ class Endpoint(RuntimeEndpoint):
         for one in answer if isinstance(answer, list) else [answer]:
             # The first token asked for has no logprob. SGLang's `select` (0.5.23) takes the list to begin
             # after it, and its `greedy_token_selection` fails on the None.
-            logprobs = one["meta_info"].get("input_token_logprobs")
-            if logprobs and logprobs[0][0] is None:
-                del logprobs[0]
+            with reading(self.base_url):
+                logprobs = one["meta_info"].get("input_token_logprobs")
+                if logprobs and logprobs[0][0] is None:
+                    del logprobs[0]
         return answer
 
     def _single_tokens(self, s: StreamExecutor, choices: list[str]) -> list[int]:
@@ -333,8 +371,9 @@ class Endpoint(RuntimeEndpoint):
             span = [self._tokens_before(s, payload["input_ids"], at) for at in method.logprobs_of]
             payload["logprob_start_len"] = span[0] - 1
         meta = self._generate(s.sid, payload)["meta_info"]
-        found = {token: logprob for logprob, token, *_ in meta["output_token_ids_logprobs"][0]}
-        decision = method.decide(choices, [found[i] for i in ids], _usage(meta))
+        with reading(self.base_url):
+            found = {token: logprob for logprob, token, *_ in meta["output_token_ids_logprobs"][0]}
+            decision = method.decide(choices, [_finite(found[i]) for i in ids], _usage(meta))
         if span:
             decision.meta_info["logprobs"] = self._read_logprobs(meta, span[1] - span[0])
         return decision
@@ -365,48 +404,101 @@ class Endpoint(RuntimeEndpoint):
 
     def _read_logprobs(self, meta: dict[str, Any], count: int) -> tuple[TokenLogprob, ...]:
         # The first entry is of the token before, whose logprob nobody asked for.
-        entries = meta["input_token_logprobs"][1 : 1 + count]
-        texts = self.tokenizer.batch_decode(
-            [[token] for _, token, *_ in entries], clean_up_tokenization_spaces=False
-        )
-        return tuple(TokenLogprob(text, e[0]) for text, e in zip(texts, entries, strict=True))
+        with reading(self.base_url):
+            entries = meta["input_token_logprobs"][1 : 1 + count]
+            texts = self.tokenizer.batch_decode(
+                [[token] for _, token, *_ in entries], clean_up_tokenization_spaces=False
+            )
+            return tuple(TokenLogprob(text, _finite(e[0])) for text, e in zip(texts, entries, strict=True))
 
     def _generate(self, sid: str, payload: dict[str, Any], path: str = "/generate"):
-        request = _Request(self, sid, payload, path)
-        with request as (rid, deadline, response):
-            body = self._read(response, deadline)
+        self._fit(payload)
+        answer = None
+        with _Request(self, sid, path) as request:
+            while answer is None:
+                try:
+                    response = request.send(payload)
+                    body = self._read(response, request.deadline)
+                    answer = self._checked(request, self._parse(response.status, body))
+                except RequestAborted as error:
+                    error.meta_info.update(request.times())
+                    raise
+                except (ServerUnreachable, ServerBusy) as error:
+                    request.wait_to_send_again(error)
             times = request.times()
-            try:
-                answer = self._checked(rid, self._parse(response.status, body))
-            except RequestAborted as error:
-                error.meta_info.update(times)
-                raise
         for one in answer if isinstance(answer, list) else [answer]:
             one["meta_info"].update(times)
         return answer
 
-    def _generate_stream(self, sid: str, payload: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        request = _Request(self, sid, payload)
-        with request as (rid, deadline, response):
-            if response.status != 200:
-                self._parse(response.status, self._read(response, deadline))
-            for event in self._events(response, deadline):
-                answer = self._checked(rid, self._parse(200, event))
-                answer["meta_info"].update(request.times())
-                yield answer
+    def _stream(self, s: StreamExecutor, sampling_params: SglSamplingParams, request: "_Request"):
+        """Pieces of text with their meta information. Where the server goes away in the middle, the rest is
+        generated after what has come: the interpreter has put it into the state's text."""
+        before = 0  # tokens
+        while True:
+            payload = {**self._payload(s, sampling_params), "stream": True}
+            payload["sampling_params"]["max_new_tokens"] -= before
+            self._fit(payload)
+            position = tokens = 0
+            try:
+                for answer in self._answers(request, payload):
+                    meta = answer["meta_info"]
+                    tokens = meta.get("completion_tokens", 0)
+                    meta["completion_tokens"] = before + tokens
+                    yield answer["text"][position:], meta
+                    position = len(answer["text"])
+                return
+            except (ServerUnreachable, ServerBusy) as error:
+                request.wait_to_send_again(error)
+            before += tokens
+            if before >= sampling_params.max_new_tokens:
+                return  # it broke off after the last one
 
-    def _checked(self, rid: str, answer):
+    def _answers(self, request: "_Request", payload: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        response = request.send(payload)
+        if response.status != 200:
+            self._parse(response.status, self._read(response, request.deadline))
+        answer = None
+        for event in self._events(response, request.deadline):
+            answer = self._checked(request, self._parse(200, event))
+            request.goes_on()
+            answer["meta_info"].update(request.times())
+            yield answer
+        if answer is None:
+            raise ServerError(f"{self.base_url} sent a stream with no answer in it")
+
+    def _fit(self, payload: dict[str, Any]) -> None:
+        """Ask for no more tokens than the context has room for.
+
+        Raises:
+            ContextLengthExceeded: the prompt alone does not fit.
+        """
+        ids, sampling = payload["input_ids"], payload.get("sampling_params", {})
+        if self.context_length is None:
+            return
+        room = self.context_length - max(len(one) for one in (ids if ids and _is_batch(ids) else [ids]))
+        if room <= 0:
+            raise self._too_long(f"{self.context_length - room} tokens of at most {self.context_length}")
+        if (most := sampling.get("max_new_tokens")) is not None:
+            sampling["max_new_tokens"] = min(most, room)
+
+    def _too_long(self, why: str) -> ContextLengthExceeded:
+        return ContextLengthExceeded(
+            f"the prompt is longer than the context of {self.get_model_name()} at {self.base_url}: {why}"
+        )
+
+    def _checked(self, request: "_Request", answer):
         if isinstance(answer, dict) and "error" in answer:
             raise self._refused(400, answer)
         for one in answer if isinstance(answer, list) else [answer]:
-            if not isinstance(one, dict) or "meta_info" not in one or not one.keys() & {"text", "embedding"}:
-                raise ServerError(f"{self.base_url} sent something that is not an answer of SGLang's")
+            check_answer(self.base_url, one, embedding=request.path == "/classify")
             reason = one["meta_info"].get("finish_reason") or {}
-            if reason.get("type") == "abort" or self._in_flight[rid].aborted:
-                message = reason.get("message") or "it was aborted"
+            if reason.get("type") == "abort" or request.in_flight.aborted.is_set():
+                message = valid(str(reason.get("message") or "it was aborted"))
                 raise RequestAborted(
                     f"{self.base_url} ended a request before it was done: {message}", one["meta_info"]
                 )
+        if isinstance(answer, list) != request.several or answer == []:
+            raise ServerError(f"{self.base_url} sent something that is not an answer of SGLang's")
         return answer
 
     def _events(self, response, deadline: float) -> Iterator[bytes]:
@@ -435,25 +527,6 @@ class Endpoint(RuntimeEndpoint):
         except urllib3.exceptions.HTTPError as error:
             raise ServerUnreachable(f"the connection to {self.base_url} broke ({_why(error)})") from None
 
-    def _open(self, path: str, payload: dict[str, Any], rid: str, deadline: float):
-        """Send a request; try again where that is safe.
-
-        Safe is: nobody answered the connection, or an idle connection was found closed before the first
-        byte of an answer. The request that may have reached the server is aborted first.
-        """
-        body = json.dumps(payload).encode()
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                return self._send("POST", path, deadline - time.monotonic(), body)
-            except ServerUnreachable:
-                if attempt == ATTEMPTS or time.monotonic() > deadline:
-                    raise
-                self._abort_rid(rid)
-                if self._in_flight[rid].aborted:
-                    raise RequestAborted(f"a request to {self.base_url} was aborted") from None
-                time.sleep(0.2 * attempt)
-        raise AssertionError("unreachable")
-
     def _send(self, method: str, path: str, timeout: float, body: bytes | None = None):
         try:
             return self._pool.urlopen(
@@ -477,10 +550,10 @@ class Endpoint(RuntimeEndpoint):
         except urllib3.exceptions.HTTPError as error:
             raise ServerUnreachable(f"the connection to {self.base_url} broke ({_why(error)})") from None
 
-    def _late(self) -> DeadlineExceeded:
+    def _late(self, seconds: float | None = None) -> DeadlineExceeded:
         return DeadlineExceeded(
-            f"{self.base_url} did not answer within {self.timeout:g} s; it may be overloaded, or the timeout "
-            "too short for this machine"
+            f"{self.base_url} did not answer within {seconds or self.timeout:.3g} s; it may be overloaded, "
+            "or the timeout too short for this machine"
         )
 
     def _json(self, method: str, path: str, expect_json: bool = True):
@@ -492,7 +565,7 @@ class Endpoint(RuntimeEndpoint):
     def _parse(self, status: int, body: bytes):
         try:
             answer = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             answer = None
         if status != 200:
             raise self._refused(status, answer or body.decode(errors="replace"))
@@ -504,15 +577,13 @@ class Endpoint(RuntimeEndpoint):
         message = answer
         while isinstance(message, dict):
             message = message.get("error") or message.get("message") or message.get("detail") or str(message)
-        message = " ".join(str(message or "no reason given").split())
-        if "context length" in message or "longer than the model" in message:
-            return ContextLengthExceeded(
-                f"the prompt is longer than the context of {self.get_model_name()} at {self.base_url}: "
-                f"{message}"
-            )
+        message = " ".join(valid(str(message or "no reason given")).split())
+        if any(one in message for one in TOO_LONG):
+            return self._too_long(message[:500])
         if status in (401, 403):
             return Unauthorized(f"{self.base_url} refuses the API key (status {status}); pass the right one")
-        return ServerError(f"{self.base_url} answered with status {status}: {message[:500]}")
+        kind = ServerBusy if status in BUSY else ServerError
+        return kind(f"{self.base_url} answered with status {status}: {message[:500]}")
 
     def _abort_rid(self, rid: str) -> None:
         body = json.dumps({"rid": rid}).encode()
@@ -552,49 +623,107 @@ class Endpoint(RuntimeEndpoint):
             raise NotSGLang(f"{self.base_url} is not an SGLang server: its /model_info names no model")
         return info
 
+    def _get_context_length(self) -> int | None:
+        try:
+            info = self.get_server_info()
+        except ServerError:
+            return None
+        found = info if isinstance(info, dict) else {}
+        # The scheduler's own limit of a prompt (0.5.23). It knows the memory too; 5 tokens of what is
+        # generated fit beside it.
+        for name, beside in (("max_req_input_len", 0), ("context_length", 6)):
+            if type(found.get(name)) is int and found[name] > beside:
+                return found[name] - beside
+        return None
+
 
 class _Request:
-    """One request from sending to the end of its answer: registered, closed, aborted if left early."""
+    """One request until the end of its answer: registered, closed, aborted if left early, and sent again
+    where that is safe and there is time. Nothing but computing is done twice by generating twice, and the
+    earlier request is aborted, or gone with its server."""
 
-    def __init__(self, endpoint: Endpoint, sid: str, payload: dict[str, Any], path: str = "/generate"):
-        self.path = path
-        # The scheduler aborts by prefix of the request id, so ids are of one length.
-        self.rid = uuid.uuid4().hex
-        ids = payload.get("input_ids")
-        batch = len(ids) if ids and isinstance(ids[0], list) else 0
-        self.payload = {**payload, "rid": [f"{self.rid}-{i}" for i in range(batch)] if batch else self.rid}
-        self.endpoint, self.sid, self.response = endpoint, sid, None
+    def __init__(self, endpoint: Endpoint, sid: str, path: str = "/generate"):
+        self.endpoint, self.path, self.rid = endpoint, path, ""
+        self.in_flight = _InFlight(sid)
+        self.rids: list[str] = []
+        self.response, self.several = None, False
+        self.waits, self.failing_since = 0, 0.0
 
-    def __enter__(self):
+    def __enter__(self) -> "_Request":
+        endpoint = self.endpoint
         self.sent_at = time.monotonic()
-        with self.endpoint._lock:
-            deadline = self.endpoint._deadlines.get(self.sid, self.sent_at + self.endpoint.timeout)
-            deadline = min(deadline, self.sent_at + self.endpoint.timeout)
-            if self.sid in self.endpoint._aborted:
-                raise RequestAborted(
-                    f"the state was aborted; nothing more was sent to {self.endpoint.base_url}"
-                )
-            self.endpoint._in_flight[self.rid] = _InFlight(self.sid)
-        try:
-            self.response = self.endpoint._open(self.path, self.payload, self.rid, deadline)
-        except BaseException as error:
-            self.__exit__(type(error), error, None)
-            raise
-        return self.rid, deadline, self.response
+        limit = endpoint._limits.get(self.in_flight.sid, _Limit())
+        self.deadline = min(limit.deadline, self.sent_at + endpoint.timeout)
+        self.retry_for = min(limit.retry_for, endpoint.retry_for)
+        return self
+
+    def send(self, payload: dict[str, Any]):
+        """Send it, each time under a new id: the server may still have the earlier one."""
+        endpoint, ids = self.endpoint, payload["input_ids"]
+        with endpoint._lock:
+            endpoint._in_flight.pop(self.rid, None)
+            if self.in_flight.aborted.is_set() or self.in_flight.sid in endpoint._aborted:
+                raise self._aborted()
+            # The scheduler aborts by prefix of the request id, so ids are of one length.
+            self.rid = uuid.uuid4().hex
+            endpoint._in_flight[self.rid] = self.in_flight
+        batch = bool(ids and _is_batch(ids))
+        self.several = batch or payload.get("sampling_params", {}).get("n", 1) > 1
+        self.rids = [f"{self.rid}-{i}" for i in range(len(ids))] if batch else [self.rid]
+        body = json.dumps({**payload, "rid": self.rids if batch else self.rid}).encode()
+        self.response = endpoint._send("POST", self.path, self.deadline - time.monotonic(), body)
+        return self.response
+
+    def wait_to_send_again(self, error: ServerError) -> None:
+        """Abort what was sent, and wait.
+
+        Raises:
+            ServerError: the error, where there is no time to try again.
+            RequestAborted: it was aborted.
+        """
+        self._close()
+        self._abort()
+        now, wait = time.monotonic(), min(FIRST_WAIT * 2**self.waits, LONGEST_WAIT)
+        self.failing_since = self.failing_since or now
+        until = min(self.deadline, self.failing_since + self.retry_for) if self.waits else self.deadline
+        if now + wait > until and not self.in_flight.aborted.is_set():
+            if self.waits:
+                error.args = (f"{error} (tried {self.waits + 1} times in {now - self.failing_since:.1f} s)",)
+            raise error
+        if not self.waits and self.retry_for:
+            log.warning("%s; it is asked again for %g s", error, self.retry_for)
+        self.waits += 1
+        if self.in_flight.aborted.wait(wait):
+            raise self._aborted()
+
+    def goes_on(self) -> None:
+        """What failed before has been made good."""
+        self.waits, self.failing_since = 0, 0.0
 
     def times(self) -> dict[str, float]:
         return {"sent_at": self.sent_at, "seconds": time.monotonic() - self.sent_at}
 
     def __exit__(self, kind, error, _) -> None:
-        endpoint = self.endpoint
+        self._close(bool(kind))
+        self.endpoint._in_flight.pop(self.rid, None)
+        if isinstance(error, DeadlineExceeded):
+            error.args = self.endpoint._late(self.deadline - self.sent_at).args
+        if kind and not self.in_flight.aborted.is_set() and not isinstance(error, ServerUnreachable):
+            self._abort()
+
+    def _abort(self) -> None:
+        for rid in self.rids:
+            self.endpoint._abort_rid(rid)
+
+    def _close(self, early: bool = True) -> None:
         if self.response is not None:
-            if kind:
+            if early:
                 self.response.close()
             self.response.release_conn()
-        in_flight = endpoint._in_flight.pop(self.rid)
-        if kind and not in_flight.aborted and not isinstance(error, ServerUnreachable):
-            for rid in self.payload["rid"] if isinstance(self.payload["rid"], list) else [self.rid]:
-                endpoint._abort_rid(rid)
+            self.response = None
+
+    def _aborted(self) -> RequestAborted:
+        return RequestAborted(f"the state was aborted; nothing more was sent to {self.endpoint.base_url}")
 
 
 class _FailedText(str):
@@ -708,6 +837,25 @@ def _end_forgotten_states() -> None:
     for state in states:
         state.backend.abort(ProgramState(state))
         state.end()
+
+
+def _cut(answer: dict[str, Any], stops: str | Iterable[str]) -> None:
+    """Hold a server to the texts that end a generation: what follows one was not asked for."""
+    for stop in [stops] if isinstance(stops, str) else stops or ():
+        text, found, _ = answer["text"].partition(stop)
+        if found:
+            answer["text"] = text
+            answer["meta_info"]["finish_reason"] = {"type": "stop", "matched": stop}
+
+
+def _is_batch(ids: list) -> bool:
+    return isinstance(ids[0], list)
+
+
+def _finite(logprob: float) -> float:
+    if not math.isfinite(logprob):
+        raise ValueError(f"a logprob of {logprob}")
+    return logprob
 
 
 def _usage(meta: dict[str, Any]) -> dict[str, Any]:

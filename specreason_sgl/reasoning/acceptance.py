@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from specreason_sgl.errors import ConfigError
+from specreason_sgl.reasoning.trace import Step
 
 
 class Rule(Protocol):
@@ -69,6 +70,30 @@ class FixedShare:
     def keeps(self, value: float, earlier: Sequence[float]) -> bool:
         offset = len(earlier) + random.Random(self.seed).random()
         return math.floor((offset + 1) * self.share) > math.floor(offset * self.share)
+
+
+FIRST_PAUSE, LONGEST_PAUSE = 4, 64  # steps; doubled while the draft after a pause is rejected too
+WORTH = 2  # a kept step saves about as much time as so many rejected ones lose, or more
+
+
+def is_paused(steps: Sequence[Step], patience: int) -> bool:
+    """Whether the step after these is the base model's alone, because too many drafts were rejected.
+
+    Drafting has `patience` steps of credit. A rejected step costs one, a kept one brings `WORTH`. Where none
+    is left drafting pauses, and then one step is drafted. So however bad the drafts are, a run of n steps has
+    about patience + log2(n / 4) of them. It depends on the steps alone.
+    """
+    credit, pause, left = patience, FIRST_PAUSE, 0
+    for step in steps:
+        if step.author == "draft":
+            credit, pause = max(credit, 0) + WORTH, FIRST_PAUSE
+        elif step.author == "base" and step.rejected is not None:
+            credit -= 1
+            if credit <= 0:
+                left, pause = pause, min(2 * pause, LONGEST_PAUSE)
+        elif left:
+            left -= 1
+    return patience > 0 and left > 0
 
 
 def check_share(value: float) -> None:

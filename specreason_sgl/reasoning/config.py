@@ -32,6 +32,10 @@ class SpecReasonConfig:
         salvage: of a rejected step, keep the sentences before the first token whose logprob under the base
             model is below this (natural logarithm, below 0); the base model goes on from there. None: off.
         first_base_steps: so many steps at the start are written by the base model.
+        patience: so many more steps may be rejected than what the kept ones have paid for (two each); then
+            drafting pauses, ever longer while the next draft is rejected too. 0: it never pauses.
+        draft_timeout: seconds for one drafted step. A draft runtime that misses them, or fails, is left alone
+            for some steps, which the base model writes, and then tried again.
         token_budget: tokens of the chain of thought.
         at_budget: what happens when they are used up: `answer` closes the thinking and answers, `stop` ends
             the run without an answer.
@@ -54,6 +58,8 @@ class SpecReasonConfig:
     candidates: int = 1
     salvage: float | None = None
     first_base_steps: int = 0
+    patience: int = 3
+    draft_timeout: float = 60.0
     token_budget: int = 8192
     at_budget: Literal["answer", "stop"] = "answer"
     step_tokens: int = 512
@@ -73,7 +79,10 @@ class SpecReasonConfig:
         self._number("top_p", 0, 1)
         if self.top_p == 0:
             raise ConfigError("top_p is above 0 and at most 1, not 0")
-        for name in ("first_base_steps", "lookahead"):
+        self._number("draft_timeout", 0, 86400)
+        if self.draft_timeout == 0:
+            raise ConfigError("draft_timeout is a number of seconds above 0, not 0")
+        for name in ("first_base_steps", "lookahead", "patience"):
             self._count(name, 0)
         for name in ("token_budget", "step_tokens", "answer_tokens", "candidates"):
             self._count(name, 1)
@@ -119,6 +128,8 @@ class SpecReasonConfig:
                 raise ConfigError(f"a message has a role ({', '.join(ROLES)}) and a text, unlike {one!r}")
         if question[-1]["role"] != "user":
             raise ConfigError("the last message is the user's")
+        if any(not _is_unicode(text) for text in (self.instruction, *(one["content"] for one in question))):
+            raise ConfigError("the question is no valid Unicode: it has half of a surrogate pair")
         last = question[-1]["content"]
         if not last.strip():
             raise ConfigError("the question is empty")
@@ -145,6 +156,10 @@ class SpecReasonConfig:
         value = getattr(self, name)
         if not isinstance(value, int) or isinstance(value, bool) or value < low:
             raise ConfigError(f"{name} is a whole number of at least {low}, not {value!r}")
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _range(low: float, high: float) -> str:

@@ -7,12 +7,82 @@ from collections.abc import Sequence
 
 from sglang.lang.interpreter import ProgramState
 
-from specreason_sgl.errors import SpecReasonError
+from specreason_sgl.errors import ContextLengthExceeded, ServerError, SpecReasonError
+from specreason_sgl.lang.endpoint import Endpoint
+from specreason_sgl.lang.fork import fork_to
+from specreason_sgl.reasoning.acceptance import is_paused
 from specreason_sgl.reasoning.run import Run, Writing, Written
 from specreason_sgl.reasoning.stopping import why_stop
 from specreason_sgl.reasoning.trace import Step
+from specreason_sgl.reasoning.verifiers import is_askable
 
 Versions = tuple[Written, ...]  # the candidates for one step
+FAILED = "the draft runtime failed"
+LEAST_STEP = 32  # tokens; with less of its context left the draft model does not begin a step
+
+
+class Drafts:
+    """What a run's draft model writes, as long as it is worth asking: its runtime may be down or hang, its
+    drafts rejected again and again, or its context full. The run goes on without it then.
+
+    Args:
+        run: it belongs to.
+        s: the run's own state.
+        draft: the draft model's runtime.
+    """
+
+    def __init__(self, run: Run, s: ProgramState, draft: Endpoint):
+        self._run, self._s, self._draft = run, s, draft
+        self._drafter: Drafter | None = None
+        self._trial = False
+
+    def take(self, steps: Sequence[Step]) -> tuple[list[Versions], str | None]:
+        """The drafted steps that wait after `steps`, at least one; or none, and why there should be one.
+
+        Raises:
+            SpecReasonError: the run is over, or the draft model's template refuses the conversation.
+        """
+        config, breaker = self._run.config, self._draft.breaker
+        if self._drafter is None:
+            if len(steps) < config.first_base_steps:
+                return [], None
+            if is_paused(steps, config.patience):
+                return [], "a pause after rejections"
+            if (verdict := breaker.ask()) == "open":
+                return [], f"a pause after {FAILED}"
+            self._trial = verdict == "trial"
+        try:
+            if self._drafter is None:
+                wants = getattr(config.verifier, "wants_draft_logprobs", False)
+                self._drafter = Drafter(self._run, fork_to(self._s, self._draft), steps, wants)
+            taken = self._drafter.take()
+            if self._trial:
+                breaker.succeeded()
+            return taken, None
+        except ContextLengthExceeded:
+            self.drop()
+            return [], "the draft model's context is full"
+        except ServerError as error:
+            if self._run.over:
+                raise
+            breaker.failed(error, self._trial)
+            self._trial = False
+            self.drop()
+            return [], f"{FAILED}: {error}"
+        finally:
+            if self._trial:
+                breaker.untried()
+            self._trial = False
+
+    def kept(self) -> None:
+        """The oldest step that was taken is kept."""
+        self._drafter.kept()
+
+    def drop(self) -> None:
+        """Abort what is being drafted; the next step is drafted anew."""
+        if self._drafter:
+            self._drafter.drop()
+            self._drafter = None
 
 
 class Drafter:
@@ -27,7 +97,7 @@ class Drafter:
     """
 
     def __init__(self, run: Run, state: ProgramState, steps: Sequence[Step], logprobs: bool):
-        self._run, self._state, self._logprobs = run, run.own(state), logprobs
+        self._run, self._state, self._logprobs = run, run.own(state, "draft"), logprobs
         self._slots = threading.Semaphore(1 + run.config.lookahead)
         self._drafted: queue.SimpleQueue[Versions | BaseException] = queue.SimpleQueue()
         self._dropped = False
@@ -74,9 +144,11 @@ class Drafter:
                 self._slots.acquire()
                 if self._dropped:
                     break
+                if self._state.stream_executor.backend.room(self._state) < LEAST_STEP:
+                    raise ContextLengthExceeded("the draft model's context is full")
                 versions = self._draft(steps, lead)
                 self._drafted.put(versions)
-                if not versions[0].text.strip():
+                if not is_askable(versions[0].text, self._run.config.verifier):
                     break  # it will be rejected
                 lead = self._run.config.delimiter
                 steps.append(versions[0].as_step("draft"))
@@ -89,6 +161,7 @@ class Drafter:
 
     def _draft(self, steps: list[Step], lead: str) -> Versions:
         n = self._run.config.candidates
+        self._run.own(self._state, "draft")
         if lead and n > 1:
             self._state += lead
             lead = ""

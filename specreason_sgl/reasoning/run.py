@@ -1,6 +1,7 @@
 """What a run in progress needs beside the language: its clock, its requests, and an orderly end."""
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,11 +18,12 @@ from specreason_sgl.lang.fork import fork_to
 from specreason_sgl.lang.score import TokenLogprob
 from specreason_sgl.reasoning.config import Question, SpecReasonConfig
 from specreason_sgl.reasoning.stopping import how_ended, tokens_left
-from specreason_sgl.reasoning.trace import Call, End, Side, Step
+from specreason_sgl.reasoning.trace import Call, End, Side, Step, Trace
 
 OnText = Callable[[Literal["reasoning", "answer"], str], None]
 
 PATIENCE = 5.0  # seconds, for the end of requests that were aborted
+BESIDE = 32  # tokens of the context for what leads to the answer, or for the question after a step
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ class Run:
         config: its settings.
         timeout: seconds for the whole run, or None.
         cancel: ends the run when it is called.
+        so_far: gives the trace of what is done; an error that ends the run takes it along.
+        before: seconds that an earlier run, which this one goes on from, took.
         endpoints: by side.
     """
 
@@ -82,13 +86,18 @@ class Run:
         config: SpecReasonConfig,
         timeout: float | None = None,
         cancel: Cancel | None = None,
+        so_far: Callable[[], Trace] | None = None,
+        before: float = 0.0,
         **endpoints: Endpoint,
     ):
         self.config = config
         self.wasted: list[Call] = []
         self._main = s
         self._timeout = timeout
-        self._started = time.monotonic()
+        self._so_far = so_far
+        self._began = time.monotonic()
+        self._started = self._began - before
+        self._reserve = 0.0  # tokens of the context
         self._states: dict[int, ProgramState] = {}
         self._helpers: list[tuple[threading.Thread, Callable[[], None]]] = []
         self._thinking = any(one.chat_template.thinking for one in endpoints.values())
@@ -108,11 +117,16 @@ class Run:
             threading.Thread(target=self._end_states, daemon=True).start()
         else:
             self._end_states()
-        if isinstance(error, DeadlineExceeded) and self._timeout is not None and self.now() >= self._timeout:
-            raise DeadlineExceeded(
+        late = None
+        if isinstance(error, DeadlineExceeded) and self._late:
+            late = DeadlineExceeded(
                 f"the run was not done within {self._timeout:g} s; give it more time or a smaller "
                 "token budget"
-            ) from None
+            )
+        if error and self._so_far:
+            (late or error).trace = self._so_far()
+        if late:
+            raise late from None
 
     def _end_states(self) -> None:
         """End all states, when no helper can use them any more: it would wait for ever for one that has
@@ -134,15 +148,32 @@ class Run:
             s += getattr(sgl, message["role"])(message["content"])
         s += sgl.assistant_begin()
         s += s.stream_executor.chat_template.thinking_prefix
+        room = s.stream_executor.backend.room(s)
+        if room < math.inf:
+            self._reserve = min(self.config.answer_tokens + BESIDE, room // 2)
+
+    def room(self, state: ProgramState, extra: str = "") -> float:
+        """Tokens of the base model's context that a chain of thought may still take, the answer's left."""
+        return state.stream_executor.backend.room(state, extra) - self._reserve
+
+    @property
+    def over(self) -> bool:
+        """Whether it was cancelled, or its time is over."""
+        return self._cancel.called or self._late
+
+    @property
+    def _late(self) -> bool:
+        return self._timeout is not None and time.monotonic() >= self._began + self._timeout
 
     def now(self) -> float:
         """Seconds since the run began."""
         return time.monotonic() - self._started
 
-    def own(self, state: ProgramState) -> ProgramState:
-        """Have a state ended with the run, and its requests aborted where the run fails or is late."""
+    def own(self, state: ProgramState, side: Side = "base") -> ProgramState:
+        """Have a state ended with the run, and its requests aborted where the run fails or is late. Those of
+        a draft have `draft_timeout` from now, too, and are not sent again and again."""
         self._states[id(state)] = state
-        self._limit(state)
+        self._limit(state, side)
         if self._cancel.called:  # it may have come before this state
             self.abort(state)
         return state
@@ -169,11 +200,13 @@ class Run:
     ) -> Writing:
         """Have a model write the step after `steps` on a state, after `lead`; returns at once."""
         name, config = f"step{len(steps)}", self.config
-        self.own(state)
+        self.own(state, side)
         budget = min(config.step_tokens, tokens_left(steps, config)) - head_tokens
+        if side == "base":
+            budget = min(budget, self.room(state, lead))
         state += lead + sgl.gen(
             name,
-            max_tokens=max(budget, 1),
+            max_tokens=max(int(budget), 1),
             stop=[config.delimiter, THINK_CLOSE],
             temperature=config.temperature,
             top_p=config.top_p,
@@ -193,10 +226,12 @@ class Run:
         """The step, when it is there."""
         meta = writing.state.get_meta_info(writing.name)
         call = self.call(writing.side, writing.purpose, meta)
-        logprobs = tuple(TokenLogprob(text, p) for p, _, text in meta.get("output_token_logprobs") or ())
-        if isinstance((meta["finish_reason"] or {}).get("matched"), int):  # a token that is not in the text
+        found = meta.get("output_token_logprobs") or ()
+        logprobs = tuple(TokenLogprob(text or "", p) for p, _, text in found)
+        reason = meta.get("finish_reason") or {}
+        if isinstance(reason.get("matched"), int):  # a token that is not in the text
             logprobs = logprobs[:-1]
-        end = how_ended(meta["finish_reason"], self._thinking)
+        end = how_ended(reason, self._thinking)
         return Written(writing.state[writing.name], call, end, logprobs)
 
     def write_out(self, name: str, side: Side, purpose: str, on_text: OnText | None, **sampling) -> Written:
@@ -251,13 +286,17 @@ class Run:
         self._helpers.append((thread, stop))
         thread.start()
 
-    def all_wasted(self) -> tuple[Call, ...]:
-        """What was done ahead for nothing, once the aborted requests have ended."""
-        until = time.monotonic() + PATIENCE
+    def all_wasted(self, wait: float = PATIENCE) -> tuple[Call, ...]:
+        """What was done ahead for nothing, once the aborted requests have ended, or after so many seconds."""
+        until = time.monotonic() + wait
         for thread, _ in self._helpers:
             thread.join(max(until - time.monotonic(), 0))
         return tuple(sorted(self.wasted, key=lambda call: call.start))
 
-    def _limit(self, state: ProgramState) -> None:
-        if self._timeout is not None:
-            state.stream_executor.backend.limit(state, self._started + self._timeout)
+    def _limit(self, state: ProgramState, side: Side = "base") -> None:
+        endpoint = state.stream_executor.backend
+        deadline, retry_for = self._began + (math.inf if self._timeout is None else self._timeout), math.inf
+        if side == "draft":
+            seconds = endpoint.breaker.within(self.config.draft_timeout)
+            deadline, retry_for = min(deadline, time.monotonic() + seconds), 0.0
+        endpoint.limit(state, deadline, retry_for)

@@ -4,6 +4,7 @@
 itself, for comparison. `solve`, `solve_alone` and `solve_batch` run them and return the `Trace`.
 """
 
+import contextlib
 import re
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -14,17 +15,16 @@ import sglang as sgl
 from sglang.lang.interpreter import ProgramState
 from tqdm import tqdm
 
-from specreason_sgl.errors import ConfigError, SpecReasonError
+from specreason_sgl.errors import ConfigError, ContextLengthExceeded, SpecReasonError
 from specreason_sgl.lang.chat import THINK_CLOSE
 from specreason_sgl.lang.endpoint import Endpoint
-from specreason_sgl.lang.fork import fork_to
 from specreason_sgl.lang.score import TokenLogprob
 from specreason_sgl.reasoning.config import Question, SpecReasonConfig
-from specreason_sgl.reasoning.drafting import Drafter, Versions
-from specreason_sgl.reasoning.run import Cancel, OnText, Run, Written
+from specreason_sgl.reasoning.drafting import Drafts, Versions
+from specreason_sgl.reasoning.run import Cancel, OnText, Run, Writing, Written
 from specreason_sgl.reasoning.stopping import why_stop
 from specreason_sgl.reasoning.trace import Call, Side, Step, Stop, Trace
-from specreason_sgl.reasoning.verifiers import Drafted, Judgement, judgement
+from specreason_sgl.reasoning.verifiers import Drafted, Judgement, is_askable, judgement
 
 OnStep = Callable[[Step], None]
 
@@ -44,6 +44,7 @@ def speculate(
     on_text: OnText | None = None,
     timeout: float | None = None,
     cancel: Cancel | None = None,
+    resume: Trace | None = None,
 ):
     """SpecReason: draft, judge, keep or rewrite, while the draft model works ahead.
 
@@ -54,60 +55,11 @@ def speculate(
     Run it on the base endpoint. `s["trace"]` is the `Trace`. Arguments and errors as in `solve`.
     """
     base = s.stream_executor.backend
-    with Run(s, config, timeout, cancel, base=base, draft=draft) as run:
-        run.ask(question)
-        steps: list[Step] = []
-        values: list[float] = []  # of every step judged so far
-        judged: deque[_Judged] = deque()
-        drafter = rewrite = None
-        while not (stop := why_stop(steps, config)):
-            if steps:
-                s += config.delimiter
-            if len(steps) < config.first_base_steps:
-                step = run.write(s.fork(1)[0], "base", "rewrite", steps).as_step("base")
-            else:
-                if not judged:
-                    wants = getattr(config.verifier, "wants_draft_logprobs", False)
-                    drafter = drafter or Drafter(run, fork_to(s, draft), steps, wants)
-                    waiting = drafter.take()
-                    if config.eager_rewrite:
-                        rewrite = run.begin(s.fork(1)[0], "base", "rewrite", steps)
-                    judged.extend(_judge(run, s, waiting))
-                one = judged.popleft()
-                if one.error:
-                    raise one.error
-                if one.found and config.rule.keeps(one.found.value, values):
-                    step = one.kept()
-                    if one.best == 0:  # else it begins anew
-                        drafter.kept()
-                    if rewrite:
-                        run.discard(rewrite)
-                else:
-                    head, head_tokens = _salvage(one, config)
-                    if rewrite and head:
-                        run.discard(rewrite)
-                    if head or not rewrite:
-                        writer = s.fork(1)[0]
-                        writer += head
-                        rewrite = run.begin(writer, "base", "rewrite", steps, head_tokens=head_tokens)
-                    drafter.drop()  # while the base model writes
-                    step = one.rewritten(run.finish(rewrite), head, head_tokens)
-                    run.done(rewrite.state)
-                if step.rejected is not None or one.best != 0:
-                    drafter.drop()
-                    drafter = None
-                    run.wasted += [call for other in judged for call in other.calls]
-                    judged.clear()
-                rewrite = None
-                values += [one.found.value] if one.found else []
-            s += step.text
-            steps.append(step)
-            if on_step:
-                on_step(step)
-        if drafter:
-            drafter.drop()
-        answer, call = _final_answer(run, s, "base", stop, on_text)
-        s["trace"] = Trace(
+    steps = list(resume.steps) if resume else []
+
+    def so_far(stop: Stop = "failed", answer: str = "", call: Call | None = None) -> Trace:
+        wasted = run.all_wasted(0) if stop == "failed" else run.all_wasted()
+        return Trace(
             question=_text(question),
             mode="specreason",
             draft_model=draft.get_model_name(),
@@ -118,21 +70,86 @@ def speculate(
             answer=answer,
             answer_call=call,
             seconds=run.now(),
-            wasted=run.all_wasted(),
+            wasted=(resume.wasted if resume else ()) + wasted,
             earlier=_earlier(question),
         )
+
+    seconds = resume.seconds if resume else 0.0
+    with Run(s, config, timeout, cancel, so_far, seconds, base=base, draft=draft) as run:
+        run.ask(question)
+        s += config.delimiter.join(step.text for step in steps)
+        values = [step.score for step in steps if step.score is not None]  # of every step judged so far
+        judged: deque[_Judged] = deque()
+        drafts, rewrite = Drafts(run, s, draft), None
+        # Where a verifier wants the base model's own step, that is begun early and stands for the rewrite.
+        eager = config.eager_rewrite and not getattr(config.verifier, "wants_own_step", False)
+        while not (stop := why_stop(steps, config) or ("context" if run.room(s) <= 0 else None)):
+            if steps:
+                s += config.delimiter
+            if not judged:
+                waiting, undrafted = drafts.take(steps)
+                if waiting and eager:
+                    rewrite = run.begin(s.fork(1)[0], "base", "rewrite", steps)
+                judged.extend(_judge(run, s, steps, waiting))
+            if not judged:
+                written = run.write(s.fork(1)[0], "base", "rewrite", steps)
+                step = replace(written.as_step("base"), undrafted=undrafted)
+            else:
+                one = judged.popleft()
+                if one.error:
+                    raise one.error
+                if one.found and config.rule.keeps(one.found.value, values):
+                    step = one.kept()
+                    if one.best == 0:  # else it begins anew
+                        drafts.kept()
+                    if rewrite:
+                        run.discard(rewrite)
+                    if one.own:
+                        run.wasted.append(one.own.call)
+                elif one.own:
+                    step = one.rewritten(one.own)
+                else:
+                    head, head_tokens = _salvage(one, config)
+                    if rewrite and head:
+                        run.discard(rewrite)
+                    if head or not rewrite:
+                        writer = s.fork(1)[0]
+                        writer += head
+                        rewrite = run.begin(writer, "base", "rewrite", steps, head_tokens=head_tokens)
+                    drafts.drop()  # while the base model writes
+                    step = one.rewritten(run.finish(rewrite), head, head_tokens)
+                    run.done(rewrite.state)
+                if step.rejected is not None or one.best != 0:
+                    drafts.drop()
+                    run.wasted += [call for other in judged for call in other.all_calls]
+                    judged.clear()
+                rewrite = None
+                values += [one.found.value] if one.found else []
+            s += step.text
+            steps.append(step)
+            if on_step:
+                on_step(step)
+        drafts.drop()
+        run.wasted += [call for other in judged for call in other.all_calls]
+        s["trace"] = so_far(stop, *_final_answer(run, s, "base", stop, on_text))
 
 
 @dataclass(frozen=True)
 class _Judged:
     """A drafted step and what the verifier said of it; `found` is None where there was nothing to judge.
-    `error` is why the verifier failed: it counts only if the step comes up."""
+    `error` is why the verifier failed: it counts only if the step comes up. `own` is the base model's step
+    that it was compared with."""
 
     versions: Versions
     best: int
     found: Judgement | None
     calls: tuple[Call, ...]
     error: Exception | None = None
+    own: Written | None = None
+
+    @property
+    def all_calls(self) -> tuple[Call, ...]:
+        return (*self.calls, self.own.call) if self.own else self.calls
 
     def kept(self) -> Step:
         one = self.versions[self.best]
@@ -141,7 +158,7 @@ class _Judged:
             self.found.value, dict(self.found.probabilities), calls=self.calls,
         )  # fmt: skip
 
-    def rewritten(self, new: Written, head: str, head_tokens: int) -> Step:
+    def rewritten(self, new: Written, head: str = "", head_tokens: int = 0) -> Step:
         value, probabilities = (
             (self.found.value, dict(self.found.probabilities)) if self.found else (None, {})
         )
@@ -151,26 +168,39 @@ class _Judged:
         )  # fmt: skip
 
 
-def _judge(run: Run, s: ProgramState, waiting: Sequence[Versions]) -> list[_Judged]:
+def _judge(run: Run, s: ProgramState, steps: Sequence[Step], waiting: Sequence[Versions]) -> list[_Judged]:
     """Judge all versions of all waiting steps at once, each after the first versions of those before."""
-    config, before = run.config, ""
-    jobs: list[tuple[ProgramState, Written]] = []
+    config, before, chain = run.config, "", list(steps)
+    jobs: list[tuple[ProgramState, Written, Writing | None]] = []
+    writings: list[Writing | None] = []  # of the base model's own steps, where they are wanted
     for versions in waiting:
-        for one in versions:
-            if one.text.strip():
-                state = run.own(s.fork(1)[0])
-                if before:
-                    state += before
-                jobs.append((state, one))
+        askable = [
+            one for one in versions
+            if is_askable(one.text, config.verifier)
+            and run.room(s, before + one.text) >= 0  # else the answer would have no room
+        ]  # fmt: skip
+        own = None
+        if askable and getattr(config.verifier, "wants_own_step", False):
+            own = run.begin(s.fork(1)[0], "base", "rewrite", chain, lead=before)
+        writings.append(own)
+        for one in askable:
+            state = run.own(s.fork(1)[0])
+            if before:
+                state += before
+            jobs.append((state, one, own))
         before += versions[0].text + config.delimiter
+        chain.append(versions[0].as_step("draft"))
 
-    def work(job: tuple[ProgramState, Written]) -> tuple[Judgement, Call] | Exception:
-        state, one = job
-        start = run.now()
+    def work(job: tuple[ProgramState, Written, Writing | None]) -> tuple[Judgement, Call] | Exception | None:
+        state, one, own = job
         after = config.delimiter if one.end == "delimiter" else ""
-        drafted = Drafted(one.text, one.call.completion_tokens, one.end, one.logprobs, after)
         try:
+            text = run.finish(own).text if own else ""
+            start = run.now()
+            drafted = Drafted(one.text, one.call.completion_tokens, one.end, one.logprobs, after, text)
             found = judgement(config.verifier(state, drafted))
+        except ContextLengthExceeded:
+            return None  # the base model then writes a step that fits
         except Exception as error:
             return error
         run.done(state)
@@ -185,22 +215,30 @@ def _judge(run: Run, s: ProgramState, waiting: Sequence[Versions]) -> list[_Judg
             try:
                 results = list(pool.map(work, jobs))
             except BaseException:  # the pool waits for all at its end
-                for state, _ in jobs:
+                for state, _, own in jobs:
                     state.stream_executor.backend.abort(state)
+                    if own:
+                        run.abort(own.state)
                 raise
-    found = {id(one): result for (_, one), result in zip(jobs, results, strict=True)}
+    found = {id(one): result for (_, one, _), result in zip(jobs, results, strict=True) if result}
     judged = []
-    for versions in waiting:
+    for versions, writing in zip(waiting, writings, strict=True):
         results = {i: found[id(one)] for i, one in enumerate(versions) if id(one) in found}
         errors = [one for one in results.values() if isinstance(one, Exception)]
         fine = {i: one for i, one in results.items() if not isinstance(one, Exception)}
         best = max(fine, key=lambda i: fine[i][0].value, default=0)
         calls = [one.call for one in versions] + [call for _, call in fine.values()]
+        own = None
+        if writing:
+            with contextlib.suppress(SpecReasonError):  # it is among the versions' errors
+                own = run.finish(writing)
+            run.done(writing.state)
         judged.append(
             _Judged(
-                versions, best, fine[best][0] if fine else None, tuple(calls), errors[0] if errors else None
+                versions, best, fine[best][0] if fine else None, tuple(calls),
+                errors[0] if errors else None, own,
             )
-        )
+        )  # fmt: skip
     return judged
 
 
@@ -252,13 +290,14 @@ def alone(
         run.ask(question)
         thinking = s.stream_executor.chat_template.thinking
         stops = [THINK_CLOSE] if thinking else None
-        whole = run.write_out(
-            "reasoning", side, "reason", on_text, max_tokens=config.token_budget, stop=stops
-        )
+        most = int(max(min(config.token_budget, run.room(s)), 1))
+        whole = run.write_out("reasoning", side, "reason", on_text, max_tokens=most, stop=stops)
         *parts, last = whole.text.split(config.delimiter)
         steps = [Step(part, side, "delimiter", 0) for part in parts]
         steps.append(replace(whole, text=last).as_step(side))
-        stop = "budget" if whole.end == "length" else "end"
+        stop = "end"
+        if whole.end == "length":
+            stop = "budget" if most == config.token_budget else "context"
         answer, answer_call = _final_answer(run, s, side, stop, on_text)
         s["trace"] = Trace(
             question=_text(question),
@@ -279,7 +318,7 @@ def _final_answer(
     run: Run, s: ProgramState, side: Side, stop: Stop, on_text: OnText | None
 ) -> tuple[str, Call | None]:
     config = run.config
-    if stop == "budget" and config.at_budget == "stop":
+    if stop in ("budget", "context") and config.at_budget == "stop":
         return "", None
     thinking = s.stream_executor.chat_template.thinking
     s += f"\n{THINK_CLOSE}\n\n" if thinking else config.delimiter + ANSWER_LEAD
@@ -291,6 +330,15 @@ def _final_answer(
 
 def _text(question: Question) -> str:
     return question if isinstance(question, str) else question[-1]["content"]
+
+
+def _check_resumable(trace: Trace, question: Question, config: SpecReasonConfig) -> None:
+    if trace.mode != "specreason" or trace.stop != "failed":
+        raise ConfigError("the trace is not one of a run that failed: there is nothing to go on with")
+    if (trace.question, trace.earlier) != (_text(question), _earlier(question)):
+        raise ConfigError("the trace is of another question")
+    if trace.config["delimiter"] != config.delimiter:
+        raise ConfigError("the trace has another delimiter between its steps")
 
 
 def _earlier(question: Question) -> tuple[dict[str, str], ...]:
@@ -307,8 +355,10 @@ def solve(
     on_step: OnStep | None = None,
     on_text: OnText | None = None,
     cancel: Cancel | None = None,
+    resume: Trace | None = None,
 ) -> Trace:
-    """Solve one problem with a draft and a base model.
+    """Solve one problem with a draft and a base model. Where the draft model's runtime fails, the base model
+    goes on alone, and the trace says so.
 
     Args:
         question: the problem, plain text; or a conversation that ends with it, as messages with `role`
@@ -319,14 +369,19 @@ def solve(
         on_step: called with each `Step` as it is kept.
         on_text: called with "answer" and what comes of the final answer, as it comes.
         cancel: ends the run when it is called, from any thread.
+        resume: the trace of a run of the same question that failed: its steps are kept, and the run goes on
+            after them.
 
     Raises:
-        ConfigError: the question is empty, or the timeout is not above 0.
+        ConfigError: the question is empty, the timeout is not above 0, or the trace is not this question's,
+            or not one that failed.
         RequestAborted: it was cancelled.
-        ServerError: a runtime failed; `DeadlineExceeded`: the time is over. Requests in flight are aborted,
-            also on Ctrl-C.
+        ServerError: the base model's runtime failed; `DeadlineExceeded`: the time is over. Requests in flight
+            are aborted, also on Ctrl-C. The error's `trace` is what there was.
     """
-    arguments = {"draft": draft, "on_step": on_step, "on_text": on_text, "cancel": cancel}
+    if resume:
+        _check_resumable(resume, question, config or SpecReasonConfig())
+    arguments = {"draft": draft, "on_step": on_step, "on_text": on_text, "cancel": cancel, "resume": resume}
     return _run(speculate, question, base, config, timeout, arguments)
 
 

@@ -34,8 +34,8 @@ def why_stop(steps: Sequence[Step], config: SpecReasonConfig) -> Stop | None:
 
 
 def tokens_left(steps: Sequence[Step], config: SpecReasonConfig) -> int:
-    """How much of the token budget is left."""
-    return config.token_budget - sum(step.tokens for step in steps)
+    """How much of the token budget is left. A step counts one at least, whatever its server said."""
+    return config.token_budget - sum(max(step.tokens, 1) for step in steps)
 
 
 def how_ended(finish_reason: dict[str, Any] | None, thinking: bool) -> End:

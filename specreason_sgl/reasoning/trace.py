@@ -12,7 +12,7 @@ VERSION = 1
 Side = Literal["draft", "base"]
 Author = Literal["draft", "base", "both"]
 End = Literal["delimiter", "length", "eos", "think"]
-Stop = Literal["answer", "end", "repetition", "budget"]
+Stop = Literal["answer", "end", "repetition", "budget", "context", "failed"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,8 @@ class Step:
         rejected: the drafted text that was rejected for this step, or None.
         head: how many characters at the beginning come from the rejected draft.
         calls: the requests made for this step, in order.
+        undrafted: why the draft model was not there to write it, where it should have: its runtime's failure,
+            the pause after one, a pause after rejections, or its context; else None.
     """
 
     text: str
@@ -61,6 +63,7 @@ class Step:
     rejected: str | None = None
     head: int = 0
     calls: tuple[Call, ...] = ()
+    undrafted: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class Trace:
 
     `wasted` are requests that were made ahead of a decision and turned out not to be needed: drafts and
     scores after a rejected step, and rewrites of a kept one. An aborted one counts what it had generated.
+    A run that failed has its trace too (`stop` is "failed"), as the error's `trace`.
     `earlier` are the messages of the conversation before the question.
     """
 
@@ -153,7 +157,7 @@ class Trace:
                     "earlier": tuple(data.get("earlier", ())),
                 }
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ConfigError(f"this is not a trace of specreason-sgl ({error})") from None
 
 

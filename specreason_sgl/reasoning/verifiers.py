@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import numbers
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -31,6 +32,7 @@ if TYPE_CHECKING:  # `import sglang` takes seconds; settings can be made and che
 # anew for every step.
 QUESTION = "\n\nStep score (0 wrong, 9 right): "
 YES_NO = "\n\nIs the last step correct? Answer Yes or No:"
+SAME = "\n\nThe same step in other words: {own}\n\nDo both versions mean the same? Answer Yes or No:"
 _DIGIT = re.compile(r"\d")
 
 
@@ -44,6 +46,7 @@ class Drafted:
         end: what ended it.
         logprobs: the draft model's own of its tokens; only where the verifier asks for them.
         delimiter: what follows it in the chain of thought; empty where something else ended it.
+        own: the base model's own step at this place; only where the verifier asks for it.
     """
 
     text: str
@@ -51,6 +54,7 @@ class Drafted:
     end: End
     logprobs: tuple[TokenLogprob, ...] = ()
     delimiter: str = ""
+    own: str = ""
 
     def own_tokens(self, tokens: tuple[TokenLogprob, ...]) -> tuple[TokenLogprob, ...]:
         """Without those of the delimiter, nor a token of which both have a part, like ".\\n\\n"."""
@@ -145,6 +149,32 @@ class YesNo(_Question):
 
     def value(self, meta: Mapping[str, Any]) -> float:
         return meta["probabilities"][" Yes"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SameMeaning:
+    """Whether the drafted step means what the base model's own step does, as in Lookahead Reasoning (arXiv
+    2506.19830); the base model is the judge, too. The value is the probability of "Yes".
+
+    The base model writes its step first, beside those of drafts that wait, and it stands where the draft is
+    rejected. So this saves time only by what it writes side by side.
+
+    Attributes:
+        question: what follows the drafted step; `{own}` is the base model's.
+    """
+
+    question: str = SAME
+    bounds = (0.0, 1.0)
+    wants_own_step = True
+
+    def __call__(self, s: ProgramState, drafted: Drafted) -> Judgement:
+        from specreason_sgl.lang.score import score
+
+        if drafted.text.lower().split() == drafted.own.lower().split():
+            return Judgement(1.0)
+        s += drafted.text + self.question.replace("{own}", drafted.own) + score("score", YesNo.choices)
+        meta = s.get_meta_info("score")
+        return Judgement(meta["probabilities"][" Yes"], meta["probabilities"], usage=meta)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,6 +302,42 @@ def judgement(found: Judgement | float) -> Judgement:
         raise ConfigError(f"a verifier returns a number or a Judgement of one, not {found.value!r}")
     return replace(found, value=float(found.value))
 
+
+def is_askable(text: str, verifier: Verifier) -> bool:
+    """Whether a drafted step can be judged: it is not empty, and does not write the question that stands
+    after it, which could make the base model take a score of the draft's for its own.
+
+    What the base model reads ends every step with the delimiter, which no step contains. A step that writes
+    the question's first words, in whatever letters look like them, is rejected unread.
+    """
+    parts = [one for _, one in getattr(verifier, "parts", ())] or [verifier]
+    questions = [one.question for one in parts if isinstance(one, _Question | SameMeaning)]
+    shown = _letters(text)
+    return bool(text.strip()) and not any(_opening(one) in shown for one in questions)
+
+
+def _opening(question: str) -> str:
+    """The letters of a question's first words; of one that begins with few, all."""
+    first = re.match(r"[\w\s]*", question.strip())[0]
+    return _letters(first) if len(_letters(first)) >= 8 else _letters(question) or question
+
+
+def _letters(text: str) -> str:
+    """A text as a reader sees it: without case, accents, spaces and signs, look-alikes as Latin letters."""
+    plain = unicodedata.normalize("NFKD", text).casefold().translate(_LOOK_ALIKES)
+    return "".join(one for one in unicodedata.normalize("NFKD", plain) if one.isalnum())
+
+
+# What passes for a Latin letter; NFKD knows those that are wide, bold or in circles.
+_LOOK_ALIKES = {
+    ord(one): letter
+    for letter, alike in {
+        "a": "аαɑ", "c": "сϲᴄ", "d": "ԁ", "e": "еεєᴇ", "g": "ɡց", "h": "һ", "i": "іιıɩɪ1!|", "j": "јϳ",
+        "k": "кκ", "l": "ʟ", "n": "ո", "o": "оοօσᴏ0", "p": "рρᴘ", "q": "ԛ", "r": "гʀ", "s": "ѕꜱ5$",
+        "t": "тτտᴛ", "u": "υսᴜ", "v": "νѵᴠ", "w": "ԝωᴡ", "x": "хχ", "y": "у",
+    }.items()
+    for one in alike
+}  # fmt: skip
 
 BUILT_IN: dict[str, Verifier] = {
     "score": UtilityScore(),

@@ -11,6 +11,7 @@ from specreason_sgl.errors import (
     ContextLengthExceeded,
     DeadlineExceeded,
     RequestAborted,
+    ServerBusy,
     ServerUnreachable,
     SpecReasonError,
     TemplateError,
@@ -74,7 +75,7 @@ def api_error(error: SpecReasonError) -> ApiError:
         return ApiError(400, str(error))
     if isinstance(error, DeadlineExceeded):
         return ApiError(504, str(error), "timeout_error")
-    status = 503 if isinstance(error, ServerUnreachable | RequestAborted) else 502
+    status = 503 if isinstance(error, ServerUnreachable | ServerBusy | RequestAborted) else 502
     return ApiError(status, str(error), "server_error")
 
 
@@ -150,6 +151,8 @@ class Extension(_Strict):
     candidates: int | None = Field(None, ge=1, le=16)
     salvage: float | None = Field(None, lt=0)
     first_base_steps: int | None = Field(None, ge=0, le=1_000_000)
+    patience: int | None = Field(None, ge=0, le=1_000_000)
+    draft_timeout: float | None = Field(None, gt=0, le=86400)
     token_budget: int | None = Field(None, ge=1, le=1_000_000)
     step_tokens: int | None = Field(None, ge=1, le=1_000_000)
     answer_tokens: int | None = Field(None, ge=1, le=1_000_000)

@@ -28,6 +28,9 @@ class Metrics:
         )  # fmt: skip
         self.steps = Counter("specreason_steps", "Steps of chains of thought.", ["author"], registry=one)
         self.rejected = Counter("specreason_steps_rejected", "Drafted steps rejected.", registry=one)
+        self.undrafted = Counter(
+            "specreason_steps_undrafted", "Steps that no draft was there for.", registry=one
+        )  # fmt: skip
         self.scores = Histogram(
             "specreason_score", "What the verifier gave drafted steps.", buckets=SCORES, registry=one
         )
@@ -46,6 +49,7 @@ class Metrics:
         for step in trace.steps:
             self.steps.labels(step.author).inc()
             self.rejected.inc(step.rejected is not None)
+            self.undrafted.inc(step.undrafted is not None)
             if step.score is not None:
                 self.scores.observe(step.score)
         self.wasted.inc(trace.wasted_tokens)

@@ -18,6 +18,8 @@ STOPS = {
     "end": "the thinking ended",
     "repetition": "a step repeated the one before",
     "budget": "the token budget is used up",
+    "context": "the model's context is full",
+    "failed": "none: the run failed",
 }
 # Control characters of a model could move the cursor: all but tab and newline are shown as pictures.
 _VISIBLE = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"}
@@ -78,7 +80,7 @@ def read_traces(path: Path) -> list[Trace]:
 def _is_json(text: str) -> bool:
     try:
         json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 
@@ -86,7 +88,7 @@ def _is_json(text: str) -> bool:
 def _checked(trace: Trace) -> Trace:
     """What the views rely on beyond `from_json`."""
     texts = [trace.question, trace.answer, *(step.text for step in trace.steps)]
-    texts += [step.rejected for step in trace.steps if step.rejected is not None]
+    texts += [one for step in trace.steps for one in (step.rejected, step.undrafted) if one is not None]
     numbers = [trace.seconds, *(step.tokens for step in trace.steps), *(step.head for step in trace.steps)]
     numbers += [step.score for step in trace.steps if step.score is not None]
     for call in (*trace.calls, *trace.wasted):
@@ -140,7 +142,8 @@ def print_step(console: Console, step: Step) -> None:
     elif step.author == "draft":
         console.print(f"[green]draft[/]  {_score(step)} kept")
     else:
-        console.print("[blue]base[/]   wrote it")
+        console.print("[blue]base[/]   wrote it" + (" alone: " if step.undrafted else ""), end="")
+        console.print((step.undrafted or "").translate(_VISIBLE), markup=False, soft_wrap=True)
     print_text(console, step.text)
 
 

@@ -63,7 +63,7 @@ def test_the_trace_is_the_conversation_byte_for_byte(draft, base):
     [
         ({"first_base_steps": 7, "threshold": 0}, {"draft", "base"}),  # then every drafted step is kept
         (
-            {"threshold": 9, "verifier": UtilityScore(read="average")},
+            {"threshold": 9, "verifier": UtilityScore(read="average"), "patience": 0},
             {"base"},
         ),  # every drafted step is rejected
     ],

@@ -17,10 +17,12 @@ from specreason_sgl.errors import (
     DeadlineExceeded,
     NotSGLang,
     RequestAborted,
+    ServerBusy,
     ServerError,
     ServerUnreachable,
     Unauthorized,
 )
+from specreason_sgl.lang import endpoint as module
 from specreason_sgl.lang.score import logprobs as logprobs_of
 from tests.scripted import answer, wait_until
 
@@ -33,7 +35,7 @@ def ask(s):
 
 @pytest.fixture
 def endpoint(scripted):
-    with Endpoint(scripted.url, timeout=20) as endpoint:
+    with Endpoint(scripted.url, timeout=20, retry_for=0) as endpoint:
         yield endpoint
 
 
@@ -101,10 +103,10 @@ def test_retries_are_bounded(scripted, endpoint):
     scripted.on_generate = lambda payload: hang_up
     with pytest.raises(ServerUnreachable, match="broke"):
         run(endpoint)["a"]
-    assert len(scripted.generated()) == 3
+    assert len(scripted.generated()) == 2
 
 
-def test_an_answer_that_was_begun_is_not_asked_for_again(scripted, endpoint):
+def test_an_answer_that_broke_off_is_asked_for_again_after_an_abort(scripted, endpoint):
     def half(handler):
         handler.send_response(200)
         handler.send_header("Content-Length", "100")
@@ -112,10 +114,144 @@ def test_an_answer_that_was_begun_is_not_asked_for_again(scripted, endpoint):
         handler.wfile.write(b'{"text": "ha')
         handler.close_connection = True
 
-    scripted.on_generate = lambda payload: half
-    with pytest.raises(ServerError):
+    answers = iter([half, answer("whole")])
+    scripted.on_generate = lambda payload: next(answers)
+    assert run(endpoint)["a"] == "whole"
+    first, second = scripted.generated()
+    assert scripted.aborted() == [first["rid"]]
+    assert second["rid"] != first["rid"]
+
+
+def gone_until(scripted, tries):
+    """The server breaks the connection until it was asked so many times."""
+
+    def reply(payload):
+        return answer("ok") if len(scripted.generated()) > tries else hang_up
+
+    scripted.on_generate = reply
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Pauses before a request is sent again are short."""
+    monkeypatch.setattr(module, "FIRST_WAIT", 0.001)
+
+
+def test_a_request_outlives_a_restart_of_its_server(scripted, quick):
+    gone_until(scripted, 5)
+    with Endpoint(scripted.url, timeout=20) as endpoint:
+        state = run(endpoint)
+        assert state["a"] == "ok"
+        assert endpoint.in_flight() == 0
+    assert scripted.aborted() == [one["rid"] for one in scripted.generated()[:-1]]
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_a_server_that_is_too_busy_is_asked_again(scripted, quick, status):
+    scripted.on_generate = lambda payload: (
+        answer("ok") if len(scripted.generated()) > 3 else (status, b"busy")
+    )
+    with Endpoint(scripted.url, timeout=20) as endpoint:
+        assert run(endpoint)["a"] == "ok"
+
+
+def test_trying_again_ends_with_one_error_that_says_how_often(scripted, quick):
+    scripted.on_generate = lambda payload: hang_up
+    says = r"broke .* \(tried \d+ times in 0\.\d s\)"
+    with (
+        Endpoint(scripted.url, timeout=20, retry_for=0.1) as endpoint,
+        pytest.raises(ServerUnreachable, match=says),
+    ):
         run(endpoint)["a"]
+    assert len(scripted.generated()) > 3
+
+
+def test_trying_again_ends_at_the_deadline(scripted):
+    scripted.on_generate = lambda payload: (503, b"busy")
+    with Endpoint(scripted.url, timeout=0.5) as endpoint, pytest.raises(ServerBusy):
+        run(endpoint)["a"]
+    assert 1 < len(scripted.generated()) < 4
+
+
+def test_an_abort_ends_the_pause_before_a_request_is_sent_again(scripted, monkeypatch):
+    monkeypatch.setattr(module, "FIRST_WAIT", 30)
+    scripted.on_generate = lambda payload: hang_up
+    with Endpoint(scripted.url, timeout=40) as endpoint:
+        state = ask.run(backend=endpoint)
+        wait_until(lambda: len(scripted.aborted()) == 1)
+        endpoint.abort(state)
+        with pytest.raises(RequestAborted):
+            state["a"]
     assert len(scripted.generated()) == 1
+
+
+def test_a_stream_goes_on_where_it_broke_off(scripted, quick):
+    def stream(texts, whole):
+        def send(handler):
+            handler.send_response(200)
+            handler.send_header("Connection", "close")
+            handler.end_headers()
+            for tokens, text in enumerate(texts, 1):
+                event = answer(text, completion_tokens=tokens)
+                handler.wfile.write(b"data: " + json.dumps(event).encode() + b"\n\n")
+            if whole:
+                handler.wfile.write(b"data: [DONE]\n\n")
+            handler.close_connection = True
+
+        return send
+
+    sends = iter([stream(["He", "Hel"], False), stream([], False), stream(["l", "lo"], True)])
+    scripted.on_generate = lambda payload: next(sends)
+    with Endpoint(scripted.url, timeout=20) as endpoint:
+        state = ask.run(backend=endpoint, stream=True)
+        assert "".join(state.text_iter("a")) == state["a"] == "Hello"
+        assert state.get_meta_info("a")["completion_tokens"] == 4
+    first, second, third = scripted.generated()
+    texts = [endpoint.tokenizer.decode(one["input_ids"]) for one in (first, third)]
+    assert texts[1] == texts[0] + "Hel"
+    assert [one["sampling_params"]["max_new_tokens"] for one in (first, second, third)] == [4, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("info", "length"),
+    [
+        ({"max_req_input_len": 40, "context_length": 4096}, 40),
+        ({"max_req_input_len": None, "context_length": 46}, 40),
+        ({"context_length": None}, None),
+        ({}, None),
+        ([1], None),
+        ("x", None),
+    ],
+)
+def test_the_context_length_is_the_servers(scripted, info, length):
+    scripted.server_info = info
+    with Endpoint(scripted.url, timeout=20) as endpoint:
+        assert endpoint.context_length == length
+
+
+def test_a_request_asks_for_no_more_than_the_context_holds(scripted, endpoint):
+    run(endpoint)
+    prompt = len(scripted.generated()[0]["input_ids"])
+    endpoint.context_length = prompt + 3
+    run(endpoint)["a"]
+    assert [one["sampling_params"]["max_new_tokens"] for one in scripted.generated()] == [4, 3]
+    endpoint.context_length = prompt
+    with pytest.raises(ContextLengthExceeded, match=f"context of scripted at .*: {prompt} tokens of at most"):
+        run(endpoint)["a"]
+    assert len(scripted.generated()) == 2
+
+
+def test_what_follows_a_stop_is_cut_off(scripted, endpoint):
+    scripted.on_generate = lambda payload: answer("one\n\ntwo", {"type": "length", "length": 9})
+
+    @sgl.function
+    def stopping(s):
+        s += sgl.user("q")
+        s += sgl.assistant(sgl.gen("a", stop=["\n\n"]))
+
+    state = stopping.run(backend=endpoint)
+    assert state["a"] == "one"
+    assert state.get_meta_info("a")["finish_reason"] == {"type": "stop", "matched": "\n\n"}
 
 
 @pytest.mark.parametrize(
@@ -247,7 +383,8 @@ def test_a_stream_that_breaks_off_is_an_error(scripted, endpoint):
         handler.send_response(200)
         handler.send_header("Connection", "close")
         handler.end_headers()
-        handler.wfile.write(b"data: " + json.dumps(answer("Hel")).encode() + b"\n\n")
+        if len(scripted.generated()) == 1:
+            handler.wfile.write(b"data: " + json.dumps(answer("Hel")).encode() + b"\n\n")
         handler.close_connection = True
 
     scripted.on_generate = lambda payload: stream

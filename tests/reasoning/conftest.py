@@ -1,8 +1,17 @@
 import pytest
 
 from specreason_sgl import Endpoint
+from specreason_sgl.lang import endpoint as endpoint_module
 from tests.reasoning.pair import Pair
 from tests.scripted import ScriptedServer
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """Pauses before a request is sent again are short."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(endpoint_module, "FIRST_WAIT", 0.001)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from specreason_sgl import Endpoint, SpecReasonConfig, solve
+from specreason_sgl.lang.breaker import Breaker
 from specreason_sgl.reasoning.verifiers import QUESTION
 from tests.scripted import ScriptedServer, answer, streamed
 
@@ -53,14 +54,15 @@ class Pair:
     def start_anew(self, write, digit, before=lambda seen: None):
         self.write, self.digit, self.before = write, digit, before
         self.seen = []
+        self.draft.breaker = Breaker("draft")
         self.draft_server.requests.clear()
         self.base_server.requests.clear()
 
-    def solve(self, on_step=None, timeout=None, on_text=None, cancel=None, **settings):
+    def solve(self, on_step=None, timeout=None, on_text=None, cancel=None, resume=None, **settings):
         config = SpecReasonConfig(**{"temperature": 0, "lookahead": 0, "token_budget": 60, **settings})
         return solve(
             "q", draft=self.draft, base=self.base, config=config,
-            on_step=on_step, on_text=on_text, timeout=timeout, cancel=cancel,
+            on_step=on_step, on_text=on_text, timeout=timeout, cancel=cancel, resume=resume,
         )  # fmt: skip
 
     def generated(self) -> int:
@@ -74,6 +76,8 @@ class Pair:
 
     def _reply(self, side, payload):
         ids, most = payload["input_ids"], payload["sampling_params"]["max_new_tokens"]
+        if isinstance(ids[0], list):
+            return self._reply_select(side, payload)
         turn = self.draft.tokenizer.decode(ids).rpartition("<|im_start|>assistant\n")[2]
         if "token_ids_logprob" in payload or "logprob_start_len" in payload:
             purpose = "score"
@@ -118,6 +122,23 @@ class Pair:
         one.tokens = meta["completion_tokens"]
         whole = answer(text, reason, **meta)
         return streamed(whole) if payload.get("stream") else whole
+
+    def _reply_select(self, side, payload):
+        """SGLang's own select, where a choice is several tokens: the first one is likely where the digit is
+        5 or more."""
+        replies = []
+        for i, ids in enumerate(payload["input_ids"]):
+            turn = self.draft.tokenizer.decode(ids).rpartition("<|im_start|>assistant\n")[2]
+            if i == 0:
+                seen = Seen(side, "score", turn, payload["rid"][0])
+                with self.lock:
+                    self.seen.append(seen)
+                self.before(seen)
+                likely = 0 if self.digit(turn) >= 5 else 1
+            at = payload["logprob_start_len"]
+            entries = [[-0.1 if i == likely else -9.0, one, "x"] for one in ids[at:]]
+            replies.append(answer("", input_token_logprobs=entries, output_token_logprobs=[]))
+        return replies
 
 
 def logprob_of(ids: list[int], at: int) -> float:

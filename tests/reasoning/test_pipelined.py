@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from specreason_sgl.errors import DeadlineExceeded, ServerError
 from specreason_sgl.reasoning.acceptance import FixedShare, Quantile
 from specreason_sgl.reasoning.drafting import Drafter
-from specreason_sgl.reasoning.verifiers import QUESTION, Combined, Likelihood, UtilityScore
+from specreason_sgl.reasoning.verifiers import QUESTION, Combined, Likelihood, SameMeaning, UtilityScore
 from tests.reasoning.pair import Pair, aborted, chance
 from tests.scripted import wait_until
 
@@ -235,12 +235,18 @@ def test_what_fails_ahead_of_a_rejection_does_not_fail_the_run(pair, purpose, fi
         assert trace.reasoning == "base 1\n\ndraft 2\n\ndraft 3"
         check_books(pair, trace)
     else:
+        if purpose == "draft":  # the base model does without it
+            trace = pair.solve(lookahead=2)
+            assert trace.reasoning == "draft 1\n\nbase 2\n\nbase 3"
+            assert "status 500: boom" in trace.steps[1].undrafted
+            check_books(pair, trace)
+            return
         with pytest.raises(ServerError, match="boom"):
             pair.solve(lookahead=2)
         assert pair.draft.in_flight() == pair.base.in_flight() == 0
 
 
-def test_a_failure_that_waits_behind_a_step_is_raised_when_its_turn_comes(pair):
+def test_a_failure_that_waits_behind_a_step_counts_when_its_turn_comes(pair):
     """Steps 2 and the failure of 3 are handed over while step 1 is in judgement; step 2 is rejected."""
     failed = threading.Event()
 
@@ -262,9 +268,8 @@ def test_a_failure_that_waits_behind_a_step_is_raised_when_its_turn_comes(pair):
         return pair.solve(lookahead=2, on_step=seen.append)
 
     assert solve(3).reasoning == "draft 1\n\nbase 2\n\ndraft 3"
-    with pytest.raises(ServerError, match="boom"):
-        solve(9)
-    assert [step.text for step in seen] == ["draft 1", "draft 2"]
+    assert solve(9).reasoning == "draft 1\n\ndraft 2\n\nbase 3"
+    assert [step.text for step in seen] == ["draft 1", "draft 2", "base 3"]
 
 
 def hanging(pair, hangs):
@@ -497,3 +502,54 @@ def test_a_stray_end_of_thinking_ends_only_the_step(pair, lookahead):
     trace = pair.solve(lookahead=lookahead)
     assert trace.reasoning == "draft 1\n\ndraft 2\n\ndraft 3"
     assert [step.end for step in trace.steps] == ["delimiter", "delimiter", "eos"]
+
+
+@pytest.mark.parametrize("lookahead", [0, 1, 3])
+def test_a_step_of_the_base_models_own_stands_where_the_drafted_one_is_rejected(pair, lookahead):
+    """It is written once: for the comparison and, after a rejection, for the chain of thought."""
+    pair.start_anew(*books(3, [f"Step {i}." for i in range(8)]))
+    trace = pair.solve(lookahead=lookahead, verifier=SameMeaning(), threshold=0.5, patience=0)
+    assert trace.kept
+    assert trace.rewritten
+    for step in trace.steps:
+        assert [call.purpose for call in step.calls].count("rewrite") == (step.author == "base")
+    check_books(pair, trace)
+    chain, used = "", 0
+    for step in trace.steps:
+        used += sum(one.purpose == "rewrite" and one.turn == chain for one in pair.seen)
+        chain += step.text + "\n\n"
+    assert used == len(trace.steps)
+    if lookahead == 0:
+        assert sum(call.purpose == "rewrite" for call in trace.wasted) == trace.kept
+
+
+def test_a_step_of_the_base_models_own_is_not_written_twice_where_rewrites_begin_early(pair):
+    pair.start_anew(plain, lambda turn: 0)
+    trace = pair.solve(verifier=SameMeaning(), threshold=0.5, eager_rewrite=True)
+    assert trace.reasoning == "base 1\n\nbase 2\n\nbase 3"
+    assert len(pair.of("rewrite")) == 3
+    check_books(pair, trace)
+
+
+def test_the_base_models_own_steps_of_drafts_that_wait_are_written_side_by_side(pair):
+    """As above; each is written after the drafts before it, and thrown away where its draft is kept."""
+    third, both = threading.Event(), threading.Barrier(2, timeout=10)
+
+    def before(seen):
+        if seen.purpose == "draft" and seen.turn == "draft 1\n\ndraft 2\n\ndraft 3\n\n":
+            third.set()
+        if seen.purpose == "rewrite" and seen.turn == "":
+            assert third.wait(10)
+        if seen.purpose == "rewrite" and seen.turn in ("draft 1\n\n", "draft 1\n\ndraft 2\n\n"):
+            both.wait()
+
+    def write(side, turn, most):
+        number = turn.count("\n\n") + 1
+        return f"{side} {number}", "eos" if number == 4 else "delimiter", 3
+
+    pair.start_anew(write, lambda turn: 9, before)
+    trace = pair.solve(lookahead=3, verifier=SameMeaning(), threshold=0.5)
+    assert trace.reasoning == "draft 1\n\ndraft 2\n\ndraft 3\n\ndraft 4"
+    assert not both.broken
+    assert sum(call.purpose == "rewrite" for call in trace.wasted) == 4
+    check_books(pair, trace)

@@ -12,12 +12,14 @@ from specreason_sgl.lang.score import TokenLogprob
 from specreason_sgl.reasoning.speculate import good_head
 from specreason_sgl.reasoning.verifiers import (
     BUILT_IN,
+    SAME,
     YES_NO,
     Combined,
     Drafted,
     Judgement,
     Likelihood,
     RewardModel,
+    SameMeaning,
     UtilityScore,
     YesNo,
     get_verifier,
@@ -384,14 +386,14 @@ def one_step(side, turn, most):
 
 def test_a_batch_gives_its_results_in_order_and_a_failure_leaves_the_others(pair, capfd):
     pair.start_anew(one_step, lambda turn: 9)
-    play, seen = pair.draft_server.on_generate, {}
+    play, seen = pair.base_server.on_generate, {}
 
     def reply(payload):
         if "bad" in pair.draft.tokenizer.decode(payload["input_ids"]):
             return 500, b'{"error": {"message": "boom"}}'
         return play(payload)
 
-    pair.draft_server.on_generate = reply
+    pair.base_server.on_generate = reply
     questions = ["one", "bad", "two", "", "three"]
     try:
         results = solve_batch(
@@ -403,7 +405,7 @@ def test_a_batch_gives_its_results_in_order_and_a_failure_leaves_the_others(pair
             progress_bar=True,
         )
     finally:
-        pair.draft_server.on_generate = play
+        pair.base_server.on_generate = play
     assert [getattr(one, "question", type(one)) for one in results] == [
         "one",
         ServerError,
@@ -453,3 +455,18 @@ def test_the_timeout_of_a_batch_is_each_problems(pair):
     results = solve_batch(["a", "b"], draft=pair.draft, base=pair.base, num_threads=1, timeout=1.5)
     assert isinstance(results[0], DeadlineExceeded)
     assert results[1].answer
+
+
+def test_the_same_meaning_is_asked_of_both_versions(judge):
+    drafted = Drafted(STEP, 5, "delimiter", own="Hence 12 remain")
+    found = judged.run(verifier=SameMeaning(), drafted=drafted, backend=judge.endpoint)["found"]
+    assert found.value == pytest.approx(0.75)
+    asked = judge.endpoint.tokenizer.decode(judge.server.generated()[0]["input_ids"])
+    assert asked.endswith(STEP + SAME.replace("{own}", "Hence 12 remain"))
+
+
+def test_equal_versions_need_no_question(judge):
+    drafted = Drafted(STEP, 5, "delimiter", own=f" {STEP.upper()}\n")
+    found = judged.run(verifier=SameMeaning(), drafted=drafted, backend=judge.endpoint)["found"]
+    assert found.value == 1.0
+    assert judge.server.generated() == []

@@ -247,10 +247,19 @@ def test_errors_are_the_clients_own_exceptions(client):
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_runtime_that_fails_is_a_502_before_anything_was_sent(pair, url, stream):
-    pair.start_anew(three_steps, lambda turn: 9, lambda seen: FAILS if seen.purpose == "draft" else None)
+    pair.start_anew(three_steps, lambda turn: 9, lambda seen: FAILS if seen.purpose == "score" else None)
     response = post(url, {**ASK, "stream": stream})
     assert response.status == 502
     assert "boom" in refusal(response)["message"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_draft_runtime_that_fails_is_done_without(pair, url, stream):
+    pair.start_anew(three_steps, lambda turn: 9, lambda seen: FAILS if seen.side == "draft" else None)
+    response = post(url, {**ASK, "stream": stream})
+    assert response.status == 200
+    assert "base 3" in response.data.decode()
+    assert "boom" not in response.data.decode()
 
 
 def test_a_runtime_that_fails_in_mid_stream_is_said_in_the_stream(pair, url, client):

@@ -1,0 +1,3 @@
+from tests.reasoning.conftest import pair
+
+__all__ = ["pair"]

@@ -1,0 +1,49 @@
+"""A small evaluation on the scripted pair, and what of its file does not depend on time."""
+
+import json
+
+from specreason_sgl.evaluation.evaluate import Record, evaluate, head_of
+from specreason_sgl.evaluation.problems import Problem
+from specreason_sgl.evaluation.settings import expand
+from tests.reasoning.pair import ENDS, chance
+from tests.scripted import answer
+
+PROBLEMS = [Problem(f"p{i}", f"What is {i} + {i}?", str(2 * i)) for i in range(4)]
+KNOBS = {"temperature": [0.0], "token_budget": [40], "threshold": [5.0], "answer_tokens": [16]}
+TIMES = {"start", "seconds", "cached_tokens", "wasted"}  # `wasted`: what an abort let through
+
+
+def write(side, turn, most):
+    """Steps of some tokens that say something else each time; base and draft agree on some."""
+    dice = chance(turn, side if chance(turn).random() < 0.5 else "both")
+    return f"Step {dice.randrange(10**6)}.", "delimiter", min(dice.randrange(4, 9), most)
+
+
+def digit(turn):
+    return chance("digit", turn).randrange(10)
+
+
+def answers(seen):
+    """The answer to every question is 2."""
+    return answer("\\boxed{2}", ENDS["eos"], completion_tokens=3) if seen.purpose == "answer" else None
+
+
+def run(pair, path, *, modes=("base", "draft", "specreason", "lookahead"), problems=PROBLEMS, **options):
+    """The samples; the record is at `path`."""
+    settings = expand(modes, {**KNOBS, **options.pop("knobs", {})}, reward=options.get("reward"))
+    about = {"samples": options.get("samples", 1), "concurrency": options.get("concurrency", 1)}
+    head = head_of(problems, settings, data="x", draft_model="d", base_model="b", seed=0, **about)
+    with Record(path, head) as record:
+        return evaluate(problems, settings, record, draft=pair.draft, base=pair.base, **options)
+
+
+def timeless(path):
+    """A finished file's lines, sorted, without what depends on time."""
+
+    def strip(value):
+        if isinstance(value, dict):
+            return {key: strip(one) for key, one in value.items() if key not in TIMES}
+        return [strip(one) for one in value] if isinstance(value, list) else value
+
+    head, *lines = path.read_text().splitlines()
+    return [head, *sorted(json.dumps(strip(json.loads(line)), sort_keys=True) for line in lines)]

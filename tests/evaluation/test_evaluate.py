@@ -1,0 +1,296 @@
+"""The runner: what it records, and that it goes on where it was."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from specreason_sgl import Endpoint
+from specreason_sgl.errors import ConfigError, ServerError
+from specreason_sgl.evaluation import evaluate as runner
+from specreason_sgl.evaluation.evaluate import read_run
+from specreason_sgl.evaluation.problems import Problem
+from tests.evaluation.runs import PROBLEMS, answers, digit, run, timeless, write
+from tests.reasoning.pair import chance
+
+
+@pytest.fixture(autouse=True)
+def anew(request):
+    if "pair" in request.fixturenames:
+        request.getfixturevalue("pair").start_anew(write, digit, answers)
+
+
+def test_each_problem_is_solved_with_each_setting_and_graded(pair, tmp_path):
+    found = run(pair, tmp_path / "x.jsonl", samples=2)
+    assert len(found) == len({one.key for one in found}) == 4 * 4 * 2
+    assert {one.problem for one in found if one.right} == {"p1"}
+    assert {one.trace.mode for one in found} == {"base", "draft", "specreason"}
+    assert read_run(tmp_path / "x.jsonl")[1] == found
+
+
+def test_one_at_a_time_every_sample_begins_with_empty_caches(pair, tmp_path):
+    run(pair, tmp_path / "x.jsonl", modes=("base", "draft"), problems=PROBLEMS[:2])
+    paths = [path.partition("?")[0] for path, _ in pair.base_server.requests]
+    assert paths == ["/flush_cache", "/generate", "/generate", "/flush_cache"] * 2
+
+
+def test_more_at_a_time_are_of_one_setting(pair, tmp_path):
+    running, together, lock = set(), set(), threading.Lock()
+    both = threading.Barrier(2, timeout=10)
+
+    def before(seen):
+        if seen.purpose == "answer":
+            with lock:
+                running.add(seen.side)
+            both.wait()  # two are in progress
+            with lock:
+                together.add(frozenset(running))
+            both.wait()
+            running.clear()
+        return answers(seen)
+
+    pair.before = before
+    run(pair, tmp_path / "x.jsonl", modes=("base", "draft"), concurrency=2)
+    assert together == {frozenset({"base"}), frozenset({"draft"})}
+
+
+def test_what_is_in_the_file_is_not_done_again(pair, tmp_path):
+    file = tmp_path / "x.jsonl"
+    first = run(pair, file)
+    text = file.read_text()
+    pair.seen.clear()
+    assert run(pair, file) == first
+    assert (file.read_text(), pair.seen) == (text, [])
+
+
+def test_a_file_cut_off_anywhere_is_completed_to_the_same(pair, tmp_path):
+    whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
+    two = {"modes": ("base", "lookahead")}
+    run(pair, whole, **two)
+    data = whole.read_bytes()
+    ends = [i + 1 for i, byte in enumerate(data) if byte == ord("\n")]
+    rng = random.Random(1)
+    for at in (0, 10, ends[0] - 1, ends[0], ends[0] + 1, ends[3] - 1, *rng.sample(range(len(data)), 4)):
+        cut.write_bytes(data[:at])
+        run(pair, cut, **two)
+        assert timeless(cut) == timeless(whole)
+        assert cut.read_bytes().startswith(data[: max(end for end in [0, *ends] if end <= at)])
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"knobs": {"threshold": [6.0]}}, "settings"),
+        ({"modes": ("base", "draft")}, "settings"),
+        ({"problems": PROBLEMS[:3]}, "problems, problems_sha256"),
+        ({"problems": [*PROBLEMS[:3], Problem("p3", "Else?", "6")]}, "problems_sha256"),
+        ({"samples": 2}, "samples"),
+        ({"concurrency": 2}, "concurrency"),
+    ],
+)
+def test_a_file_of_other_settings_is_refused_and_left_alone(pair, tmp_path, changes, named):
+    file = tmp_path / "x.jsonl"
+    run(pair, file, modes=("paper",))
+    text = file.read_text()
+    with pytest.raises(ConfigError, match=rf"other settings \({named}\)"):
+        run(pair, file, **{"modes": ("paper",), **changes})
+    assert file.read_text() == text
+
+
+@pytest.mark.parametrize("text", ["notes", "notes\n", '{"kind": "else"}\n', "{}\n", "[]\n", "\n"])
+def test_a_file_of_something_else_is_refused_and_left_alone(pair, tmp_path, text):
+    file = tmp_path / "x.jsonl"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match="this is no file of an evaluation"):
+        run(pair, file)
+    with pytest.raises(ConfigError, match="this is no file of an evaluation"):
+        read_run(file)
+    assert file.read_text() == text
+
+
+def test_a_damaged_line_is_named(pair, tmp_path):
+    file = tmp_path / "x.jsonl"
+    run(pair, file, modes=("base",))
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join([*lines[:2], lines[2][:50] + "\n", *lines[3:]]))
+    with pytest.raises(ConfigError, match="line 3"):
+        run(pair, file, modes=("base",))
+
+
+def test_two_cannot_write_the_same_file(pair, tmp_path):
+    file = tmp_path / "x.jsonl"
+    with runner.Record(file, {"kind": runner.KIND}), pytest.raises(ConfigError, match="another evaluation"):
+        run(pair, file)
+
+
+def test_a_failed_sample_is_recorded_left_alone_and_retried_when_asked(pair, tmp_path):
+    file, broken = tmp_path / "x.jsonl", [True]
+
+    def before(seen):
+        if broken[0] and seen.side == "draft":
+            return 400, b'{"error": {"message": "out of order"}}'
+        return answers(seen)
+
+    pair.before = before
+    found = run(pair, file, modes=("base", "draft"))
+    failed = [one for one in found if one.error]
+    assert {one.setting for one in failed} == {"draft"}
+    assert len(failed) == 4
+    assert all(one.right is None and one.trace is None and "out of order" in one.error for one in failed)
+    broken[0] = False
+    assert run(pair, file, modes=("base", "draft")) == found
+    again = run(pair, file, modes=("base", "draft"), retry_failed=True)
+    assert [one.error for one in again] == [None] * 8
+    assert [one for one in again if one.setting == "base"] == [one for one in found if one.setting == "base"]
+    assert read_run(file)[1] != found
+    assert sorted(one.key for one in read_run(file)[1]) == sorted(one.key for one in again)
+
+
+def test_a_sample_that_went_on_without_the_draft_model_is_a_failed_one(pair, tmp_path):
+    """The base model's answer would count for the pair's."""
+
+    def before(seen):
+        if seen.purpose == "draft" and seen.turn.count("\n\n") == 1:
+            return 500, b'{"error": {"message": "out of order"}}'
+        return answers(seen)
+
+    pair.before = before
+    (found,) = run(pair, tmp_path / "x.jsonl", modes=("specreason",), problems=PROBLEMS[1:2])
+    assert found.right is None
+    assert found.error.startswith("ServerError: the draft runtime failed: ")
+    assert found.trace.steps[1].undrafted
+
+
+def test_an_answer_that_cannot_be_graded_is_a_failure_that_keeps_its_trace(pair, tmp_path, monkeypatch):
+    def score(answer):
+        raise ZeroDivisionError
+
+    problem = Problem("p", "q", "1", score=score)
+    (found,) = run(pair, tmp_path / "x.jsonl", modes=("base",), problems=[problem])
+    assert found.right is None
+    assert "scorer failed" in found.error
+    assert found.trace.answer == "\\boxed{2}"
+
+
+def test_a_runtime_that_is_gone_ends_the_run(pair, tmp_path, monkeypatch):
+    monkeypatch.setattr(pair.draft, "base_url", "http://127.0.0.1:9")
+
+    def gone():
+        raise ServerError("gone")
+
+    monkeypatch.setattr(pair.draft, "flush_cache", gone)
+    with pytest.raises(ServerError, match="gone"):
+        run(pair, tmp_path / "x.jsonl")
+    assert read_run(tmp_path / "x.jsonl")[1] == []
+
+
+def test_the_peers_run_on_the_same_servers_and_a_reward_model_judges(pair, tmp_path, scripted):
+    meta = {"prompt_tokens": 5, "completion_tokens": 0}
+    scripted.on_classify = lambda payload: {
+        "embedding": [chance(payload["input_ids"]).random()],
+        "meta_info": meta,
+    }
+    with Endpoint(scripted.url, timeout=20) as reward:
+        found = run(
+            pair, tmp_path / "x.jsonl", modes=("paper", "lookahead", "reward"), problems=PROBLEMS[:1],
+            knobs={"reward_threshold": [0.5]}, reward=reward,
+        )  # fmt: skip
+    assert [one.error for one in found] == [None] * 3
+    rewards = [step.score for step in found[2].trace.steps if step.score is not None]
+    assert len(rewards) == sum(path == "/classify" for path, _ in scripted.requests)
+    assert {step.author for step in found[2].trace.steps} == {"draft", "base"}
+    assert all((step.score >= 0.5) is (step.author == "draft") for step in found[2].trace.steps)
+
+
+FORKS = """
+import json, os, sys
+from specreason_sgl import cli
+from specreason_sgl.evaluation import calibrate, evaluate
+import math_verify, transformers
+for line in sys.stdin:
+    pid = os.fork()
+    if not pid:
+        cli.main(json.loads(line))
+    print(pid, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory):
+    """Runs command lines, each in a process of its own, forked from one that has imported everything."""
+    log = tmp_path_factory.mktemp("command") / "log.txt"
+    with open(log, "w") as file:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": file, "text": True}
+        with subprocess.Popen([sys.executable, "-c", FORKS], **pipes) as parent:
+
+            def start(arguments):
+                parent.stdin.write(json.dumps(arguments) + "\n")
+                parent.stdin.flush()
+                return int(parent.stdout.readline())
+
+            def finish():
+                """The exit status, past what the command printed; and what it said on standard error."""
+                for line in iter(parent.stdout.readline, ""):
+                    if line.strip().removeprefix("-").isdigit():
+                        return int(line), log.read_text()
+                raise AssertionError(log.read_text())
+
+            yield start, finish
+            parent.stdin.close()
+
+
+def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(pair, tmp_path, command):
+    start, finish = command
+    data = tmp_path / "problems.jsonl"
+    rows = [{"id": one.id, "question": one.question, "answer": one.answer} for one in PROBLEMS]
+    data.write_text("\n".join(map(json.dumps, rows)))
+    urls = ["--draft-url", pair.draft_server.url, "--base-url", pair.base_server.url]
+    modes = ["--modes", "base,draft,pipelined,lookahead", "--threshold", "3,6"]
+    small = ["--temperature", "0", "--token-budget", "40", "--answer-tokens", "16"]
+    fixed = ["eval", "--data", str(data), *urls, *modes, *small]
+    count, kill_at, pid = 0, None, 0
+    lock, started = threading.Lock(), threading.Event()
+
+    def before(seen):
+        nonlocal count
+        with lock:
+            count += 1
+            if count == kill_at:
+                started.wait(10)
+                os.kill(pid, signal.SIGKILL)
+        return answers(seen)
+
+    pair.before = before
+    whole, torn = tmp_path / "whole.jsonl", tmp_path / "torn.jsonl"
+    start([*fixed, "--out", str(whole)])
+    assert finish()[0] == 0
+    total, rng = count, random.Random(2)
+    for _ in range(3):  # too few requests each time for all of it
+        count, kill_at = 0, rng.randrange(total // 8, total // 3)
+        started.clear()
+        pid = start([*fixed, "--out", str(torn)])
+        started.set()
+        assert finish()[0] == -signal.SIGKILL
+    kill_at = None
+    start([*fixed, "--out", str(torn)])
+    assert finish()[0] == 0
+    assert timeless(torn) == timeless(whole)
+
+
+def test_the_command_says_what_failed(pair, tmp_path, command):
+    start, finish = command
+    pair.before = lambda seen: (400, b'{"error": {"message": "out of order"}}')
+    data = tmp_path / "problems.jsonl"
+    data.write_text('{"question": "q", "answer": "1"}')
+    urls = ["--draft-url", pair.draft_server.url, "--base-url", pair.base_server.url]
+    start(["eval", "--data", str(data), "--out", str(tmp_path / "x.jsonl"), "--modes", "base", *urls])
+    code, said = finish()
+    assert code == 1
+    assert "1 of 1 samples failed" in said
+    assert "Traceback" not in said

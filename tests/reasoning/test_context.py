@@ -1,0 +1,148 @@
+"""A chain of thought that fills a model's context is ended in order, not by a server's refusal."""
+
+import pytest
+
+from specreason_sgl import SpecReasonConfig, solve_alone
+from specreason_sgl.errors import ContextLengthExceeded
+from specreason_sgl.reasoning.verifiers import QUESTION, SAME, SameMeaning
+from tests.reasoning.test_degrade import steps_of
+from tests.reasoning.test_pipelined import check_books, what_was_decided
+
+
+def tokens_of(pair, text: str) -> int:
+    return len(pair.base.tokenizer.encode(text, add_special_tokens=False))
+
+
+def endless(pair):
+    """Steps that never end the thinking, cut where fewer tokens are asked for."""
+    plain = steps_of(10_000)
+
+    def write(side, turn, most):
+        text, end, _ = plain(side, turn, most)
+        ids = pair.base.tokenizer.encode(text, add_special_tokens=False)
+        if len(ids) > most:
+            return pair.base.tokenizer.decode(ids[:most]), "length", most
+        return text, end, len(ids)
+
+    return write
+
+
+@pytest.fixture
+def contexts(pair, monkeypatch):
+    """Gives the models contexts of so many tokens beyond the prompt; no request may exceed them."""
+    pair.start_anew(steps_of(1), lambda turn: 9)
+    pair.solve()
+    prompt = len(pair.draft_server.generated()[0]["input_ids"])
+    lengths = {}
+
+    def set_to(**beyond):
+        for side, tokens in beyond.items():
+            lengths[side] = prompt + tokens
+            monkeypatch.setattr(getattr(pair, side), "context_length", prompt + tokens)
+
+    yield set_to
+    for side, length in lengths.items():
+        for one in getattr(pair, f"{side}_server").generated():
+            most = one["sampling_params"]["max_new_tokens"]
+            assert len(one["input_ids"]) < length
+            assert len(one["input_ids"]) + most <= length
+
+
+SETTINGS = {"token_budget": 10_000, "answer_tokens": 20, "step_tokens": 30}
+
+
+@pytest.mark.parametrize("digit", [9, 0])
+def test_the_thinking_ends_while_the_answer_has_room(pair, contexts, digit):
+    contexts(base=300)
+    found = []
+    for lookahead in (0, 1, 3):
+        pair.start_anew(endless(pair), lambda turn: digit)
+        trace = pair.solve(**SETTINGS, lookahead=lookahead)
+        check_books(pair, trace)
+        found.append(what_was_decided(trace))
+    assert (trace.stop, bool(trace.answer)) == ("context", True)
+    assert found == [found[0]] * 3
+    written = tokens_of(pair, trace.reasoning)
+    assert 300 - 20 - 32 - 30 <= written <= 300 - 20
+    (answer,) = [
+        one for one in pair.base_server.generated()
+        if pair.base.tokenizer.decode(one["input_ids"]).endswith("Final answer:")
+    ]  # fmt: skip
+    assert answer["sampling_params"]["max_new_tokens"] == 20
+
+
+def test_a_run_can_stop_there_without_an_answer(pair, contexts):
+    contexts(base=200)
+    pair.start_anew(endless(pair), lambda turn: 9)
+    trace = pair.solve(**SETTINGS, at_budget="stop")
+    assert (trace.stop, trace.answer, trace.answer_call) == ("context", "", None)
+
+
+@pytest.mark.parametrize("lookahead", [0, 2])
+def test_the_base_model_goes_on_where_the_drafts_context_ends(pair, contexts, lookahead):
+    contexts(draft=150)
+    pair.start_anew(steps_of(40), lambda turn: 9)
+    trace = pair.solve(**SETTINGS, lookahead=lookahead)
+    authors = [step.author for step in trace.steps]
+    change = authors.index("base")
+    assert set(authors[:change]) == {"draft"}
+    assert set(authors[change:]) == {"base"}
+    assert {step.undrafted for step in trace.steps[change:]} == {"the draft model's context is full"}
+    assert len(authors) == 40
+    assert pair.draft.breaker.ask() == "closed"  # it is in order
+
+
+def test_a_drafted_step_that_leaves_no_room_for_the_answer_is_rejected_unread(pair, contexts):
+    contexts(base=120)
+    long = "x1 " * 27
+    assert 120 - 20 - 32 < tokens_of(pair, long) < 120 - tokens_of(pair, QUESTION)  # it could be asked about
+
+    def write(side, turn, most):
+        return (long, "eos", 10) if side == "draft" else ("base", "eos", 3)
+
+    pair.start_anew(write, lambda turn: 9)
+    trace = pair.solve(**SETTINGS)
+    assert [(step.text, step.score, step.rejected) for step in trace.steps] == [("base", None, long)]
+    assert not pair.of("score")
+
+
+def test_a_comparison_that_does_not_fit_leaves_the_base_models_own_step(pair, contexts):
+    contexts(base=120)
+    drafted, own = "x1 " * 20, "y2 " * 20
+    assert 2 * tokens_of(pair, drafted) + tokens_of(pair, SAME) > 120 > tokens_of(pair, drafted) + 20 + 32
+
+    def write(side, turn, most):
+        return (drafted if side == "draft" else own), "eos", 10
+
+    pair.start_anew(write, lambda turn: 0)
+    trace = pair.solve(**{**SETTINGS, "step_tokens": 60}, verifier=SameMeaning(), threshold=0.5)
+    assert [(step.text, step.score, step.rejected) for step in trace.steps] == [(own, None, drafted)]
+    assert len(pair.of("rewrite")) == 1
+    check_books(pair, trace)
+
+
+def test_a_model_alone_leaves_room_for_its_answer(pair, contexts):
+    contexts(base=200)
+    pair.start_anew(lambda side, turn, most: ("Some text.", "length", most), lambda turn: 9)
+    config = SpecReasonConfig(temperature=0, **SETTINGS)
+    trace = solve_alone("q", endpoint=pair.base, config=config)
+    assert (trace.stop, bool(trace.answer)) == ("context", True)
+    first, second = pair.base_server.generated()
+    assert first["sampling_params"]["max_new_tokens"] == 200 - 20 - 32
+    assert second["sampling_params"]["max_new_tokens"] == 20
+
+
+def test_a_question_that_does_not_fit_is_one_error(pair, contexts):
+    contexts(base=0)
+    pair.start_anew(steps_of(3), lambda turn: 9)
+    with pytest.raises(ContextLengthExceeded, match="longer than the context"):
+        pair.solve()
+    assert not pair.base_server.generated()
+
+
+def test_a_small_context_is_shared_with_the_answer(pair, contexts):
+    contexts(base=40)
+    pair.start_anew(endless(pair), lambda turn: 9)
+    trace = pair.solve(**{**SETTINGS, "answer_tokens": 500})
+    assert trace.steps
+    assert trace.answer

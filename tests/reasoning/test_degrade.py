@@ -1,0 +1,242 @@
+"""A draft runtime that fails, or drafts for nothing, costs speed and never the run."""
+
+import json
+import logging
+import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import urllib3
+
+from specreason_sgl import Cancel, Endpoint, SpecReasonConfig, solve
+from specreason_sgl.errors import RequestAborted
+from specreason_sgl.lang import breaker as breaker_module
+from specreason_sgl.lang.breaker import Breaker
+from specreason_sgl.reasoning.acceptance import is_paused
+from specreason_sgl.reasoning.trace import Step
+from specreason_sgl.reasoning.verifiers import QUESTION
+from tests.reasoning.pair import Pair, aborted
+from tests.reasoning.test_pipelined import check_books, what_was_decided
+from tests.scripted import ScriptedServer, answer, wait_until
+
+
+def steps_of(last: int):
+    """Each step says who wrote it and its number; the last ends the turn."""
+
+    def write(side, turn, most):
+        number = turn.count("\n\n") + 1
+        return f"{side} {number}", "eos" if number == last else "delimiter", 3
+
+    return write
+
+
+def number_of(seen) -> int:
+    return seen.turn.removesuffix(QUESTION).count("\n\n") + 1
+
+
+def hang_up(handler):
+    handler.close_connection = True
+    handler.connection.close()
+
+
+def half(handler):
+    handler.send_response(200)
+    handler.send_header("Content-Length", "100")
+    handler.end_headers()
+    handler.wfile.write(b'{"text": "ha')
+    handler.close_connection = True
+
+
+FAULTS = {
+    "an error": (500, b'{"error": {"message": "boom"}}'),
+    "too busy": (503, b"busy"),
+    "too many requests": (429, b""),
+    "refused": (401, b"{}"),
+    "bytes": (200, b"\xff\xfe\x00garbage"),
+    "a page": (200, b"<html>"),
+    "deep JSON": (200, b"[" * 100_000),
+    "other JSON": (200, b'{"text": "x"}'),
+    "numbers for a text": (200, json.dumps(answer(7)).encode()),
+    "a list": (200, json.dumps([answer("x")]).encode()),
+    "counts that are none": (200, json.dumps(answer("x", completion_tokens="3")).encode()),
+    "half an answer": half,
+    "a broken connection": hang_up,
+    "an abort": aborted(0),
+}
+
+
+@pytest.mark.parametrize("lookahead", [0, 2])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_base_model_goes_on_without_a_draft_that_fails(pair, caplog, fault, lookahead):
+    def before(seen):
+        return FAULTS[fault] if seen.purpose == "draft" and number_of(seen) == 2 else None
+
+    pair.start_anew(steps_of(5), lambda turn: 9, before)
+    with caplog.at_level(logging.WARNING, "specreason_sgl"):
+        trace = pair.solve(lookahead=lookahead)
+    # Step 2 fails, 3 and 4 are the pause, 5 is drafted again.
+    assert trace.reasoning == "draft 1\n\nbase 2\n\nbase 3\n\nbase 4\n\ndraft 5"
+    assert trace.answer
+    assert trace.steps[1].undrafted.startswith("the draft runtime failed: ")
+    assert pair.draft.base_url in trace.steps[1].undrafted
+    assert trace.steps[2].undrafted == "a pause after the draft runtime failed"
+    assert [step.undrafted for step in trace.steps[::4]] == [None, None]
+    said = [record.message for record in caplog.records]
+    assert any("is left alone for 2 steps" in one for one in said)
+    assert said[-1] == "draft is back"
+    wait_until(lambda: pair.draft.in_flight() == pair.base.in_flight() == 0)
+
+
+def test_a_draft_that_hangs_is_given_up_and_aborted(pair):
+    hung = []
+
+    def before(seen):
+        if seen.purpose != "draft" or number_of(seen) > 1:
+            return None
+        hung.append(seen.rid)
+        wait_until(lambda: seen.rid in pair.aborted())
+        return aborted()
+
+    pair.start_anew(steps_of(4), lambda turn: 9, before)
+    trace = pair.solve(lookahead=1, draft_timeout=0.3)
+    assert trace.reasoning == "base 1\n\nbase 2\n\nbase 3\n\ndraft 4"
+    assert len(hung) == 1
+    assert trace.steps[0].calls[-1].start >= 0.3
+    assert re.search(r"did not answer within 0\.(3|29\d*) s", trace.steps[0].undrafted)
+
+
+def test_candidates_are_given_up_together(pair):
+    failed = []
+
+    def before(seen):
+        if seen.purpose == "draft" and not failed:
+            failed.append(seen)
+            return FAULTS["an error"]
+        return None
+
+    pair.start_anew(steps_of(1), lambda turn: 9, before)
+    trace = pair.solve(candidates=3)
+    assert trace.reasoning == "base 1"
+    check_books(pair, trace)
+
+
+def test_a_draft_server_that_is_gone(chatml_folder):
+    with ScriptedServer(chatml_folder) as base_server, Endpoint(base_server.url, timeout=20) as base:
+        with ScriptedServer(chatml_folder) as draft_server:
+            draft = Endpoint(draft_server.url, timeout=20)
+        draft._pool = urllib3.connection_from_url("http://127.0.0.1:9")  # nobody is there
+        pair = Pair(draft_server, base_server, draft, base)
+        pair.start_anew(steps_of(3), lambda turn: 9)
+        trace = pair.solve()
+    assert trace.reasoning == "base 1\n\nbase 2\n\nbase 3"
+    assert "the draft runtime failed" in trace.steps[0].undrafted
+
+
+def test_a_cancelled_run_is_not_gone_on_with(pair):
+    cancel = Cancel()
+
+    def before(seen):
+        threading.Thread(target=cancel).start()
+        wait_until(lambda: seen.rid in pair.aborted())
+        return aborted()
+
+    pair.start_anew(steps_of(3), lambda turn: 9, before)
+    with pytest.raises(RequestAborted):
+        pair.solve(cancel=cancel)
+    assert not pair.of("rewrite")
+
+
+def test_runs_at_once_share_what_they_know_of_a_dead_runtime(pair):
+    """One run meets the failure; of the others, which begin after it, only a trial asks again."""
+    pair.start_anew(
+        steps_of(3), lambda turn: 9, lambda seen: FAULTS["an error"] if seen.side == "draft" else None
+    )
+    pair.solve()
+    asked = len(pair.of("draft"))
+    config = SpecReasonConfig(temperature=0, token_budget=60)
+    with ThreadPoolExecutor(16) as pool:
+        runs = [
+            pool.submit(solve, f"q{i}", draft=pair.draft, base=pair.base, config=config) for i in range(64)
+        ]
+        traces = [run.result() for run in runs]
+    assert all(trace.reasoning == "base 1\n\nbase 2\n\nbase 3" for trace in traces)
+    # 192 steps: pauses of 2, 4, 8, 16 and then 32 steps.
+    assert len(pair.of("draft")) - asked <= 3 + 192 / 32 + 1
+
+
+def test_a_trial_doubles_the_pause_and_success_ends_it(monkeypatch):
+    one = Breaker("x")
+    assert one.ask() == "closed"
+    one.failed(OSError("a"), trial=False)
+    one.failed(OSError("b"), trial=False)  # it was on its way
+    assert [one.ask() for _ in range(4)] == ["open", "open", "trial", "open"]
+    one.failed(OSError("c"), trial=True)
+    assert [one.ask() for _ in range(5)] == ["open"] * 4 + ["trial"]
+    one.untried()
+    assert one.ask() == "trial"
+    assert one.within(60) == 15
+    one.succeeded()
+    assert (one.ask(), one.within(60)) == ("closed", 60)
+    one.failed(OSError("d"), trial=False)
+    monkeypatch.setattr(breaker_module.time, "monotonic", lambda: 1e12)
+    assert one.ask() == "trial"  # the time of a pause is over as well
+
+
+@pytest.mark.parametrize("lookahead", [0, 1, 3])
+def test_drafting_pauses_after_rejections_and_is_tried_again(pair, lookahead):
+    pair.start_anew(steps_of(30), lambda turn: 0)
+    trace = pair.solve(lookahead=lookahead, token_budget=1000)
+    drafted = [i for i, step in enumerate(trace.steps, 1) if step.rejected is not None]
+    assert drafted == [1, 2, 3, 8, 17]  # pauses of 4, 8 and 16 steps
+    assert trace.steps[3].undrafted == "a pause after rejections"
+    assert len(trace.steps) == 30
+    check_books(pair, trace)
+
+
+def test_a_kept_step_pays_for_rejected_ones(pair):
+    kept = {1, 2, 9}
+
+    def digit(turn):
+        return 9 if int(turn.split()[-1]) in kept else 0
+
+    pair.start_anew(steps_of(20), digit)
+    trace = pair.solve(token_budget=1000)
+    fates = "".join("k" if s.author == "draft" else "-" if s.undrafted else "r" for s in trace.steps)
+    assert fates == "kkrrrrrrkrrr----r---"
+    pair.start_anew(steps_of(20), digit)
+    trace = pair.solve(token_budget=1000, patience=0)
+    assert not any(step.undrafted for step in trace.steps)
+
+
+def test_a_salvaged_head_is_neither_kept_nor_rejected():
+    rejected = Step("a", "base", "delimiter", 1, 0.0, rejected="b")
+    both = Step("a", "both", "delimiter", 1, 0.0, rejected="b", head=1)
+    assert is_paused([rejected] * 3, 3)
+    assert not is_paused([rejected] * 2 + [both] * 5, 3)
+    assert not is_paused([rejected] * 9, 0)
+
+
+def test_a_draft_always_rejected_is_drafted_for_few_steps():
+    """What the pause costs at most, whatever the draft and the score take: a share of the steps."""
+    steps = []
+    for _ in range(200):
+        rejected = None if is_paused(steps, 3) else "x"
+        steps.append(Step("a", "base", "delimiter", 1, rejected=rejected))
+    assert sum(step.rejected is not None for step in steps) <= 0.05 * len(steps)
+
+
+@pytest.mark.parametrize("lookahead", [1, 2, 4])
+def test_the_same_failures_at_the_same_steps_are_the_same_run(pair, lookahead):
+    def before(seen):
+        return FAULTS["an error"] if seen.purpose == "draft" and number_of(seen) in (2, 5, 12) else None
+
+    def digit(turn):
+        return 0 if int(turn.split()[-1]) in (6, 7) else 9
+
+    pair.start_anew(steps_of(18), digit, before)
+    expected = pair.solve(token_budget=1000)
+    pair.start_anew(steps_of(18), digit, before)
+    trace = pair.solve(token_budget=1000, lookahead=lookahead, eager_rewrite=lookahead == 2)
+    assert what_was_decided(trace) == what_was_decided(expected)
+    assert {step.author for step in trace.steps} == {"draft", "base"}

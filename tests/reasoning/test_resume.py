@@ -1,0 +1,223 @@
+"""The base model's runtime is needed: it is waited for, and what was done before it failed is not lost."""
+
+import json
+import re
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from specreason_sgl import Cancel, Endpoint, Trace, cli
+from specreason_sgl.errors import ConfigError, DeadlineExceeded, RequestAborted, ServerError
+from specreason_sgl.reasoning.acceptance import FixedShare
+from specreason_sgl.reasoning.verifiers import SameMeaning
+from tests.reasoning.pair import Pair, aborted
+from tests.reasoning.test_degrade import half, hang_up, number_of, steps_of
+from tests.reasoning.test_pipelined import check_books, what_was_decided
+from tests.scripted import ScriptedServer, wait_until
+
+FAILS = (500, b'{"error": {"message": "boom"}}')
+PHASES = ["score", "rewrite", "answer"]
+
+
+def digit(turn):
+    return 0 if turn.endswith("draft 2") else 9
+
+
+def at(phase: str, reply, times: float = float("inf")):
+    """The base's requests of a phase, from the second step on, get this reply so many times."""
+    count = []
+
+    def before(seen):
+        if seen.purpose == phase and number_of(seen) > 1 and len(count) < times:
+            count.append(seen)
+            return reply
+        return None
+
+    return before
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("reply", [hang_up, half, (503, b"busy")], ids=["gone", "half an answer", "busy"])
+def test_the_base_runtime_is_waited_for(pair, phase, reply):
+    pair.start_anew(steps_of(3), digit)
+    expected = pair.solve()
+    pair.start_anew(steps_of(3), digit, at(phase, reply, times=4))
+    assert what_was_decided(pair.solve()) == what_was_decided(expected)
+    assert pair.draft.in_flight() == pair.base.in_flight() == 0
+
+
+@pytest.mark.parametrize("lookahead", [0, 2])
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_run_that_failed_is_gone_on_with(pair, phase, lookahead):
+    pair.start_anew(steps_of(4), digit)
+    expected = pair.solve()
+    pair.start_anew(steps_of(4), digit, at(phase, FAILS))
+    with pytest.raises(ServerError, match="boom") as raised:
+        pair.solve(lookahead=lookahead)
+    partial = raised.value.trace
+    assert partial.stop == "failed"
+    assert Trace.from_json(partial.to_json()) == partial
+    done = len(partial.steps)
+    assert done == (4 if phase == "answer" else 1)
+    pair.start_anew(steps_of(4), digit)
+    trace = pair.solve(lookahead=lookahead, resume=Trace.from_json(partial.to_json()))
+    assert what_was_decided(trace) == what_was_decided(expected)
+    assert trace.steps[:done] == partial.steps
+    assert trace.seconds >= partial.seconds
+    assert all(call.start >= partial.seconds for step in trace.steps[done:] for call in step.calls)
+    assert not [one for one in pair.of("draft") if number_of(one) <= done]
+
+
+@pytest.mark.parametrize("lookahead", [0, 2])
+def test_a_run_that_failed_at_the_base_models_own_step_is_gone_on_with(pair, lookahead):
+    config = {"verifier": SameMeaning(), "threshold": 0.5, "lookahead": lookahead}
+    digit = lambda turn: 0 if "draft 3\n\nThe same" in turn else 9  # noqa: E731; 9 is a Yes
+    pair.start_anew(steps_of(4), digit)
+    expected = pair.solve(**config)
+    assert expected.reasoning == "draft 1\n\ndraft 2\n\nbase 3\n\ndraft 4"
+    pair.start_anew(steps_of(4), digit, at("rewrite", FAILS))
+    with pytest.raises(ServerError, match="boom") as raised:
+        pair.solve(**config)
+    assert len(raised.value.trace.steps) == 1
+    pair.start_anew(steps_of(4), digit)
+    assert what_was_decided(pair.solve(**config, resume=raised.value.trace)) == what_was_decided(expected)
+
+
+def test_a_rule_that_compares_steps_knows_those_before_the_failure(pair):
+    rule = FixedShare(0.5)
+    pair.start_anew(steps_of(7), digit)
+    expected = pair.solve(threshold=rule, patience=0)
+    fails = lambda seen: FAILS if seen.purpose == "score" and number_of(seen) == 4 else None  # noqa: E731
+    pair.start_anew(steps_of(7), digit, fails)
+    with pytest.raises(ServerError) as raised:
+        pair.solve(threshold=rule, patience=0)
+    pair.start_anew(steps_of(7), digit)
+    trace = pair.solve(threshold=rule, patience=0, resume=raised.value.trace)
+    assert len(raised.value.trace.steps) == 3
+    assert what_was_decided(trace) == what_was_decided(expected)
+
+
+def test_what_ended_otherwise_has_its_trace_too(pair):
+    def hanging(seen):
+        if seen.purpose == "draft" and number_of(seen) == 2:
+            wait_until(lambda: seen.rid in pair.aborted())
+            return aborted()
+        return None
+
+    pair.start_anew(steps_of(4), digit, hanging)
+    with pytest.raises(DeadlineExceeded) as raised:
+        pair.solve(timeout=0.5)
+    assert [step.text for step in raised.value.trace.steps] == ["draft 1"]
+
+    pair.start_anew(steps_of(4), digit, hanging)
+    cancel = Cancel()
+    with pytest.raises(RequestAborted) as raised:
+        pair.solve(cancel=cancel, on_step=lambda step: threading.Timer(0.1, cancel).start())
+    assert [step.text for step in raised.value.trace.steps] == ["draft 1"]
+
+    def interrupted(step):
+        raise KeyboardInterrupt
+
+    pair.start_anew(steps_of(4), digit)
+    with pytest.raises(KeyboardInterrupt) as raised:
+        pair.solve(on_step=interrupted)
+    assert [step.text for step in raised.value.trace.steps] == ["draft 1"]
+
+
+def test_only_a_run_of_the_same_question_that_failed_is_gone_on_with(pair):
+    pair.start_anew(steps_of(3), digit)
+    whole = pair.solve()
+    with pytest.raises(ConfigError, match="nothing to go on with"):
+        pair.solve(resume=whole)
+    pair.start_anew(steps_of(3), digit, at("answer", FAILS))
+    with pytest.raises(ServerError) as raised:
+        pair.solve()
+    with pytest.raises(ConfigError, match="another delimiter"):
+        pair.solve(resume=raised.value.trace, delimiter="\n")
+    with pytest.raises(ConfigError, match="another question"):
+        pair.solve(resume=replace(raised.value.trace, question="other"))
+
+
+@pytest.fixture
+def command_line(pair, capsys, monkeypatch, tmp_path):
+    """`solve` in this process; returns the exit status and what it printed."""
+    monkeypatch.chdir(tmp_path)
+    urls = ["--draft-url", pair.draft.base_url, "--base-url", pair.base.base_url]
+    sampling = ["--temperature", "0", "--token-budget", "60", "--verifier", "score", "--instruction", ""]
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["solve", *arguments, *urls, *sampling])
+        printed = capsys.readouterr()
+        return ended.value.code or 0, printed.out, printed.err
+
+    return run
+
+
+def test_the_command_line_saves_the_trace_and_goes_on_from_it(pair, command_line):
+    pair.start_anew(steps_of(4), digit, at("rewrite", FAILS))
+    code, _, said = command_line("How many?")
+    assert code == 1
+    found = re.fullmatch(r"error: .*boom; 1 steps are saved: specreason-sgl solve --resume (\S+)\n", said)
+    saved = Path(found[1])
+    assert Trace.from_json(saved.read_text()).question == "How many?"
+    pair.start_anew(steps_of(4), digit)
+    code, out, said = command_line("--resume", str(saved), "--json")
+    assert (code, said) == (0, "")
+    assert Trace.from_json(out).reasoning == "draft 1\n\nbase 2\n\ndraft 3\n\ndraft 4"
+    code, _, said = command_line("--resume", str(saved), "--patience", "0")
+    assert (code, said) == (0, "patience was 3, and is 0 now\n")
+
+
+def test_what_cannot_be_gone_on_with_is_said(pair, command_line, tmp_path):
+    pair.start_anew(steps_of(2), digit)
+    _, out, _ = command_line("q", "--json")
+    whole = tmp_path / "whole.json"
+    whole.write_text(out)
+    odd = tmp_path / "odd.json"
+    odd.write_text("[" * 100_000)
+    for arguments, says in (
+        (["--resume", str(whole)], "whole.json is not the trace of one run that failed"),
+        (["q", "--resume", str(whole)], "give a problem or --resume, not both"),
+        (["--resume", str(tmp_path / "none")], "none cannot be read"),
+        (["--resume", str(odd)], "odd.json, line 1: this is not a trace"),
+        ([], "the question is empty"),
+    ):
+        code, _, said = command_line(*arguments)
+        assert (code, len(said.splitlines())) == (2, 1)
+        assert says in said
+
+
+def test_a_folder_that_cannot_be_written_to_is_not_the_end(pair, command_line, tmp_path, monkeypatch):
+    real = Path.write_text
+
+    def write_text(self, *arguments, **options):
+        if self.parent == tmp_path:
+            raise PermissionError
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "write_text", write_text)
+    pair.start_anew(steps_of(4), digit, at("rewrite", FAILS))
+    _, _, said = command_line("q")
+    saved = Path(said.rpartition(" ")[2].strip())
+    assert saved.parent != tmp_path
+    assert json.loads(saved.read_text())["stop"] == "failed"
+    saved.unlink()
+
+
+def test_a_base_server_that_is_gone_for_good_is_one_error(chatml_folder):
+    with ScriptedServer(chatml_folder) as draft_server, ScriptedServer(chatml_folder) as base_server:
+        draft = Endpoint(draft_server.url, timeout=20)
+        base = Endpoint(base_server.url, timeout=20, retry_for=0.2)
+        pair = Pair(draft_server, base_server, draft, base)
+        pair.start_anew(steps_of(3), digit, at("score", hang_up))
+        with pytest.raises(ServerError, match="tried") as raised:
+            pair.solve()
+    assert len(raised.value.trace.steps) == 1
+
+
+def test_the_books_of_a_run_with_a_failed_draft_balance(pair):
+    pair.start_anew(steps_of(6), digit, lambda seen: FAILS if seen.purpose == "draft" else None)
+    check_books(pair, pair.solve(lookahead=2))
