@@ -10,10 +10,7 @@ from specreason_sgl.reasoning.acceptance import FixedShare
 from specreason_sgl.reasoning.verifiers import BUILT_IN, Drafted, Judgement, Likelihood, YesNo, judgement
 from tests.scripted import wait_until
 
-QUESTIONS = [
-    "Natalia sold 48 clips in April and half as many in May. How many clips did she sell altogether?",
-    "What is 17 + 25?",
-]
+QUESTION = "Natalia sold 48 clips in April and half as many in May. How many clips did she sell altogether?"
 
 
 def running(url: str) -> int:
@@ -21,16 +18,15 @@ def running(url: str) -> int:
     return sum(one["num_running_reqs"] + one["num_waiting_reqs"] for one in loads)
 
 
-@pytest.mark.parametrize("question", QUESTIONS)
-def test_every_lookahead_writes_the_same_steps(pair, draft, base, question):
+def test_every_lookahead_writes_the_same_steps(pair, draft, base):
     def run(lookahead):
         # What is cached decides what is computed together, and so the last bits: all begin alike.
         draft.flush_cache()
         base.flush_cache()
         config = SpecReasonConfig(
-            temperature=0, threshold=FixedShare(0.6), token_budget=80, step_tokens=30, lookahead=lookahead
+            temperature=0, threshold=FixedShare(0.6), token_budget=60, step_tokens=20, lookahead=lookahead
         )
-        trace = solve(question, draft=draft, base=base, config=config)
+        trace = solve(QUESTION, draft=draft, base=base, config=config)
         # An aborted request ends at the next token, not later.
         wait_until(lambda: running(pair.draft.url) == running(pair.base.url) == 0, 3)
         return trace

@@ -61,7 +61,7 @@ def test_the_trace_is_the_conversation_byte_for_byte(draft, base):
 @pytest.mark.parametrize(
     ("settings", "authors"),
     [
-        ({"first_base_steps": 7, "threshold": 0}, {"draft", "base"}),  # then every drafted step is kept
+        ({"first_base_steps": 4, "threshold": 0}, {"draft", "base"}),  # then every drafted step is kept
         (
             {"threshold": 9, "verifier": UtilityScore(read="average"), "patience": 0},
             {"base"},
@@ -72,7 +72,7 @@ def test_what_a_runtime_has_seen_comes_from_its_cache(pair, record_property, set
     with RecordingEndpoint(pair.draft.url) as draft, RecordingEndpoint(pair.base.url) as base:
         draft.flush_cache()
         base.flush_cache()
-        config = SpecReasonConfig(temperature=0, token_budget=160, step_tokens=12, lookahead=0, **settings)
+        config = SpecReasonConfig(temperature=0, token_budget=100, step_tokens=12, lookahead=0, **settings)
         trace = solve(QUESTIONS[0], draft=draft, base=base, config=config)
         assert len(trace.steps) >= 8
         assert {step.author for step in trace.steps} == authors
@@ -100,7 +100,7 @@ def test_a_score_costs_the_server_one_request_of_one_token(pair, base):
 
 def test_score_decides_as_select_does(base):
     differ = []
-    for context in contexts(50)[::2]:
+    for context in contexts(50)[::5]:
         ours = judged.run(context=context, how="score", backend=base)
         theirs = judged.run(context=context, how="select", backend=base)
         if ours["x"] != theirs["x"]:
@@ -109,7 +109,7 @@ def test_score_decides_as_select_does(base):
     print("disagreements:", differ)
     # The two ask with different batch shapes, whose arithmetic differs: only near ties may flip.
     assert all(second / first > 0.9 for *_, (second, first) in differ), differ
-    assert len(differ) <= 2
+    assert len(differ) <= 1
 
 
 @pytest.mark.parametrize("side", ["draft", "base"])

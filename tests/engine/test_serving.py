@@ -101,7 +101,7 @@ def test_wrong_requests_are_told_apart(client):
     with pytest.raises(openai.NotFoundError, match="no model"):
         client.chat.completions.create(model="other", messages=asked("q")["messages"])
     with pytest.raises(openai.BadRequestError, match="context"):
-        client.chat.completions.create(**asked("word " * 9000))
+        client.chat.completions.create(**asked("word " * 40000))
 
 
 @pytest.mark.parametrize("stream", [True, False])
