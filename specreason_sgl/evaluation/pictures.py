@@ -28,13 +28,20 @@ _BINS = 20
 _TITLES = {"specreason": "draft and base together", "base": "base alone", "draft": "draft alone"}
 
 
+class Picture(Figure):
+    """A figure that a notebook shows, without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        return png(self)
+
+
 def png(figure: Figure) -> bytes:
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=120)
     return file.getvalue()
 
 
-def all_of(rows: Sequence[Row], groups: Sequence[Group]) -> Iterator[tuple[str, str, Figure]]:
+def all_of(rows: Sequence[Row], groups: Sequence[Group]) -> Iterator[tuple[str, str, Picture]]:
     """Title, explanation and picture, of those that there is something to show in."""
     yield "Accuracy against latency", "Bars are 95 % intervals. Up and left is better.", trade_off(rows)
     yield (
@@ -70,12 +77,12 @@ def _styles(settings: Sequence[Row | Group]) -> list[dict[str, Any]]:
     ]
 
 
-def timeline(*traces: Trace) -> Figure:
+def timeline(*traces: Trace) -> Picture:
     """What each model did when, of one run or of several below each other on the same seconds. A number is
     that of the step that a request was made for."""
     lanes = [("draft", "base") if one.mode == "specreason" else (one.mode,) for one in traces]
     heights = [len(sides) for sides in lanes]
-    figure = Figure(figsize=(9, 0.8 + 0.4 * len(traces) + 0.5 * sum(heights)), layout="constrained")
+    figure = Picture(figsize=(9, 0.8 + 0.4 * len(traces) + 0.5 * sum(heights)), layout="constrained")
     panels = figure.subplots(len(traces), sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     seen: dict[str, Any] = {}
     end = max(trace.seconds for trace in traces)
@@ -134,10 +141,10 @@ def _side_by_side(bars: Sequence[tuple[Call, str, int]]) -> list[tuple[Call, str
     return found
 
 
-def calibration(found: Calibration) -> Figure:
+def calibration(found: Calibration) -> Picture:
     """How well each verifier tells good from bad, and the share of steps that each threshold of the chosen
     one keeps."""
-    figure = Figure(figsize=(9, 4), layout="constrained")
+    figure = Picture(figsize=(9, 4), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     names = [row["verifier"] for row in found.table]
     pairs = {"corrupted": ("steps, and copies with a wrong digit", DRAFT, -0.15),
@@ -165,8 +172,8 @@ def calibration(found: Calibration) -> Figure:
     return figure
 
 
-def trade_off(rows: Sequence[Row]) -> Figure:
-    figure = Figure(figsize=(9, 5), layout="constrained")
+def trade_off(rows: Sequence[Row]) -> Picture:
+    figure = Picture(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
     for row, style in zip(rows, _styles(rows), strict=True):
         x, y = row.seconds, row.right
@@ -182,8 +189,8 @@ def trade_off(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def where_time_goes(groups: Sequence[Group]) -> Figure:
-    figure = Figure(figsize=(9, 1.4 + 0.4 * len(groups)), layout="constrained")
+def where_time_goes(groups: Sequence[Group]) -> Picture:
+    figure = Picture(figsize=(9, 1.4 + 0.4 * len(groups)), layout="constrained")
     axes = figure.subplots()
     left = np.zeros(len(groups))
     for part, color in _PARTS.items():
@@ -205,10 +212,10 @@ def _seconds(trace, part: str) -> float:
     return sum(one.seconds for one in calls)
 
 
-def scores(groups: Sequence[Group]) -> Figure:
+def scores(groups: Sequence[Group]) -> Picture:
     columns = min(3, len(groups))
     lines = math.ceil(len(groups) / columns)
-    figure = Figure(figsize=(3 * columns + 1, 2.4 * lines), layout="constrained")
+    figure = Picture(figsize=(3 * columns + 1, 2.4 * lines), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False).flat
     for group, axes in zip(groups, panels, strict=False):
         steps = [step for trace in group.traces for step in _drafted(trace) if step.score is not None]
@@ -225,8 +232,8 @@ def scores(groups: Sequence[Group]) -> Figure:
     return figure
 
 
-def kept_by_position(groups: Sequence[Group]) -> Figure:
-    figure = Figure(figsize=(9, 4), layout="constrained")
+def kept_by_position(groups: Sequence[Group]) -> Picture:
+    figure = Picture(figsize=(9, 4), layout="constrained")
     axes = figure.subplots()
     longest = max(len(trace.steps) for one in groups for trace in one.traces)
     bins = np.arange(0.5, longest + 1.5, max(1, math.ceil(longest / _BINS)))
