@@ -23,8 +23,8 @@ notebooks: $(VENV)/.installed  ## runs them; what is stored in them stays as it 
 	$(BIN)/python -m pytest notebooks
 
 notebook-outputs: $(VENV)/.installed  ## runs them and stores what they show
-	$(BIN)/python -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.coalesce_streams=True \
-	    notebooks/*.ipynb
+	$(BIN)/python -m nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+	$(BIN)/python -m nbconvert --coalesce-streams --inplace notebooks/*.ipynb  # of a bar, how it was at last
 
 gpu-bench: $(VENV)/.installed  ## needs one NVIDIA GPU of 110 GiB or more: programs/gpu_bench/README.md
 	$(BIN)/specreason-sgl models fetch mini

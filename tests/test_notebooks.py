@@ -1,5 +1,5 @@
-"""The notebooks: what is stored in them, and their code on scripted servers. On real runtimes, `make notebooks`
-runs all of them, and the whole test run the first one (`conftest.py`)."""
+"""The notebooks: what is stored in them, and their code on scripted servers. On real runtimes they
+are run by `make notebooks`, and the first one by the whole test run (`conftest.py`)."""
 
 import ast
 import contextlib
