@@ -5,8 +5,8 @@
     draft, base = Endpoint("http://127.0.0.1:30001"), Endpoint("http://127.0.0.1:30000")
     trace = solve("What is 17 * 23?", draft=draft, base=base, config=SpecReasonConfig(threshold=5))
 
-What is named here is the public interface. Names are imported when they are first used: `import sglang`
-takes seconds, and reading a trace does not need it.
+What is named here, and in `evaluation.pictures`, is the public interface. Names are imported when they are
+first used: `import sglang` takes seconds, and reading a trace does not need it.
 """
 
 from importlib import import_module
@@ -30,6 +30,8 @@ _HOME = {
     "Cancel": "reasoning.run",
     "Judgement": "reasoning.verifiers",
     "Drafted": "reasoning.verifiers",
+    "Calibration": "reasoning.calibration",
+    "get_calibration": "reasoning.calibration",
     "SpecReasonConfig": "reasoning.config",
     "Trace": "reasoning.trace",
     "Step": "reasoning.trace",
@@ -40,7 +42,12 @@ _HOME = {
     "solve_alone": "reasoning.speculate",
     "solve_batch": "reasoning.speculate",
     "solve_alone_batch": "reasoning.speculate",
+    "Problem": "evaluation.problems",
+    "Setting": "evaluation.settings",
+    "run_evaluation": "evaluation.evaluate",
+    "Report": "evaluation.report",
     "launch_pair": "runtime.launch",
+    "print_progress": "runtime.launch",
     "get_pair": "runtime.models",
     "SpecReasonError": "errors",
 }

@@ -29,6 +29,7 @@ from specreason_sgl.evaluation.settings import MODES as EVAL_MODES
 from specreason_sgl.reasoning.acceptance import check_share
 from specreason_sgl.reasoning.calibration import Calibration, judging
 from specreason_sgl.reasoning.config import INSTRUCTION, SpecReasonConfig
+from specreason_sgl.reasoning.display import model_name
 from specreason_sgl.reasoning.trace import Trace
 from specreason_sgl.reasoning.verifiers import BUILT_IN
 from specreason_sgl.runtime import models
@@ -460,8 +461,8 @@ def calibrate(
         )
         found = work.calibrate(
             judged,
-            draft_model=_model_name(draft_end),
-            base_model=_model_name(base_end),
+            draft_model=model_name(draft_end.get_model_name()),
+            base_model=model_name(base_end.get_model_name()),
             keep=keep,
             source=data.name,
         )
@@ -659,26 +660,17 @@ def evaluate(
         )
         from specreason_sgl.evaluation import evaluate as work
 
-        head = work.head_of(
+        found = work.run_evaluation(
             problems,
             settings,
+            result,
+            draft=draft_end,
+            base=base_end,
             data=data,
-            draft_model=_model_name(draft_end),
-            base_model=_model_name(base_end),
             samples=samples,
             concurrency=concurrency,
             seed=seed,
-        )
-        record = stack.enter_context(work.Record(result, head))
-        found = work.evaluate(
-            problems,
-            settings,
-            record,
-            draft=draft_end,
-            base=base_end,
             reward=reward,
-            samples=samples,
-            concurrency=concurrency,
             timeout=timeout,
             retry_failed=retry_failed,
             progress_bar=True,
@@ -880,10 +872,6 @@ def _numbers(option: str, text: str, kind: type) -> list:
     except ValueError:
         what = "whole numbers" if kind is int else "numbers"
         raise ConfigError(f"{option} takes {what} with commas, not {text!r}") from None
-
-
-def _model_name(endpoint) -> str:
-    return Path(endpoint.get_model_name()).name.replace("--", "/")
 
 
 @contextmanager

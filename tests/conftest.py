@@ -36,6 +36,14 @@ def make_tokenizer(name: str):
     return wrapped
 
 
+def pytest_collection_modifyitems(items):
+    """A notebook starts a pair of its own: before those of `engine` are there and hold their memory."""
+    for item in items:
+        if item.path.suffix == ".ipynb":
+            item.add_marker(pytest.mark.engine)
+    items.sort(key=lambda item: item.path.suffix != ".ipynb")
+
+
 @pytest.fixture(params=sorted(SPECIAL_TOKENS))
 def tokenizer(request):
     return make_tokenizer(request.param)

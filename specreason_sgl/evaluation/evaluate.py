@@ -16,6 +16,7 @@ from specreason_sgl.errors import ConfigError, ServerError, SpecReasonError
 from specreason_sgl.evaluation.grading import grade
 from specreason_sgl.evaluation.problems import Problem
 from specreason_sgl.evaluation.settings import ALONE, Setting
+from specreason_sgl.reasoning.display import model_name
 from specreason_sgl.reasoning.trace import Trace
 
 KIND = "specreason-sgl eval 1"
@@ -238,6 +239,45 @@ def evaluate(
                 endpoint.flush_cache()
             run_batch(work, group, endpoints, concurrency, False, lambda i, r, group=group: keep(group[i], r))
     return [record.done[key] for key in wanted]
+
+
+def run_evaluation(
+    problems: Sequence[Problem],
+    settings: Sequence[Setting],
+    out: Path,
+    *,
+    draft: Any,
+    base: Any,
+    data: str = "",
+    samples: int = 1,
+    concurrency: int = 1,
+    seed: int = 0,
+    **options: Any,
+) -> list[Sample]:
+    """`evaluate`, with its record in a file; the same call goes on where it was.
+
+    Args:
+        problems, settings, draft, base, samples, concurrency: as in `evaluate`, and so are further options.
+        out: the file, for `Report.read`.
+        data, seed: where the problems come from; the file says so.
+
+    Raises:
+        ConfigError: the file is of other problems or settings, or cannot be written.
+        ServerError: as in `evaluate`.
+    """
+    head = head_of(
+        problems,
+        settings,
+        data=data,
+        draft_model=model_name(draft.get_model_name()),
+        base_model=model_name(base.get_model_name()),
+        samples=samples,
+        concurrency=concurrency,
+        seed=seed,
+    )
+    options = {"draft": draft, "base": base, "samples": samples, "concurrency": concurrency, **options}
+    with Record(out, head) as record:
+        return evaluate(problems, settings, record, **options)
 
 
 def _draft_failure(trace: Trace) -> ServerError | None:

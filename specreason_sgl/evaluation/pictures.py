@@ -1,4 +1,4 @@
-"""Pictures of an evaluation, by matplotlib."""
+"""Pictures of a run, of an evaluation and of a calibration, by matplotlib."""
 
 import io
 import math
@@ -11,18 +11,28 @@ from matplotlib.figure import Figure
 
 from specreason_sgl.evaluation.report import Group, Row
 from specreason_sgl.evaluation.settings import MODES
-from specreason_sgl.reasoning.trace import Step
+from specreason_sgl.reasoning.calibration import Calibration
+from specreason_sgl.reasoning.display import BASE, DRAFT, REJECTED, rejected_drafts
+from specreason_sgl.reasoning.trace import Call, Step, Trace
 
 _MARKERS = "osD^vP*X<>"
 _PARTS = {  # of a sample's time, by the purpose of its requests
-    "draft": "#4c9f70",
+    "draft": DRAFT,
     "score": "#e0b13a",
-    "rewrite": "#3b6fb6",
+    "rewrite": BASE,
     "reason": "#7d9fd1",
     "answer": "#9a6fb0",
     "thrown away": "#c9c9c9",
 }
 _BINS = 20
+_TITLES = {"specreason": "draft and base together", "base": "base alone", "draft": "draft alone"}
+
+
+class Picture(Figure):
+    """A figure that a notebook shows, without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        return png(self)
 
 
 def png(figure: Figure) -> bytes:
@@ -31,7 +41,7 @@ def png(figure: Figure) -> bytes:
     return file.getvalue()
 
 
-def all_of(rows: Sequence[Row], groups: Sequence[Group]) -> Iterator[tuple[str, str, Figure]]:
+def all_of(rows: Sequence[Row], groups: Sequence[Group]) -> Iterator[tuple[str, str, Picture]]:
     """Title, explanation and picture, of those that there is something to show in."""
     yield "Accuracy against latency", "Bars are 95 % intervals. Up and left is better.", trade_off(rows)
     yield (
@@ -67,8 +77,103 @@ def _styles(settings: Sequence[Row | Group]) -> list[dict[str, Any]]:
     ]
 
 
-def trade_off(rows: Sequence[Row]) -> Figure:
-    figure = Figure(figsize=(9, 5), layout="constrained")
+def timeline(*traces: Trace) -> Picture:
+    """What each model did when, of one run or of several below each other on the same seconds. A number is
+    that of the step that a request was made for."""
+    lanes = [("draft", "base") if one.mode == "specreason" else (one.mode,) for one in traces]
+    heights = [len(sides) for sides in lanes]
+    figure = Picture(figsize=(9, 0.8 + 0.4 * len(traces) + 0.5 * sum(heights)), layout="constrained")
+    panels = figure.subplots(len(traces), sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    seen: dict[str, Any] = {}
+    end = max(trace.seconds for trace in traces)
+    for trace, sides, axes in zip(traces, lanes, panels, strict=True):
+        bars = _bars(trace)
+        for place, side in enumerate(sides):
+            mine = [one for one in bars if one[0].side == side]
+            for call, part, number, low, height in _side_by_side(mine):
+                box = axes.barh(
+                    place - 0.4 + 0.8 * low, call.seconds, 0.8 * height, call.start, align="edge",
+                    color=_PARTS[part], edgecolor="white", lw=0.5,
+                )  # fmt: skip
+                seen.setdefault(part, box)
+                if number and call.seconds > 0.02 * end:
+                    middle = (call.start + call.seconds / 2, place - 0.4 + 0.8 * (low + height / 2))
+                    axes.annotate(str(number), middle, ha="center", va="center", fontsize=7)
+        axes.set_yticks(range(len(sides)), sides)
+        axes.set_ylim(len(sides) - 0.5, -0.5)
+        axes.set_title(_TITLES[trace.mode], fontsize=9, loc="left")
+    panels[-1].set_xlabel("seconds")
+    panels[-1].set_xlim(0, end)
+    parts = [part for part in _PARTS if part in seen]
+    figure.legend([seen[one] for one in parts], parts, loc="outside right upper", fontsize=8)
+    return figure
+
+
+def _bars(trace: Trace) -> list[tuple[Call, str, int]]:
+    """Each request, its part of the time, and the number of its step; 0 where there is none."""
+    rejected = rejected_drafts(trace)
+    bars = [(call, "thrown away", 0) for call in trace.wasted]
+    bars += [(trace.answer_call, "answer", 0)] if trace.answer_call else []
+    for number, step in enumerate(trace.steps, 1):
+        for call in step.calls:
+            part = "thrown away" if call in rejected else call.purpose
+            bars.append((call, part, 0 if call.purpose == "reason" else number))
+    return sorted(bars, key=lambda one: one[0].start)
+
+
+def _side_by_side(bars: Sequence[tuple[Call, str, int]]) -> list[tuple[Call, str, int, float, float]]:
+    """Each with its place from 0 to 1 in the lane of its model and its height there, so that none hides
+    another one that runs at the same time."""
+    groups: list[list[tuple[tuple[Call, str, int], int]]] = []
+    ends: list[float] = []  # of the last bar in each place of the group
+    for bar in bars:
+        start = bar[0].start + 1e-3  # the next one begins as one ends
+        if not groups or start >= max(ends):
+            groups.append([])
+            ends = []
+        place = next((i for i, one in enumerate(ends) if start >= one), len(ends))
+        ends[place : place + 1] = [bar[0].start + bar[0].seconds]
+        groups[-1].append((bar, place))
+    found = []
+    for group in groups:
+        height = 1 / (1 + max(place for _, place in group))
+        found += [(*bar, place * height, height) for bar, place in group]
+    return found
+
+
+def calibration(found: Calibration) -> Picture:
+    """How well each verifier tells good from bad, and the share of steps that each threshold of the chosen
+    one keeps."""
+    figure = Picture(figsize=(9, 4), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    names = [row["verifier"] for row in found.table]
+    pairs = {"corrupted": ("steps, and copies with a wrong digit", DRAFT, -0.15),
+             "solutions": ("right and wrong solutions", BASE, 0.15)}  # fmt: skip
+    for key, (label, color, shift) in pairs.items():
+        values, lows, highs = (
+            np.array([row[key][one] for row in found.table]) for one in ("value", "low", "high")
+        )
+        left.errorbar(
+            values, np.arange(len(names)) + shift, xerr=[values - lows, highs - values], fmt="o", ms=4, lw=1,
+            capsize=2, color=color, label=label,
+        )  # fmt: skip
+    left.axvline(0.5, color="black", lw=1, ls=":", label="chance")
+    left.set_yticks(range(len(names)), [f"{one} (chosen)" if one == found.verifier else one for one in names])
+    left.tick_params(axis="y", labelsize=8)
+    left.invert_yaxis()
+    left.set(xlim=(-0.02, 1.02), xlabel="area under the ROC curve, 95 % intervals")
+    left.grid(alpha=0.3, axis="x")
+    values = np.array(found.values)
+    right.plot(values, 100 * (1 - np.arange(len(values)) / len(values)), color=DRAFT)
+    right.axvline(found.threshold, color="black", lw=1, label=f"threshold, keeps {found.keep:.0%}")
+    right.set(xlabel=f"threshold of {found.verifier}", ylabel="drafted steps kept, %", ylim=(-4, 104))
+    right.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8)
+    return figure
+
+
+def trade_off(rows: Sequence[Row]) -> Picture:
+    figure = Picture(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
     for row, style in zip(rows, _styles(rows), strict=True):
         x, y = row.seconds, row.right
@@ -84,8 +189,8 @@ def trade_off(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def where_time_goes(groups: Sequence[Group]) -> Figure:
-    figure = Figure(figsize=(9, 1.4 + 0.4 * len(groups)), layout="constrained")
+def where_time_goes(groups: Sequence[Group]) -> Picture:
+    figure = Picture(figsize=(9, 1.4 + 0.4 * len(groups)), layout="constrained")
     axes = figure.subplots()
     left = np.zeros(len(groups))
     for part, color in _PARTS.items():
@@ -107,16 +212,16 @@ def _seconds(trace, part: str) -> float:
     return sum(one.seconds for one in calls)
 
 
-def scores(groups: Sequence[Group]) -> Figure:
+def scores(groups: Sequence[Group]) -> Picture:
     columns = min(3, len(groups))
     lines = math.ceil(len(groups) / columns)
-    figure = Figure(figsize=(3 * columns + 1, 2.4 * lines), layout="constrained")
+    figure = Picture(figsize=(3 * columns + 1, 2.4 * lines), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False).flat
     for group, axes in zip(groups, panels, strict=False):
         steps = [step for trace in group.traces for step in _drafted(trace) if step.score is not None]
         both = [[s.score for s in steps if (s.author == "draft") is kept] for kept in (True, False)]
         if steps:
-            axes.hist(both, _BINS, stacked=True, color=["#4c9f70", "#c8553d"], label=["kept", "rejected"])
+            axes.hist(both, _BINS, stacked=True, color=[DRAFT, REJECTED], label=["kept", "rejected"])
         if isinstance(threshold := group.config.get("threshold"), int | float):
             axes.axvline(threshold, color="black", lw=1)
         axes.set_title(group.name, fontsize=8)
@@ -127,8 +232,8 @@ def scores(groups: Sequence[Group]) -> Figure:
     return figure
 
 
-def kept_by_position(groups: Sequence[Group]) -> Figure:
-    figure = Figure(figsize=(9, 4), layout="constrained")
+def kept_by_position(groups: Sequence[Group]) -> Picture:
+    figure = Picture(figsize=(9, 4), layout="constrained")
     axes = figure.subplots()
     longest = max(len(trace.steps) for one in groups for trace in one.traces)
     bins = np.arange(0.5, longest + 1.5, max(1, math.ceil(longest / _BINS)))

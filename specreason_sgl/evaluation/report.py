@@ -119,6 +119,24 @@ def figures(groups: Sequence[Group]) -> list[Row]:
     return [_row(group, groups) for group in groups if group.samples]
 
 
+@dataclass(frozen=True)
+class Report:
+    """Runs and their figures; a notebook shows the table. `evaluation.pictures` draws `rows` and `groups`."""
+
+    groups: tuple[Group, ...]
+    rows: tuple[Row, ...]
+
+    @classmethod
+    def read(cls, *paths: Path) -> "Report":
+        """The report of what `eval` wrote; errors as in `load`."""
+        groups = load(paths)
+        return cls(tuple(groups), tuple(figures(groups)))
+
+    def _repr_mimebundle_(self, **_) -> dict[str, str]:
+        notes = "".join(f"<p>{note}</p>" for note in NOTES)
+        return {"text/html": _table(self.rows) + notes, "text/plain": as_markdown(self.rows)}
+
+
 def _row(group: Group, groups: Sequence[Group]) -> Row:
     right = group.by_problem(lambda one: bool(one.right))
     seconds = group.by_problem(lambda one: one.trace.seconds)
@@ -225,9 +243,6 @@ def as_html(rows: Sequence[Row], groups: Sequence[Group], sources: Sequence[str]
     """The report in one file that loads nothing."""
     from specreason_sgl.evaluation import pictures
 
-    def line(texts: Sequence[str], tag: str) -> str:
-        return f"<tr>{''.join(f'<{tag}>{html.escape(text)}</{tag}>' for text in texts)}</tr>"
-
     parts = []
     for title, note, figure in pictures.all_of(rows, groups):
         data = base64.b64encode(pictures.png(figure)).decode()
@@ -235,11 +250,18 @@ def as_html(rows: Sequence[Row], groups: Sequence[Group], sources: Sequence[str]
     configs = {group.name: group.config for group in groups}
     return _PAGE.format(
         sources=html.escape(", ".join(sources)),
-        table=line(COLUMNS, "th") + "".join(line(cells(row), "td") for row in rows),
+        table=_table(rows),
         notes="".join(f"<p>{note}</p>" for note in NOTES),
         pictures="".join(parts),
         settings=html.escape(json.dumps(configs, indent=1, ensure_ascii=False)),
     )
+
+
+def _table(rows: Sequence[Row]) -> str:
+    def line(texts: Sequence[str], tag: str) -> str:
+        return f"<tr>{''.join(f'<{tag}>{html.escape(text)}</{tag}>' for text in texts)}</tr>"
+
+    return f"<table>{line(COLUMNS, 'th')}{''.join(line(cells(row), 'td') for row in rows)}</table>"
 
 
 _PAGE = """<!doctype html>
@@ -253,7 +275,7 @@ th, td {{ padding: .3rem .6rem; border-bottom: 1px solid #ddd; text-align: left;
 img {{ max-width: 100% }} p {{ max-width: 48rem }} pre {{ overflow-x: auto; font-size: .8rem }}
 </style></head><body>
 <h1>Evaluation</h1><p>{sources}</p>
-<div class="wide"><table>{table}</table></div>{notes}{pictures}
+<div class="wide">{table}</div>{notes}{pictures}
 <h2>Settings</h2><details><summary>All settings in full</summary><pre>{settings}</pre></details>
 </body></html>
 """

@@ -72,7 +72,7 @@ class Calibration:
             raise ConfigError(f"{path} is not a calibration of specreason-sgl ({error})") from None
 
 
-def built_in(pair: str) -> Calibration | None:
+def get_calibration(pair: str) -> Calibration | None:
     """The calibration that the package has for a named pair, if any."""
     path = BUILT_IN / f"{pair}.json"
     return Calibration.load(path) if path.exists() else None
@@ -101,7 +101,7 @@ def judging(
     if calibration:
         settings = Calibration.load(calibration).settings(keep)
         return settings if threshold is None else {**settings, "threshold": threshold}
-    if pair and not verifier and threshold is None and (known := built_in(pair)):
+    if pair and not verifier and threshold is None and (known := get_calibration(pair)):
         return known.settings(keep)
     judge = get_verifier(verifier or "score")
     if threshold is None and keep is None and (verifier or "score") in ("score", "score-average"):

@@ -130,6 +130,12 @@ class Trace:
                 thrown += drafted
         return thrown + sum(call.completion_tokens for call in self.wasted)
 
+    def _repr_mimebundle_(self, **_) -> dict[str, str]:
+        """What a notebook shows."""
+        from specreason_sgl.reasoning import display
+
+        return {"text/html": display.as_table(self), "text/plain": display.totals(self)}
+
     def to_json(self) -> str:
         """One line of JSON."""
         return json.dumps(dataclasses.asdict(self), ensure_ascii=False)

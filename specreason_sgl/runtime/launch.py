@@ -235,6 +235,12 @@ def launch_pair(
             server.stop()
 
 
+def print_progress(what: str, done: int = 0, total: int = 0) -> None:
+    """A `status` and a `progress` of `launch_pair`: one line of standard output, written over each time."""
+    share = f", {done / total:.0%}" if total else ""
+    print(f"\r{what + share:<70}", end="", flush=True)
+
+
 def _with_shares(draft: ServerSpec, base: ServerSpec) -> tuple[ServerSpec, ServerSpec]:
     """The two with their shares of the GPUs they are both on; a user's own fraction is left alone."""
     own = [flag_value(spec.args, [MEMORY_FLAG]) is not None for spec in (draft, base)]

@@ -9,18 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from specreason_sgl.errors import ConfigError
+from specreason_sgl.reasoning.display import STOPS, rate, rejected_drafts, tokens_per_second, totals
 from specreason_sgl.reasoning.trace import Call, Step, Trace
 
 NO_TRACES = '<script type="application/json" id="traces">[]</script>'
 TIMELINE_WIDTH = 100
-STOPS = {
-    "answer": "the chain of thought has it",
-    "end": "the thinking ended",
-    "repetition": "a step repeated the one before",
-    "budget": "the token budget is used up",
-    "context": "the model's context is full",
-    "failed": "none: the run failed",
-}
 # Control characters of a model could move the cursor: all but tab and newline are shown as pictures.
 _VISIBLE = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"}
 _VISIBLE |= {code: 0xFFFD for code in range(127, 160)}
@@ -130,7 +123,7 @@ def print_trace(console: Console, trace: Trace) -> None:
     print_result(console, trace)
     print_timeline(console, trace)
     if trace.mode != "specreason":
-        console.print(f"{_rate(trace)}\n")
+        console.print(f"{rate(trace)}\n")
 
 
 def print_step(console: Console, step: Step) -> None:
@@ -160,19 +153,15 @@ def print_result(console: Console, trace: Trace) -> None:
     console.print(f"[bold]answer[/] ({STOPS[trace.stop]})")
     print_text(console, trace.answer)
     if trace.mode == "specreason":
-        console.print(
-            f"{len(trace.steps)} steps: {trace.kept} kept, {trace.rewritten} rewritten; "
-            f"{_rate(trace)}, {trace.wasted_tokens} more thrown away\n"
-        )
+        console.print(f"{totals(trace)}\n")
 
 
 def print_comparison(console: Console, trace: Trace, alone: Trace) -> None:
     """Speculative reasoning beside the base model alone on the same question."""
     table = Table("mode", "seconds", "tokens", "tokens/s", "answer", box=None, pad_edge=False)
     for name, one in (("specreason", trace), ("base alone", alone)):
-        rate = f"{_per_second(one):.1f}"
         answer = Text(one.answer.translate(_VISIBLE))
-        table.add_row(name, f"{one.seconds:.1f}", str(one.tokens), rate, answer)
+        table.add_row(name, f"{one.seconds:.1f}", str(one.tokens), f"{tokens_per_second(one):.1f}", answer)
     console.print(table)
     if trace.seconds:
         console.print(f"base alone took {alone.seconds / trace.seconds:.2f} times as long")
@@ -180,7 +169,7 @@ def print_comparison(console: Console, trace: Trace, alone: Trace) -> None:
 
 def print_timeline(console: Console, trace: Trace) -> None:
     """A line for each model: what it did when. Work that was thrown away is an x."""
-    rejected = _rejected(trace)
+    rejected = rejected_drafts(trace)
     calls = [(call, call in rejected) for call in trace.calls]
     calls += [(call, True) for call in trace.wasted]
     end = max((call.start + call.seconds for call, _ in calls), default=0.0)
@@ -215,20 +204,6 @@ def _lane(calls: list[tuple[Call, bool]], end: float, width: int) -> Text:
                 best, longest = ("x", "red") if lost else _MARKS.get(call.purpose, ("?", "")), covered
         lane.append(*best)
     return lane
-
-
-def _rejected(trace: Trace) -> set[Call]:
-    """The drafts of the steps that the base model then wrote."""
-    steps = (step for step in trace.steps if step.author == "base")
-    return {call for step in steps for call in step.calls if call.purpose == "draft"}
-
-
-def _rate(trace: Trace) -> str:
-    return f"{trace.tokens} tokens in {trace.seconds:.1f} s ({_per_second(trace):.1f} tokens/s)"
-
-
-def _per_second(trace: Trace) -> float:
-    return trace.tokens / trace.seconds if trace.seconds else 0.0
 
 
 def _score(step: Step) -> str:

@@ -15,7 +15,8 @@ from specreason_sgl.errors import ConfigError, ServerError
 from specreason_sgl.evaluation import evaluate as runner
 from specreason_sgl.evaluation.evaluate import read_run
 from specreason_sgl.evaluation.problems import Problem
-from tests.evaluation.runs import PROBLEMS, answers, digit, run, timeless, write
+from specreason_sgl.evaluation.settings import expand
+from tests.evaluation.runs import KNOBS, PROBLEMS, answers, digit, run, timeless, write
 from tests.reasoning.pair import chance
 
 
@@ -294,3 +295,15 @@ def test_the_command_says_what_failed(pair, tmp_path, command):
     assert code == 1
     assert "1 of 1 samples failed" in said
     assert "Traceback" not in said
+
+
+def test_one_call_writes_a_run_and_goes_on_with_it(pair, tmp_path):
+    out, settings = tmp_path / "x.jsonl", expand(("base", "pipelined"), KNOBS)
+    common = {"draft": pair.draft, "base": pair.base, "data": "mine", "samples": 2}
+    found = runner.run_evaluation(PROBLEMS[:2], settings, out, **common)
+    head, samples = read_run(out)
+    assert (samples, len(samples)) == (found, 8)
+    assert (head["data"], head["samples"], head["base_model"]) == ("mine", 2, "scripted")
+    pair.seen.clear()
+    assert runner.run_evaluation(PROBLEMS[:2], settings, out, **common) == found
+    assert pair.seen == []

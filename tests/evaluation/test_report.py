@@ -186,3 +186,12 @@ def test_pictures_are_drawn_of_models_alone_too(tmp_path):
     )
     groups = report.load([path])
     assert report.as_html(report.figures(groups), groups, ["x"]).count("data:image/png") == 2
+
+
+def test_a_notebook_shows_the_table_of_a_run(run):
+    found = report.Report.read(run)
+    assert list(found.rows) == report.figures(report.load([run]))
+    shown = found._repr_mimebundle_(include=None, exclude=None)
+    assert shown["text/plain"] == report.as_markdown(found.rows)
+    for row in found.rows:
+        assert f"<td>{row.setting}</td>" in shown["text/html"]

@@ -4,7 +4,7 @@ import pytest
 
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.reasoning.acceptance import Quantile
-from specreason_sgl.reasoning.calibration import Calibration, built_in, judging
+from specreason_sgl.reasoning.calibration import Calibration, get_calibration, judging
 from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.verifiers import Likelihood, UtilityScore
 from specreason_sgl.runtime.models import PAIRS
@@ -101,7 +101,7 @@ def test_what_contradicts_itself_is_refused(arguments):
 
 
 def test_a_pair_with_a_calibration_of_its_own_is_judged_by_it():
-    known = built_in("mini")
+    known = get_calibration("mini")
     assert judging(pair="mini") == known.settings()
     assert judging(pair="mini", keep=0.5)["threshold"] == Quantile(0.5, known.values)
     assert judging(pair="mini", threshold=5) == judging(threshold=5)  # the paper's digit, as its scale says
@@ -109,9 +109,9 @@ def test_a_pair_with_a_calibration_of_its_own_is_judged_by_it():
     assert judging(pair="nano") == judging()
 
 
-@pytest.mark.parametrize("pair", [name for name in PAIRS if built_in(name)])
+@pytest.mark.parametrize("pair", [name for name in PAIRS if get_calibration(name)])
 def test_the_packages_own_calibrations_are_of_their_pairs(pair):
-    known, spec = built_in(pair), PAIRS[pair]
+    known, spec = get_calibration(pair), PAIRS[pair]
     assert (known.draft_model, known.base_model) == (spec.draft.repo, spec.base.repo)
     kept = sum(value >= known.threshold for value in known.values) / len(known.values)
     assert kept == pytest.approx(known.keep, abs=0.01)

@@ -73,7 +73,7 @@ def test_a_run_that_failed_is_gone_on_with(pair, phase, lookahead):
 @pytest.mark.parametrize("lookahead", [0, 2])
 def test_a_run_that_failed_at_the_base_models_own_step_is_gone_on_with(pair, lookahead):
     config = {"verifier": SameMeaning(), "threshold": 0.5, "lookahead": lookahead}
-    digit = lambda turn: 0 if "draft 3\n\nThe same" in turn else 9  # noqa: E731; 9 is a Yes
+    digit = lambda turn: 0 if "draft 3\n\nThe same" in turn else 9  # noqa: E731 (9 is a Yes)
     pair.start_anew(steps_of(4), digit)
     expected = pair.solve(**config)
     assert expected.reasoning == "draft 1\n\ndraft 2\n\nbase 3\n\ndraft 4"
