@@ -9,11 +9,11 @@ QUESTION = Natalia sold clips to 48 of her friends in April, and then she sold h
 demo: $(VENV)/.installed
 	$(BIN)/specreason-sgl solve "$(QUESTION)" --pair mini --temperature 0 --token-budget 800 --compare
 
-test: $(VENV)/.installed lint
-	$(BIN)/python -m pytest
+test: unit
+	$(BIN)/python -m pytest -m engine
 
 unit: $(VENV)/.installed lint  ## without the tests that start SGLang
-	$(BIN)/python -m pytest -m "not engine"
+	$(BIN)/python -m pytest -n 2 -m "not engine"
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
