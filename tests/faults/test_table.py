@@ -28,7 +28,7 @@ def test_the_readme_has_the_table(found):
 def test_what_is_lost_or_hangs_is_told(monkeypatch):
     monkeypatch.setattr(cells, "AT_ONCE", 1)
     monkeypatch.setattr(cells, "DEADLINE", 1.0)
-    monkeypatch.setitem(cells.FAULTS, "none", lambda *_: threading.Event().wait(2))
+    monkeypatch.setitem(cells.FAULTS, "none", lambda *_: threading.Event().wait(2) or None)
     monkeypatch.setitem(cells.RUNS, "serve", lambda rig, cell: rig.pair.solve() and "kept")
     monkeypatch.setitem(cells.RUNS, "eval", lambda rig, cell: 1 / 0)
     monkeypatch.setitem(cells.RUNS, "program", lambda rig, cell: "kept")
