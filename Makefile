@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 QUESTION = Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May. How many clips did Natalia sell altogether in April and May?
 
-.PHONY: demo test unit lint gpu-bench clean
+.PHONY: demo test unit lint soak gpu-bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/specreason-sgl solve "$(QUESTION)" --pair mini --temperature 0 --token-budget 800 --compare
@@ -18,6 +18,9 @@ unit: $(VENV)/.installed lint  ## without the tests that start SGLang
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+soak: $(VENV)/.installed  ## 20 minutes of load and killed runtimes, apart from the tests
+	$(BIN)/python -m tests.soak
 
 gpu-bench: $(VENV)/.installed  ## needs one NVIDIA GPU of 110 GiB or more: programs/gpu_bench/README.md
 	$(BIN)/specreason-sgl models fetch mini
