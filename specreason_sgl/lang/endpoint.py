@@ -49,6 +49,7 @@ BUSY = (429, 502, 503, 504)
 TOO_LONG = ("context length", "longer than the model", "maximum allowed length")  # SGLang's words
 FLUSH_TIMEOUT = 20.0  # seconds
 ABORT_AGAIN = 0.1  # seconds; doubled each time
+ABORT_WAIT = 0.5  # seconds, where the server has missed a deadline
 USAGE = ("prompt_tokens", "cached_tokens", "completion_tokens", "sent_at", "seconds")
 log = logging.getLogger(__name__)
 
@@ -716,10 +717,10 @@ class _Request:
         if isinstance(error, DeadlineExceeded):
             error.args = self.endpoint._late(self.deadline - self.sent_at).args
         if kind and not self.in_flight.aborted.is_set() and not isinstance(error, ServerUnreachable):
-            if isinstance(error, DeadlineExceeded):  # nor may it answer this, and nobody should wait for that
-                threading.Thread(target=self._abort, daemon=True).start()
-            else:
-                self._abort()
+            thread = threading.Thread(target=self._abort, daemon=True)
+            thread.start()
+            # A server that hangs does not answer this either.
+            thread.join(ABORT_WAIT if isinstance(error, DeadlineExceeded) else None)
 
     def _abort(self) -> None:
         for rid in self.rids:

@@ -35,7 +35,7 @@ def test_what_is_asked_is_answered_refused_cancelled_or_fails_clearly(pair, monk
     assert tally.balances
     assert all(tally.ends[how] > 0 for how in soak.FINE)
     assert not [one for one in tally.errors if "400" not in one]
-    assert len(samples) > 20
+    assert len(samples) >= 6
     assert growth(samples)["processes"].grows is False
 
 
