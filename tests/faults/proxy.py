@@ -28,14 +28,15 @@ class Link:
                 self.request, self.answered, self.fault = b"", False, None
                 self.head, self.passed = True, 0
             self.request += data
-            self.server.sendall(data)
+            with contextlib.suppress(OSError):
+                self.server.sendall(data)
         self.close()
 
     def down(self) -> None:
         while data := self._receive(self.server):
             self.answered = True
-            if self.fault:
-                self.fault(self, data)
+            if fault := self.fault:
+                fault(self, data)
             else:
                 self.send(data)
         self.close()
