@@ -54,7 +54,7 @@ DEFAULTS = SpecReasonConfig()
 STARTED_AGAIN = 180.0  # seconds that a request waits for a runtime that is started again
 NOT_STARTED_AGAIN = 3.0  # and for one that nobody starts again
 PARTS = ("score", "prefix", "latency", "identity", "overhead")
-MODES = ("base", "draft", "sequential", "pipelined", "eager", "salvage")
+MODES = ("base", "draft", "sequential", "pipelined", "eager", "salvage", "rejected")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -49,6 +49,10 @@ class ServerBusy(ServerError):
     """A server has too much to do, or is not ready yet (status 429, 502, 503 or 504)."""
 
 
+class ServerFailed(ServerError):
+    """A server failed at a request (status 500), aborted it unasked, or sent what is not an answer."""
+
+
 class NotSGLang(ServerError):
     """Something answers at the address, but it is not an SGLang server."""
 

@@ -35,14 +35,16 @@ def streamed(whole: dict, between: Callable = lambda: None) -> Callable:
 
 class ScriptedServer:
     """`on_generate(payload)` returns a dict to answer with, or an `(int, bytes)` of status and body, or is a
-    callable on the request handler for anything odd; `on_classify` likewise. `requests` records (path,
-    payload)."""
+    callable on the request handler for anything odd; `on_classify`, `on_abort` and what is in `plays` by path
+    likewise. `requests` records (path, payload)."""
 
     def __init__(self, tokenizer_folder: str):
         self.requests: list[tuple[str, dict]] = []
         self.connections = 0
         self.on_generate: Callable = lambda payload: answer("ok")
         self.on_classify: Callable = lambda payload: (404, b"{}")
+        self.on_abort: Callable = lambda payload: {}
+        self.plays: dict[str, Callable] = {}
         self.model_info = {"model_path": "scripted", "tokenizer_path": tokenizer_folder}
         self.server_info: object = None
         self.arrived = threading.Event()
@@ -72,7 +74,12 @@ class ScriptedServer:
                 body = self.rfile.read(int(self.headers["Content-Length"] or 0))
                 payload = json.loads(body) if body else {}
                 outer.requests.append((self.path, payload))
-                plays = {"/generate": outer.on_generate, "/classify": outer.on_classify}
+                plays = {
+                    "/generate": outer.on_generate,
+                    "/classify": outer.on_classify,
+                    "/abort_request": outer.on_abort,
+                    **outer.plays,
+                }
                 if self.path not in plays:
                     return self.reply(200, b"{}")
                 outer.arrived.set()

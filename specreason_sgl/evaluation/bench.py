@@ -31,7 +31,7 @@ QUESTIONS = (
     "A car uses 6 litres for 100 km. Petrol costs 1.80 a litre. What does a trip of 250 km cost?",
     "The sum of three consecutive numbers is 72. What is the largest of them?",
 )
-MODES = ("base", "draft", "sequential", "pipelined")  # there are `eager` and `salvage` besides
+MODES = ("base", "draft", "sequential", "pipelined")  # besides: `eager`, `salvage`, `rejected`
 IDENTITY = (
     {"lookahead": 1},
     {"lookahead": 2},
@@ -205,7 +205,8 @@ def measure_latency(
     modes: Sequence[str] = MODES,
     on_stage: OnStage = lambda _: None,
 ) -> dict[str, Any]:
-    """Each problem in each mode, next to each other, from empty caches, at fixed acceptances.
+    """Each problem in each mode, next to each other, from empty caches, at fixed acceptances. In the mode
+    `rejected` no drafted step is kept, and drafting pauses as it does by default.
 
     Returns:
         `runs`, one for each problem, acceptance and mode; and for each acceptance the medians, over problems,
@@ -224,7 +225,7 @@ def measure_latency(
                     draft.flush_cache(), base.flush_cache()
                     rule = FixedShare(acceptance, seed=number)
                     trace = _solve_in(mode, question, draft, base, replace(config, threshold=rule))
-                    if mode in ("base", "draft"):  # they do not depend on the acceptance
+                    if mode in ("base", "draft", "rejected"):  # they do not depend on the acceptance
                         alone[mode] = trace
                 runs.append(_row(number, acceptance, mode, trace))
     return {
@@ -242,6 +243,8 @@ def _solve_in(mode: str, question: str, draft: Endpoint, base: Endpoint, config:
         settings["eager_rewrite"] = True
     if mode == "salvage":
         settings["salvage"] = -3.0
+    if mode == "rejected":
+        settings |= {"threshold": FixedShare(0), "patience": SpecReasonConfig.patience}
     return solve(question, draft=draft, base=base, config=replace(config, **settings))
 
 

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from specreason_sgl.errors import ServerError
+from specreason_sgl.errors import ServerFailed
 
 COUNTS = ("prompt_tokens", "cached_tokens", "completion_tokens")
 _WRONG = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, AssertionError)
@@ -16,7 +16,7 @@ def check_answer(url: str, one: Any, embedding: bool = False) -> None:
     U+FFFD, counts that are null are left out.
 
     Raises:
-        ServerError: it is not an answer of SGLang's.
+        ServerFailed: it is not an answer of SGLang's.
     """
     with reading(url):
         meta = one["meta_info"]
@@ -45,13 +45,13 @@ def reading(url: str) -> Iterator[None]:
     """Within this an answer is taken apart: what is not where it should be is the server's fault.
 
     Raises:
-        ServerError: a part is missing or of the wrong kind.
+        ServerFailed: a part is missing or of the wrong kind.
     """
     try:
         yield
     except _WRONG as error:
         why = f"{type(error).__name__}: {str(error)[:80]}"
-        raise ServerError(f"{url} sent something that is not an answer of SGLang's ({why})") from None
+        raise ServerFailed(f"{url} sent something that is not an answer of SGLang's ({why})") from None
 
 
 def _need(fine: Any) -> None:

@@ -30,6 +30,7 @@ from specreason_sgl.errors import (
     RequestAborted,
     ServerBusy,
     ServerError,
+    ServerFailed,
     ServerUnreachable,
     SpecReasonError,
     Unauthorized,
@@ -43,10 +44,12 @@ CONNECT_TIMEOUT = 5.0  # seconds
 CONNECTIONS = 256  # kept alive; more are made and closed
 RETRY_FOR = 60.0  # seconds: a small model's server is started again in that time
 FIRST_WAIT, LONGEST_WAIT = 0.2, 5.0  # seconds before a request is sent again; doubled each time
+FAILURES = 3  # of a server that is there: then the request fails
 BUSY = (429, 502, 503, 504)
 TOO_LONG = ("context length", "longer than the model", "maximum allowed length")  # SGLang's words
 FLUSH_TIMEOUT = 20.0  # seconds
 ABORT_AGAIN = 0.1  # seconds; doubled each time
+ABORT_WAIT = 0.5  # seconds, where the server has missed a deadline
 USAGE = ("prompt_tokens", "cached_tokens", "completion_tokens", "sent_at", "seconds")
 log = logging.getLogger(__name__)
 
@@ -75,6 +78,7 @@ class Endpoint(RuntimeEndpoint):
             server names a folder of another machine.
         retry_for: seconds for which a request is sent again, with growing pauses, where the server is gone
             or too busy; within the timeout. The earlier one is aborted, and a stream goes on where it was.
+            A server that is there and fails at a request is asked 3 times.
 
     Attributes:
         context_length: tokens of a prompt and what is generated on it; None where the server does not say.
@@ -423,7 +427,7 @@ class Endpoint(RuntimeEndpoint):
                 except RequestAborted as error:
                     error.meta_info.update(request.times())
                     raise
-                except (ServerUnreachable, ServerBusy) as error:
+                except (ServerUnreachable, ServerBusy, ServerFailed) as error:
                     request.wait_to_send_again(error)
             times = request.times()
         for one in answer if isinstance(answer, list) else [answer]:
@@ -447,7 +451,7 @@ class Endpoint(RuntimeEndpoint):
                     yield answer["text"][position:], meta
                     position = len(answer["text"])
                 return
-            except (ServerUnreachable, ServerBusy) as error:
+            except (ServerUnreachable, ServerBusy, ServerFailed) as error:
                 request.wait_to_send_again(error)
             before += tokens
             if before >= sampling_params.max_new_tokens:
@@ -464,7 +468,7 @@ class Endpoint(RuntimeEndpoint):
             answer["meta_info"].update(request.times())
             yield answer
         if answer is None:
-            raise ServerError(f"{self.base_url} sent a stream with no answer in it")
+            raise ServerFailed(f"{self.base_url} sent a stream with no answer in it")
 
     def _fit(self, payload: dict[str, Any]) -> None:
         """Ask for no more tokens than the context has room for.
@@ -488,17 +492,18 @@ class Endpoint(RuntimeEndpoint):
 
     def _checked(self, request: "_Request", answer):
         if isinstance(answer, dict) and "error" in answer:
-            raise self._refused(400, answer)
+            raise self._refused(200, answer)
         for one in answer if isinstance(answer, list) else [answer]:
             check_answer(self.base_url, one, embedding=request.path == "/classify")
             reason = one["meta_info"].get("finish_reason") or {}
             if reason.get("type") == "abort" or request.in_flight.aborted.is_set():
                 message = valid(str(reason.get("message") or "it was aborted"))
-                raise RequestAborted(
-                    f"{self.base_url} ended a request before it was done: {message}", one["meta_info"]
-                )
+                message = f"{self.base_url} ended a request before it was done: {message}"
+                if not request.in_flight.aborted.is_set():
+                    raise ServerFailed(message)
+                raise RequestAborted(message, one["meta_info"])
         if isinstance(answer, list) != request.several or answer == []:
-            raise ServerError(f"{self.base_url} sent something that is not an answer of SGLang's")
+            raise ServerFailed(f"{self.base_url} sent something that is not an answer of SGLang's")
         return answer
 
     def _events(self, response, deadline: float) -> Iterator[bytes]:
@@ -570,7 +575,7 @@ class Endpoint(RuntimeEndpoint):
         if status != 200:
             raise self._refused(status, answer or body.decode(errors="replace"))
         if answer is None:
-            raise ServerError(f"{self.base_url} sent an answer that is not JSON: {_excerpt(body)}")
+            raise ServerFailed(f"{self.base_url} sent an answer that is not JSON: {_excerpt(body)}")
         return answer
 
     def _refused(self, status: int, answer) -> ServerError:
@@ -582,8 +587,9 @@ class Endpoint(RuntimeEndpoint):
             return self._too_long(message[:500])
         if status in (401, 403):
             return Unauthorized(f"{self.base_url} refuses the API key (status {status}); pass the right one")
-        kind = ServerBusy if status in BUSY else ServerError
-        return kind(f"{self.base_url} answered with status {status}: {message[:500]}")
+        kind = ServerBusy if status in BUSY else ServerError if 400 <= status < 500 else ServerFailed
+        what = "an error" if status == 200 else f"status {status}"
+        return kind(f"{self.base_url} answered with {what}: {message[:500]}")
 
     def _abort_rid(self, rid: str) -> None:
         body = json.dumps({"rid": rid}).encode()
@@ -617,7 +623,7 @@ class Endpoint(RuntimeEndpoint):
                 info = self._json("GET", path)
                 break
             except ServerError as error:
-                if type(error) is not ServerError:
+                if type(error) not in (ServerError, ServerFailed):
                     raise
         if not isinstance(info, dict) or "model_path" not in info:
             raise NotSGLang(f"{self.base_url} is not an SGLang server: its /model_info names no model")
@@ -647,7 +653,7 @@ class _Request:
         self.in_flight = _InFlight(sid)
         self.rids: list[str] = []
         self.response, self.several = None, False
-        self.waits, self.failing_since = 0, 0.0
+        self.waits, self.failing_since, self.failures = 0, 0.0, 0
 
     def __enter__(self) -> "_Request":
         endpoint = self.endpoint
@@ -686,12 +692,14 @@ class _Request:
         now, wait = time.monotonic(), min(FIRST_WAIT * 2**self.waits, LONGEST_WAIT)
         self.failing_since = self.failing_since or now
         until = min(self.deadline, self.failing_since + self.retry_for) if self.waits else self.deadline
-        if now + wait > until and not self.in_flight.aborted.is_set():
+        self.failures += isinstance(error, ServerFailed)
+        if (now + wait > until or self.failures >= FAILURES) and not self.in_flight.aborted.is_set():
             if self.waits:
                 error.args = (f"{error} (tried {self.waits + 1} times in {now - self.failing_since:.1f} s)",)
             raise error
         if not self.waits and self.retry_for:
-            log.warning("%s; it is asked again for %g s", error, self.retry_for)
+            most = "" if isinstance(error, ServerFailed) else f" for {self.retry_for:g} s"
+            log.warning("%s; it is asked again%s", error, most)
         self.waits += 1
         if self.in_flight.aborted.wait(wait):
             raise self._aborted()
@@ -709,7 +717,10 @@ class _Request:
         if isinstance(error, DeadlineExceeded):
             error.args = self.endpoint._late(self.deadline - self.sent_at).args
         if kind and not self.in_flight.aborted.is_set() and not isinstance(error, ServerUnreachable):
-            self._abort()
+            thread = threading.Thread(target=self._abort, daemon=True)
+            thread.start()
+            # A server that hangs does not answer this either.
+            thread.join(ABORT_WAIT if isinstance(error, DeadlineExceeded) else None)
 
     def _abort(self) -> None:
         for rid in self.rids:

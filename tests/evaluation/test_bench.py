@@ -88,6 +88,16 @@ def test_latency_compares_modes_on_the_same_problem(zero):
     assert found["acceptances"][0]["base"].keys() >= {"seconds", "bound_ratio", "to_sequential"}
 
 
+def test_drafts_that_are_always_rejected_are_measured_with_the_pauses_of_every_day(zero):
+    draft, base = zero
+    config = SpecReasonConfig(token_budget=32 * 20)
+    modes = ("base", "rejected")
+    found = measure_latency(["q"], [0.5, 1.0], draft=draft, base=base, config=config, modes=modes)
+    rows = [row for row in found["runs"] if row["mode"] == "rejected"]
+    assert [(row["steps"], row["rewritten"]) for row in rows] == [(20, 5)] * 2  # 1, 2, 3, 8 and 17
+    assert found["acceptances"][0]["rejected"]["to_base"] > 0
+
+
 def test_the_zero_latency_server_stops_with_the_block(chatml_folder):
     with zero_servers(chatml_folder, 1) as urls, Endpoint(urls[0]) as endpoint:
         solve("q", draft=endpoint, base=endpoint, config=SpecReasonConfig(token_budget=32))

@@ -19,6 +19,7 @@ from specreason_sgl.errors import (
     RequestAborted,
     ServerBusy,
     ServerError,
+    ServerFailed,
     ServerUnreachable,
     Unauthorized,
 )
@@ -74,8 +75,51 @@ def test_a_missed_deadline_says_so_and_aborts_the_request(scripted):
         state = run(endpoint)
         with pytest.raises(DeadlineExceeded, match=rf"{scripted.url} did not answer within 0.3 s"):
             state["a"]
-        assert scripted.aborted() == [scripted.generated()[0]["rid"]]
+        wait_until(lambda: scripted.aborted() == [scripted.generated()[0]["rid"]])
         assert endpoint.in_flight() == 0
+
+
+FAILURES = {
+    "an error": (500, b"{}"),
+    "an error that says it is fine": (200, b'{"error": {"message": "boom"}}'),
+    "nothing": (200, b""),
+    "another answer": (200, b'{"text": "x"}'),
+    "an abort that nobody asked for": answer("", {"type": "abort", "message": "Abort in waiting queue"}),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_request_that_a_server_fails_at_is_sent_three_times(scripted, monkeypatch, failure):
+    monkeypatch.setattr(module, "FIRST_WAIT", 0.001)
+    with Endpoint(scripted.url, timeout=20) as endpoint:
+        for failed in (2, 3):
+            replies = iter([FAILURES[failure]] * failed + [answer("ok")])
+            scripted.requests.clear()
+            scripted.on_generate = lambda payload, replies=replies: next(replies)
+            state = run(endpoint)
+            if failed == 2:
+                assert state["a"] == "ok"
+            else:
+                with pytest.raises(ServerFailed, match=r"tried 3 times"):
+                    state["a"]
+            assert len({one["rid"] for one in scripted.generated()}) == 3
+
+
+@pytest.mark.parametrize("status", [400, 401, 404])
+def test_what_a_server_refuses_is_not_sent_again(scripted, endpoint, status):
+    scripted.on_generate = lambda payload: (status, b"{}")
+    with pytest.raises(ServerError):
+        run(endpoint)["a"]
+    assert len(scripted.generated()) == 1
+
+
+def test_nobody_waits_for_a_server_that_hangs_to_abort(scripted):
+    scripted.on_generate = scripted.on_abort = scripted.hang
+    with Endpoint(scripted.url, timeout=0.2) as endpoint:
+        start = time.monotonic()
+        with pytest.raises(DeadlineExceeded):
+            run(endpoint)["a"]
+        assert time.monotonic() - start < module.CONNECT_TIMEOUT / 2
 
 
 def test_a_server_that_drips_bytes_misses_the_deadline_too(scripted):
@@ -286,7 +330,7 @@ def test_what_a_server_gets_wrong_is_one_clear_error(scripted, endpoint, reply, 
 
 
 def test_a_failure_keeps_earlier_results_and_sends_nothing_more(scripted, endpoint):
-    replies = iter([answer("first"), (500, b"{}")])
+    replies = iter([answer("first"), *[(400, b"{}")] * 9])
     scripted.on_generate = lambda payload: next(replies)
 
     @sgl.function
@@ -302,7 +346,7 @@ def test_a_failure_keeps_earlier_results_and_sends_nothing_more(scripted, endpoi
 
 
 def test_a_failure_crosses_forks(scripted, endpoint):
-    scripted.on_generate = lambda payload: (500, b"{}")
+    scripted.on_generate = lambda payload: (400, b"{}")
 
     @sgl.function
     def forking(s):
@@ -733,7 +777,7 @@ def test_a_limited_state_misses_its_deadline_and_no_other_does(scripted, endpoin
         s["done"] = True
 
     assert two.run(backend=endpoint)["done"]
-    assert len(scripted.aborted()) == 1
+    wait_until(lambda: len(scripted.aborted()) == 1)
     released.set()
 
 

@@ -83,7 +83,7 @@ class Pair:
             purpose = "score"
         elif most == 0:
             purpose = "commit"
-        elif turn.endswith(LEAD):
+        elif LEAD in turn:
             purpose = "answer"
         else:
             purpose = "draft" if side == "draft" else "rewrite"
@@ -103,7 +103,9 @@ class Pair:
             if payload.get("return_logprob"):
                 meta["output_token_logprobs"] = [[-0.5, 1, text]]
         elif purpose == "answer":
-            text, reason, meta["completion_tokens"] = f" {chance(turn).randrange(99)} ", ENDS["eos"], 2
+            asked, _, begun = turn.rpartition(LEAD)
+            whole = f" {chance(asked).randrange(99)} "
+            text, reason, meta["completion_tokens"] = whole.removeprefix(begun), ENDS["eos"], 2
         else:
             if "token_ids_logprob" in payload:
                 text, meta["completion_tokens"] = "x", 1

@@ -112,6 +112,11 @@ def test_steps_about_scores_are_read(text):
     assert is_askable(text, UtilityScore())
 
 
+def spaced(text: str) -> str:
+    """To SentencePiece U+2581 is a space."""
+    return text.replace("\u2581", " ")
+
+
 def control_tokens(tokenizer, ids) -> int:
     return sum(token in tokenizer.added_tokens_decoder for token in ids)
 
@@ -146,7 +151,7 @@ def test_special_tokens_of_any_model_stay_text_in_every_place(tokenizer, where):
         hostile = hostile.replace("</think>", "")
     count, decoded = control(f"a {hostile} b")
     assert count == control("a b")[0]
-    assert hostile in decoded
+    assert spaced(hostile) in spaced(decoded)
 
 
 @pytest.mark.parametrize(("draft_name", "base_name"), zip(NAMES, NAMES[1:] + NAMES[:1], strict=True))
@@ -179,7 +184,7 @@ def test_special_tokens_in_drafts_and_questions_never_control_either_model(tmp_p
         assert counts[0] == counts[1]
         assert [len(one) for one in counts[0]] == [2, 3]
         prompts = [base.tokenizer.decode(one["input_ids"]) for one in base_server.generated()]
-        assert all(f"{hostile} so" in prompt for prompt in prompts)
+        assert all(spaced(f"{hostile} so") in spaced(prompt) for prompt in prompts)
 
 
 def nine(payload):

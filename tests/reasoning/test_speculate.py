@@ -171,7 +171,7 @@ def test_a_run_that_is_late_ends_with_its_request_aborted(play):
     one.servers[1].on_generate = one.servers[1].hang
     with pytest.raises(DeadlineExceeded, match=r"within 0\.3 s"):
         solve("q", draft=one.draft, base=one.base, timeout=0.3)
-    assert one.servers[1].aborted() == [one.servers[1].generated()[0]["rid"]]
+    wait_until(lambda: one.servers[1].aborted() == [one.servers[1].generated()[0]["rid"]])
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan")])

@@ -390,7 +390,7 @@ def test_a_batch_gives_its_results_in_order_and_a_failure_leaves_the_others(pair
 
     def reply(payload):
         if "bad" in pair.draft.tokenizer.decode(payload["input_ids"]):
-            return 500, b'{"error": {"message": "boom"}}'
+            return 400, b'{"error": {"message": "boom"}}'
         return play(payload)
 
     pair.base_server.on_generate = reply

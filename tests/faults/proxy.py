@@ -1,0 +1,185 @@
+"""A TCP proxy that spoils the answer to a chosen request."""
+
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Callable
+
+FIRST = 20  # bytes of a body that come before it is spoiled
+PAUSE = 0.1  # seconds
+RESET = struct.pack("ii", 1, 0)  # linger for 0 s: closing sends a reset
+
+
+class Link:
+    """A client's connection, and the one behind it. `fault` is called with what comes of the answer; it
+    passes on what it likes."""
+
+    def __init__(self, client: socket.socket, server: socket.socket):
+        self.client, self.server = client, server
+        self.request, self.answered = b"", False
+        self.fault: Callable[[Link, bytes], None] | None = None
+        self.head, self.passed = True, 0  # whether the body has not begun yet; bytes of it that came
+        self.closed = threading.Event()
+
+    def up(self) -> None:
+        while data := self._receive(self.client):
+            if self.answered:
+                self.request, self.answered, self.fault = b"", False, None
+                self.head, self.passed = True, 0
+            self.request += data
+            with contextlib.suppress(OSError):
+                self.server.sendall(data)
+        self.close()
+
+    def down(self) -> None:
+        while data := self._receive(self.server):
+            self.answered = True
+            if fault := self.fault:
+                fault(self, data)
+            else:
+                self.send(data)
+        self.close()
+
+    def send(self, data: bytes) -> None:
+        with contextlib.suppress(OSError):
+            self.client.sendall(data)
+
+    def body_from(self, data: bytes) -> tuple[bytes, bytes]:
+        """What still passes as it is, the head and `FIRST` bytes of the body, and the rest."""
+        body = 0
+        if self.head:
+            body = data.find(b"\r\n\r\n") + 4
+            if body < 4:
+                return data, b""
+            self.head = False
+        at = body + max(FIRST - self.passed, 0)
+        self.passed += len(data) - body
+        return data[:at], data[at:]
+
+    def close(self, reset: bool = False) -> None:
+        self.closed.set()
+        for one in (self.client, self.server):
+            with contextlib.suppress(OSError):
+                if reset:
+                    one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                one.shutdown(socket.SHUT_RD if reset else socket.SHUT_RDWR)  # wakes who reads
+            one.close()
+
+    @staticmethod
+    def _receive(one: socket.socket) -> bytes:
+        try:
+            return one.recv(1 << 16)
+        except OSError:
+            return b""
+
+
+def resets(link: Link, data: bytes) -> None:
+    link.close(reset=True)
+
+
+def cuts(link: Link, data: bytes) -> None:
+    first, rest = link.body_from(data)
+    link.send(first)
+    if rest:
+        link.close()
+
+
+def garbles(link: Link, data: bytes) -> None:
+    first, rest = link.body_from(data)
+    link.send(first + bytes(byte ^ 0x80 for byte in rest))
+
+
+def delays(link: Link, data: bytes) -> None:
+    link.closed.wait(PAUSE)
+    link.fault = None
+    link.send(data)
+
+
+def drips(link: Link, data: bytes) -> None:
+    for at in range(0, len(data), 32):
+        link.closed.wait(PAUSE / 50)
+        link.send(data[at : at + 32])
+
+
+def hangs(link: Link, data: bytes) -> None:
+    link.closed.wait()
+
+
+def stalls(link: Link, data: bytes) -> None:
+    first, rest = link.body_from(data)
+    link.send(first)
+    if rest:
+        link.closed.wait()
+
+
+class Proxy:
+    """In front of the server at a port of this machine."""
+
+    def __init__(self, port: int):
+        self._target = ("127.0.0.1", port)
+        self._socket = _bound(0)
+        address = self._socket.getsockname()
+        self._socket.close()
+        self._socket = _bound(address[1])  # a port that was asked for stays ours while nobody listens
+        self.url = f"http://127.0.0.1:{address[1]}"
+        self._links: list[Link] = []
+        self._lock = threading.Lock()
+        self._ended = False
+        self._listen()
+
+    def arm(self, request: str, fault: Callable[[Link, bytes], None]) -> None:
+        """Spoil the answer to the request that has this text in it."""
+        with self._lock:
+            self._links = [link for link in self._links if not link.closed.is_set()]
+            (link,) = [link for link in self._links if request.encode() in link.request]
+        link.fault = fault
+
+    def refuse(self, seconds: float | None = None) -> None:
+        """Break all connections and refuse new ones, for so long or until `accept`."""
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._listener.join()
+        with self._lock:
+            links, self._links = self._links, []
+        for link in links:
+            link.close(reset=True)
+        if seconds is not None:
+            threading.Timer(seconds, self.accept).start()
+
+    def accept(self) -> None:
+        """Take connections again, where that was refused."""
+        if not self._listener.is_alive() and not self._ended:
+            self._listen()
+
+    def close(self) -> None:
+        self._ended = True
+        if self._listener.is_alive():
+            self.refuse()
+        self._socket.close()
+
+    def _listen(self) -> None:
+        self._socket.listen(64)
+        self._listener = threading.Thread(target=self._accept_all, daemon=True)
+        self._listener.start()
+
+    def _accept_all(self) -> None:
+        while True:
+            try:
+                client, _ = self._socket.accept()
+                server = socket.create_connection(self._target)
+            except OSError:
+                return
+            for one in (client, server):
+                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            link = Link(client, server)
+            with self._lock:
+                self._links.append(link)
+            for pump in (link.up, link.down):
+                threading.Thread(target=pump, daemon=True).start()
+
+
+def _bound(port: int) -> socket.socket:
+    one = socket.socket()
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    one.bind(("127.0.0.1", port))
+    return one

@@ -1,0 +1,38 @@
+"""Every fault at every phase: an answer, or one clear error with nothing lost."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.faults import cells
+from tests.faults.cells import FAULTS, FINE, PHASES, Cell, outcomes, table
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+@pytest.fixture(scope="module")
+def found():
+    return dict(outcomes())
+
+
+def test_nothing_is_lost_and_nothing_hangs(found):
+    assert {cell: what for cell, what in found.items() if what not in FINE} == {}
+    assert len(found) == 2 * len(FAULTS) * len(PHASES)
+
+
+def test_the_readme_has_the_table(found):
+    assert table(found) in README.read_text()
+
+
+def test_what_is_lost_or_hangs_is_told(monkeypatch):
+    monkeypatch.setattr(cells, "AT_ONCE", 1)
+    monkeypatch.setattr(cells, "DEADLINE", 1.0)
+    monkeypatch.setitem(cells.FAULTS, "none", lambda *_: threading.Event().wait(2) or None)
+    monkeypatch.setitem(cells.RUNS, "serve", lambda rig, cell: rig.pair.solve() and "kept")
+    monkeypatch.setitem(cells.RUNS, "eval", lambda rig, cell: 1 / 0)
+    monkeypatch.setitem(cells.RUNS, "program", lambda rig, cell: "kept")
+    told = dict(outcomes([Cell("none", phase, False) for phase in ("eval", "program", "serve")]))
+    assert [*told.values()] == [
+        "lost: ZeroDivisionError: division by zero", "lost: the fault was at no request", "hung",
+    ]  # fmt: skip

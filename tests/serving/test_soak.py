@@ -1,0 +1,81 @@
+"""The soak's counting, on scripted servers: nothing is lost here, and what were lost would be seen."""
+
+import threading
+
+import openai
+import psutil
+import pytest
+
+from tests import soak
+from tests.reasoning.test_degrade import hang_up
+from tests.scripted import ScriptedServer
+from tests.serving.conftest import serving, three_steps
+from tests.soak import Sample, Tally, ask, growth, left, load
+
+
+def test_what_is_asked_is_answered_refused_cancelled_or_fails_clearly(pair, monkeypatch):
+    monkeypatch.setattr(soak, "AFTER", (0.01, 0.1))
+    monkeypatch.setattr(soak, "PAUSE", 0.02)
+    wrong = set()
+
+    def before(seen):
+        threading.Event().wait(0.01)  # so that some have to wait
+        return (400, b"{}") if seen.side in wrong else None
+
+    pair.start_anew(three_steps, lambda turn: 9, before)
+    events = [
+        (0.8, "the base fails", lambda: wrong.add("base")),
+        (0.2, "the draft", lambda: wrong.add("draft")),
+    ]
+    with serving(pair, limits={"max_running": 4, "max_queue": 1}) as url:
+        tally, samples = load(
+            url, "two", psutil.Process(), seconds=2, clients=10, seed=1, events=events, quiet=True
+        )
+        assert left(url) == 0
+    assert tally.balances
+    assert all(tally.ends[how] > 0 for how in soak.FINE)
+    assert not [one for one in tally.errors if "400" not in one]
+    assert len(samples) >= 6
+    assert growth(samples)["processes"].grows is False
+
+
+def test_an_answer_that_does_not_come_is_lost(chatml_folder):
+    for reply in (hang_up, (200, b"{}"), (502, b"<html>")):
+        with ScriptedServer(chatml_folder) as server:
+            server.plays["/v1/chat/completions"] = lambda payload, reply=reply: reply
+            client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+            assert {ask(client, "two", number, 1)[0] for number in range(1, 9)} == {"lost"}
+
+
+def test_an_answer_to_another_question_is_seen(pair, url):
+    pair.start_anew(three_steps, lambda turn: 9)
+
+    class Crossed(openai.OpenAI):
+        def post(self, path, *, body, **options):
+            body["messages"][0]["content"] = "What else?"
+            return super().post(path, body=body, **options)
+
+    client = Crossed(base_url=f"{url}/v1", api_key="none", max_retries=0)
+    ends = {ask(client, "two", number, 1)[0] for number in range(1, 9)}
+    assert ends - {"cancelled"} == {"mixed up"}
+
+
+def test_a_tally_that_does_not_balance():
+    tally = Tally()
+    tally.begin(), tally.begin()
+    tally.end("answered")
+    assert not tally.balances
+    tally.end("refused")
+    assert tally.balances
+    tally.begin()
+    tally.end("lost", "why")
+    assert not tally.balances
+
+
+@pytest.mark.parametrize("name", Sample.__annotations__)
+def test_what_grows_is_seen(name):
+    steady = {"memory": 500.0, "threads": 100, "files": 100, "sockets": 100, "processes": 8}
+    samples = [Sample(**{**steady, name: steady[name] * (1 + i / 30)}) for i in range(30)]
+    assert [found for found, one in growth(samples).items() if one.grows] == [name]
+    samples = [Sample(**{**steady, name: steady[name] + i % 3}) for i in range(30)]
+    assert not any(one.grows for one in growth(samples).values())

@@ -1,0 +1,313 @@
+"""A quarter of an hour of everything at once, on `specreason-sgl serve` with real runtimes: is anything lost?
+
+    python -m tests.soak                                    # or `make soak`
+    python -m tests.soak --minutes 3 --clients 32
+
+Starts `serve` with a pair, which starts its two runtimes, and as many requests at a time as `--clients`, half
+of them streams. Half as many clients again overrun the queue; one request in five is given up by its client.
+First the draft runtime and later the base runtime is killed with SIGKILL, and `serve` starts them again. Each
+client checks that what it was sent is the trace of its own question.
+
+At the end: asked = answered + refused + cancelled + failed with a clear error, and the server's memory,
+threads, files, sockets and processes, medians of the first and of the last third of the time. Exit status 1
+where something was lost, is not well after the end, or grew.
+"""
+
+import argparse
+import contextlib
+import itertools
+import json
+import random
+import re
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+import httpx
+import openai
+import psutil
+import urllib3
+from tqdm import tqdm
+
+from specreason_sgl import Trace
+from specreason_sgl.errors import SpecReasonError
+from specreason_sgl.runtime.launch import free_port
+
+GOES_AWAY = 0.2  # the share of requests that their clients give up
+AFTER = (0.5, 20.0)  # seconds
+PAUSE = 1.0  # seconds, after a 429
+LONGEST = 300.0  # seconds of a request, by the server
+KILLS = {"draft": 0.35, "base": 0.5}  # parts of the time
+KNOBS = ["--temperature", "0", "--token-budget", "60", "--step-tokens", "30", "--answer-tokens", "32"]
+FINE = ("answered", "refused", "cancelled", "failed")
+LOG = Path("build/soak.log")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a server's process has at a moment; memory in MB."""
+
+    memory: float
+    threads: int
+    files: int
+    sockets: int
+    processes: int
+
+    @classmethod
+    def of(cls, server: psutil.Process) -> "Sample":
+        with server.oneshot():
+            return cls(
+                server.memory_info().rss / 1e6, server.num_threads(), server.num_fds(),
+                len(server.net_connections()), len(server.children(recursive=True)),
+            )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Medians of the first and the last third of the samples, and the most that the last may be."""
+
+    first: float
+    last: float
+    most: float
+
+    @property
+    def grows(self) -> bool:
+        return self.last > self.most
+
+
+class Tally:
+    """How many requests were begun, and how each ended."""
+
+    def __init__(self):
+        self.ends: Counter[str] = Counter()
+        self.errors: Counter[str] = Counter()
+        self._numbers = itertools.count(1)
+        self.asked = 0
+        self._lock = threading.Lock()
+
+    def begin(self) -> int:
+        with self._lock:
+            self.asked = next(self._numbers)
+            return self.asked
+
+    def end(self, how: str, error: str = "") -> None:
+        with self._lock:
+            self.ends[how] += 1
+            if error:
+                self.errors[error.partition(" (tried ")[0][:150]] += 1
+
+    @property
+    def balances(self) -> bool:
+        return self.asked == sum(self.ends[how] for how in FINE) == sum(self.ends.values())
+
+
+def ask(client: openai.OpenAI, model: str, number: int, seed: int) -> tuple[str, str]:
+    """Ask once; gives how it ended, and the error."""
+    dice = random.Random(f"{seed} {number}")
+    stream = dice.random() < 0.5
+    leaves = dice.uniform(*AFTER) if dice.random() < GOES_AWAY else None
+    question = f"Box {number} holds {number % 17 + 3} red and {number % 5 + 2} blue balls. How many in all?"
+    request = {
+        "model": model,
+        "messages": [{"role": "user", "content": question}],
+        "extra_body": {"specreason": {"trace": True}},
+        "timeout": leaves or LONGEST + 60,
+    }
+    until = time.monotonic() + leaves if leaves else float("inf")
+    try:
+        if stream:
+            chunks = []
+            with client.chat.completions.create(**request, stream=True) as coming:
+                for chunk in coming:
+                    chunks.append(chunk)
+                    if time.monotonic() > until:
+                        return "cancelled", ""
+            deltas = [chunk.choices[0].delta for chunk in chunks if chunk.choices]
+            reasoning = "".join(getattr(one, "reasoning_content", None) or "" for one in deltas)
+            answer = "".join(one.content or "" for one in deltas)
+            sent = chunks[-1].specreason["trace"]
+        else:
+            reply = client.chat.completions.create(**request)
+            reasoning = reply.choices[0].message.reasoning_content
+            answer = reply.choices[0].message.content
+            sent = reply.specreason["traces"][0]
+        trace = Trace.from_json(json.dumps(sent))
+    except openai.RateLimitError:
+        return "refused", ""
+    except (openai.APITimeoutError, httpx.TimeoutException) as error:
+        return ("cancelled", "") if leaves else ("lost", f"no answer in time: {error}")
+    except (openai.APIConnectionError, httpx.HTTPError) as error:
+        return "lost", f"{type(error).__name__}: {error}"
+    except openai.APIError as error:
+        clear = isinstance(error.body, dict) and error.body.get("message")
+        return ("failed", error.body["message"]) if clear else ("lost", str(error))
+    except (SpecReasonError, AttributeError, LookupError, TypeError) as error:  # what came is no answer
+        return "lost", f"{type(error).__name__}: {error}"
+    own = (trace.question, trace.reasoning, trace.answer) == (question, reasoning, answer)
+    return ("answered", "") if own else ("mixed up", f"the answer to {question!r} is of {trace.question!r}")
+
+
+def load(
+    url: str,
+    model: str,
+    server: psutil.Process,
+    *,
+    seconds: float,
+    clients: int,
+    seed: int,
+    events: Sequence[tuple[float, str, Callable[[], None]]],
+    samples: int = 120,
+    quiet: bool = False,
+) -> tuple[Tally, list[Sample]]:
+    """Let clients ask one question after another for a while.
+
+    Args:
+        url: of the API; its server is the process `server`.
+        events: at which part of the time what happens.
+        samples: how many are taken.
+    """
+    tally, found, stop = Tally(), [], threading.Event()
+    client = openai.OpenAI(
+        base_url=f"{url}/v1", api_key="none", max_retries=0,
+        http_client=httpx.Client(limits=httpx.Limits(max_connections=None)),
+    )  # fmt: skip
+
+    def work() -> None:
+        while not stop.is_set():
+            end = ask(client, model, tally.begin(), seed)
+            tally.end(*end)
+            if end[0] != "answered":
+                stop.wait(PAUSE)
+
+    threads = [threading.Thread(target=work) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    began, waiting = time.monotonic(), sorted(events, key=lambda event: event[0])
+    with tqdm(total=round(seconds), unit="s", desc="soak", disable=quiet) as bar:
+        try:
+            while (now := time.monotonic() - began) < seconds:
+                if waiting and now >= waiting[0][0] * seconds:
+                    _, what, happens = waiting.pop(0)
+                    bar.write(f"{now:.0f} s: {what}", file=sys.stderr)
+                    happens()
+                found.append(Sample.of(server))
+                bar.set_postfix_str(", ".join(f"{n} {how}" for how, n in tally.ends.items()), refresh=False)
+                bar.update(round(now) - bar.n)
+                stop.wait(seconds / samples)
+        finally:
+            stop.set()
+            bar.set_description("until the last answers are there")
+            for thread in threads:
+                thread.join()
+            client.close()
+    return tally, found
+
+
+def growth(samples: Sequence[Sample]) -> dict[str, Growth]:
+    """By what is counted. What is kept for reuse may vary a little; processes may not."""
+    third = max(len(samples) // 3, 1)
+    found = {}
+    for name, values in zip(Sample.__annotations__, zip(*map(astuple, samples), strict=True), strict=True):
+        first, last = statistics.median(values[:third]), statistics.median(values[-third:])
+        most = {"memory": first * 1.05 + 20, "processes": first}.get(name, first * 1.1 + 8)
+        found[name] = Growth(first, last, most)
+    return found
+
+
+def left(url: str) -> float:
+    """How many requests the server still has, when all clients are done; waits a little for it."""
+    names = ("specreason_requests_running", "specreason_requests_waiting")
+    for _ in range(100):
+        lines = urllib3.request("GET", f"{url}/metrics").data.decode().splitlines()
+        found = sum(float(line.split()[1]) for line in lines if line.startswith(names))
+        if not found:
+            break
+        time.sleep(0.1)
+    return found
+
+
+def report(tally: Tally, grown: dict[str, Growth], unfinished: float) -> bool:
+    """Print the tables; gives whether all is well."""
+    for how, count in tally.errors.most_common(8):
+        print(f"{count:6d} times: {how}")
+    sums = " + ".join(f"{tally.ends[how]} {how}" for how in FINE)
+    bad = "".join(f", {n} {how}" for how, n in tally.ends.items() if how not in FINE)
+    print(f"\n{tally.asked} asked = {sums}{bad}: {'balances' if tally.balances else 'DOES NOT BALANCE'}")
+    print(f"{unfinished:.0f} left in the server\n")
+    print(f"{'server':<10} {'first third':>12} {'last third':>12} {'at most':>12}")
+    for name, one in grown.items():
+        mark = "  GROWS" if one.grows else ""
+        print(f"{name:<10} {one.first:12.0f} {one.last:12.0f} {one.most:12.0f}{mark}")
+    return tally.balances and not unfinished and not any(one.grows for one in grown.values())
+
+
+@contextlib.contextmanager
+def served(pair: str, clients: int) -> Iterator[tuple[str, psutil.Process, dict[str, int]]]:
+    """`specreason-sgl serve` with its runtimes: the URL, its process, and the runtimes' ports by side."""
+    ports = {side: free_port() for side in KILLS}
+    command = [sys.executable, "-m", "specreason_sgl.cli", "serve", "--pair", pair, "--port", "0", *KNOBS]
+    command += [part for side, port in ports.items() for part in (f"--{side}-port", str(port))]
+    command += ["--max-running", str(clients), "--max-queue", str(clients // 4), "--timeout", str(LONGEST)]
+    LOG.parent.mkdir(exist_ok=True)
+    print(f"starting {pair}; what the server says goes to {LOG}", file=sys.stderr)
+    with open(LOG, "w") as log:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+    server = psutil.Process(process.pid)
+    try:
+        ready = re.search(r"at (http://127\.0\.0\.1:\d+)/v1", process.stdout.readline())
+        if not ready:
+            sys.exit(f"the server did not start: {LOG.read_text().strip()[-300:]}")
+        yield ready[1], server, ports
+    finally:
+        tree = server.children(recursive=True) if process.poll() is None else []
+        process.terminate()
+        process.wait()
+        _, alive = psutil.wait_procs(tree, timeout=15)
+        if alive:
+            sys.exit(f"{len(alive)} processes are left of the server")
+
+
+def kill(server: psutil.Process, port: int) -> None:
+    """Kill the runtime at a port, as the kernel does where memory is short; its supervisor stays."""
+    (supervisor,) = [one for one in server.children() if str(port) in one.cmdline()]
+    for one in supervisor.children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.soak",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--minutes", type=float, default=15, help="how long clients ask (15)")
+    parser.add_argument("--clients", type=int, default=64, help="requests that run at a time (64)")
+    parser.add_argument("--pair", default="nano", help="the pair to serve (nano)")
+    parser.add_argument("--seed", type=int, default=1, help="of which clients go away when (1)")
+    given = parser.parse_args()
+    with served(given.pair, given.clients) as (url, server, ports):
+        events = [
+            (at, f"SIGKILL to the {side} runtime", lambda port=ports[side]: kill(server, port))
+            for side, at in KILLS.items()
+        ]
+        tally, samples = load(
+            url, given.pair, server, seconds=60 * given.minutes, clients=given.clients * 3 // 2,
+            seed=given.seed, events=events,
+        )  # fmt: skip
+        runtimes = urllib3.request("GET", f"{url}/health").json()["runtimes"]
+        well = report(tally, growth(samples), left(url))
+        for side, one in runtimes.items():
+            print(f"{side}: {one['state']}, started again {one['restarts']} times")
+            well = well and one["state"] == "ready" and one["restarts"] >= 1
+    return 0 if well else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
