@@ -32,8 +32,8 @@ from tests.scripted import ScriptedServer, answer
 from tests.serving.conftest import serving
 
 STEPS = 3  # of a run; the second draft is rejected
-SHORT = 1.0  # seconds until a request that hangs is given up
-RETRY_FOR = 0.6  # seconds
+SHORT = 2.0  # seconds until a request that hangs is given up
+RETRY_FOR = 1.5  # seconds
 DEADLINE = 30.0  # seconds; a cell that takes longer hangs
 AT_ONCE = 8
 FINE = {KEPT := "kept", SAVED := "saved", FAILED := "error"}
