@@ -14,6 +14,11 @@ def answer(text: str, finish_reason: dict | None = None, **meta) -> dict:
     return {"text": text, "meta_info": {"finish_reason": reason, **counts, **meta}}
 
 
+def part_of(whole: dict, text: str) -> dict:
+    """An event of a stream that goes on."""
+    return {**whole, "text": text, "meta_info": {**whole["meta_info"], "finish_reason": None}}
+
+
 def streamed(whole: dict, between: Callable = lambda: None) -> Callable:
     """An answer sent as SGLang streams it: the text so far, a character more each time; `between` is called
     after each."""
@@ -23,9 +28,9 @@ def streamed(whole: dict, between: Callable = lambda: None) -> Callable:
         handler.send_header("Content-Type", "text/event-stream")
         handler.send_header("Connection", "close")
         handler.end_headers()
-        for end in range(1, len(whole["text"]) + 1):
-            event = json.dumps({**whole, "text": whole["text"][:end]})
-            handler.wfile.write(f"data: {event}\n\n".encode())
+        texts = [whole["text"][:end] for end in range(1, len(whole["text"]))]
+        for event in [*(part_of(whole, text) for text in texts), whole]:
+            handler.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
             between()
         handler.wfile.write(b"data: [DONE]\n\n")
         handler.close_connection = True

@@ -89,6 +89,7 @@ class Tally:
         self.errors: Counter[str] = Counter()
         self._numbers = itertools.count(1)
         self.asked = 0
+        self._marked = 0
         self._lock = threading.Lock()
 
     def begin(self) -> int:
@@ -101,6 +102,14 @@ class Tally:
             self.ends[how] += 1
             if error:
                 self.errors[error.partition(" (tried ")[0][:150]] += 1
+
+    def mark(self) -> None:
+        """From here on `answered_since` counts."""
+        self._marked = self.ends["answered"]
+
+    @property
+    def answered_since(self) -> int:
+        return self.ends["answered"] - self._marked
 
     @property
     def balances(self) -> bool:
@@ -145,8 +154,9 @@ def ask(client: openai.OpenAI, model: str, number: int, seed: int) -> tuple[str,
     except (openai.APIConnectionError, httpx.HTTPError) as error:
         return "lost", f"{type(error).__name__}: {error}"
     except openai.APIError as error:
-        clear = isinstance(error.body, dict) and error.body.get("message")
-        return ("failed", error.body["message"]) if clear else ("lost", str(error))
+        message = error.body.get("message") if isinstance(error.body, dict) else None
+        clear = message and "something is wrong in this server" not in message
+        return ("failed", message) if clear else ("lost", str(error))
     except (SpecReasonError, AttributeError, LookupError, TypeError) as error:  # what came is no answer
         return "lost", f"{type(error).__name__}: {error}"
     own = (trace.question, trace.reasoning, trace.answer) == (question, reasoning, answer)
@@ -196,6 +206,7 @@ def load(
                     _, what, happens = waiting.pop(0)
                     bar.write(f"{now:.0f} s: {what}", file=sys.stderr)
                     happens()
+                    tally.mark()
                 found.append(Sample.of(server))
                 bar.set_postfix_str(", ".join(f"{n} {how}" for how, n in tally.ends.items()), refresh=False)
                 bar.update(round(now) - bar.n)
@@ -239,12 +250,14 @@ def report(tally: Tally, grown: dict[str, Growth], unfinished: float) -> bool:
     sums = " + ".join(f"{tally.ends[how]} {how}" for how in FINE)
     bad = "".join(f", {n} {how}" for how, n in tally.ends.items() if how not in FINE)
     print(f"\n{tally.asked} asked = {sums}{bad}: {'balances' if tally.balances else 'DOES NOT BALANCE'}")
+    print(f"{tally.answered_since} of the answers came after the last kill")
     print(f"{unfinished:.0f} left in the server\n")
     print(f"{'server':<10} {'first third':>12} {'last third':>12} {'at most':>12}")
     for name, one in grown.items():
         mark = "  GROWS" if one.grows else ""
         print(f"{name:<10} {one.first:12.0f} {one.last:12.0f} {one.most:12.0f}{mark}")
-    return tally.balances and not unfinished and not any(one.grows for one in grown.values())
+    well = tally.balances and tally.answered_since > 0
+    return well and not unfinished and not any(one.grows for one in grown.values())
 
 
 @contextlib.contextmanager

@@ -73,12 +73,13 @@ def expand(
         ]
         for values in itertools.product(*(knobs[one] for one in mine)):
             chosen = dict(zip(mine, values, strict=True))
+            if mode == "lookahead":
+                chosen["lookahead"] = max(chosen.get("lookahead", 1), 1)
             swept = [f"{one.replace('_', '-')}={chosen[one]:g}" for one in mine if len(knobs[one]) > 1]
             if mode == "paper":
                 threshold = chosen.pop("threshold", None)
                 judge = {"verifier": UtilityScore(), "threshold": 7.0 if threshold is None else threshold}
             elif mode == "lookahead":
-                chosen["lookahead"] = max(chosen.get("lookahead", 1), 1)
                 judge = {"verifier": SameMeaning(), "threshold": 0.5}
             elif mode == "reward":
                 judge = {"verifier": RewardModel(reward), "threshold": chosen.pop("reward_threshold", 0.7)}

@@ -225,7 +225,8 @@ class Endpoint(RuntimeEndpoint):
         """A request that is still on its way when its abort arrives would run: ask again while it does."""
         rids = [rid for rid in rids if rid in self._in_flight]
         for rid in rids:
-            self._abort_rid(rid)
+            if not self._abort_rid(rid):
+                break  # a server that hangs does not answer the others either
         if rids and again < CONNECT_TIMEOUT:
             timer = threading.Timer(again, self._abort_until_gone, (rids, 2 * again))
             timer.daemon = True
@@ -437,21 +438,27 @@ class Endpoint(RuntimeEndpoint):
     def _stream(self, s: StreamExecutor, sampling_params: SglSamplingParams, request: "_Request"):
         """Pieces of text with their meta information. Where the server goes away in the middle, the rest is
         generated after what has come: the interpreter has put it into the state's text."""
+        constrained = sampling_params.regex or sampling_params.json_schema
         before = 0  # tokens
         while True:
             payload = {**self._payload(s, sampling_params), "stream": True}
             payload["sampling_params"]["max_new_tokens"] -= before
             self._fit(payload)
-            position = tokens = 0
+            position, tokens, finished = 0, 0, None
             try:
                 for answer in self._answers(request, payload):
                     meta = answer["meta_info"]
-                    tokens = meta.get("completion_tokens", 0)
+                    tokens, finished = meta.get("completion_tokens", 0), meta.get("finish_reason")
                     meta["completion_tokens"] = before + tokens
                     yield answer["text"][position:], meta
                     position = len(answer["text"])
+                request.close()  # a connection with unread bytes cannot be used again
                 return
             except (ServerUnreachable, ServerBusy, ServerFailed) as error:
+                if finished:
+                    return
+                if constrained and position:
+                    raise  # the constraint would begin anew after what has come
                 request.wait_to_send_again(error)
             before += tokens
             if before >= sampling_params.max_new_tokens:
@@ -499,9 +506,11 @@ class Endpoint(RuntimeEndpoint):
             if reason.get("type") == "abort" or request.in_flight.aborted.is_set():
                 message = valid(str(reason.get("message") or "it was aborted"))
                 message = f"{self.base_url} ended a request before it was done: {message}"
-                if not request.in_flight.aborted.is_set():
-                    raise ServerFailed(message)
-                raise RequestAborted(message, one["meta_info"])
+                if request.in_flight.aborted.is_set():
+                    raise RequestAborted(message, one["meta_info"])
+                if type(status := reason.get("status_code")) is int:  # a stream has no other way to say it
+                    raise self._refused(status, message)
+                raise ServerFailed(message)
         if isinstance(answer, list) != request.several or answer == []:
             raise ServerFailed(f"{self.base_url} sent something that is not an answer of SGLang's")
         return answer
@@ -523,7 +532,7 @@ class Endpoint(RuntimeEndpoint):
 
     def _chunks(self, response, deadline: float) -> Iterator[bytes]:
         try:
-            while chunk := response.read1(1 << 20):
+            while chunk := self._read_until(deadline, response):
                 yield chunk
                 if time.monotonic() > deadline:
                     raise self._late()
@@ -531,6 +540,12 @@ class Endpoint(RuntimeEndpoint):
             raise self._late() from None
         except urllib3.exceptions.HTTPError as error:
             raise ServerUnreachable(f"the connection to {self.base_url} broke ({_why(error)})") from None
+
+    def _read_until(self, deadline: float, response) -> bytes:
+        # The timeout that the request was sent with begins anew at each read.
+        if sock := getattr(response.connection, "sock", None):
+            sock.settimeout(max(deadline - time.monotonic(), 0.01))
+        return response.read1(1 << 20)
 
     def _send(self, method: str, path: str, timeout: float, body: bytes | None = None):
         try:
@@ -591,7 +606,8 @@ class Endpoint(RuntimeEndpoint):
         what = "an error" if status == 200 else f"status {status}"
         return kind(f"{self.base_url} answered with {what}: {message[:500]}")
 
-    def _abort_rid(self, rid: str) -> None:
+    def _abort_rid(self, rid: str) -> bool:
+        """Whether the server answered."""
         body = json.dumps({"rid": rid}).encode()
         with contextlib.suppress(SpecReasonError, urllib3.exceptions.HTTPError):  # what is gone runs nothing
             response = self._send("POST", "/abort_request", CONNECT_TIMEOUT, body)
@@ -600,6 +616,8 @@ class Endpoint(RuntimeEndpoint):
                 found = self._json("GET", "/workers")
                 for worker in found.get("workers", ()) if isinstance(found, dict) else ():
                     self._abort_at(worker["url"], body)
+            return True
+        return False
 
     def _abort_at(self, worker: str, body: bytes) -> None:
         with contextlib.suppress(urllib3.exceptions.HTTPError):
@@ -687,7 +705,7 @@ class _Request:
             ServerError: the error, where there is no time to try again.
             RequestAborted: it was aborted.
         """
-        self._close()
+        self.close()
         self._abort()
         now, wait = time.monotonic(), min(FIRST_WAIT * 2**self.waits, LONGEST_WAIT)
         self.failing_since = self.failing_since or now
@@ -712,7 +730,7 @@ class _Request:
         return {"sent_at": self.sent_at, "seconds": time.monotonic() - self.sent_at}
 
     def __exit__(self, kind, error, _) -> None:
-        self._close(bool(kind))
+        self.close(bool(kind))
         self.endpoint._in_flight.pop(self.rid, None)
         if isinstance(error, DeadlineExceeded):
             error.args = self.endpoint._late(self.deadline - self.sent_at).args
@@ -726,7 +744,7 @@ class _Request:
         for rid in self.rids:
             self.endpoint._abort_rid(rid)
 
-    def _close(self, early: bool = True) -> None:
+    def close(self, early: bool = True) -> None:
         if self.response is not None:
             if early:
                 self.response.close()

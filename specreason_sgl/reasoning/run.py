@@ -240,11 +240,15 @@ class Run:
         if on_text:
             writer = self.own(fork_to(s, s.stream_executor.backend, stream=True))
         writer += sgl.gen(name, temperature=self.config.temperature, top_p=self.config.top_p, **sampling)
+        told = 0
         if on_text:
             for text in filter(None, writer.text_iter(name)):
                 on_text(name, text)
+                told += len(text)
         written = self.finish(Writing(writer, name, side, purpose))
         if on_text:
+            if rest := written.text[told:]:  # `text_iter` (0.5.23) leaves out what comes during the last call
+                on_text(name, rest)
             s += written.text
             self.done(writer)
         return written

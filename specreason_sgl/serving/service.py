@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -69,7 +70,7 @@ class Job:
         """Abort what still runs of it, on both runtimes; returns at once."""
         if not self.finished.is_set() and not self._cancelled:
             self._cancelled = True
-            self._loop.run_in_executor(None, self.end)
+            threading.Thread(target=self.end, daemon=True).start()  # a runtime that hangs takes seconds
 
 
 class Service:
@@ -137,6 +138,9 @@ class Service:
         finally:
             self._waiting -= 1
             self.metrics.waiting.dec()
+        if self._closing:
+            self._slots.release()
+            raise RequestAborted("the server is shutting down")
         job = Job(choices)
         self._jobs.add(job)
         self.metrics.running.inc()

@@ -132,6 +132,17 @@ def test_runs_are_put_side_by_side_and_compared_where_they_can_be(run, tmp_path)
     assert math.isnan(found["budget: paper"].over_base.value)
 
 
+def test_a_run_is_compared_with_the_model_alone_of_its_own_file(tmp_path):
+    settings = expand(("base", "pipelined"), KNOBS)
+    files = []
+    for name, times in (("fast", 1), ("slow", 10)):
+        made = [sample(0, 0, "base", True, trace("base", 4 * times))]
+        made += [sample(0, 0, "pipelined", True, trace("pipelined", 2 * times))]
+        files.append(write(tmp_path / f"{name}.jsonl", settings, made))
+    found = rows(*files)
+    assert found["fast: pipelined"].over_base.value == found["slow: pipelined"].over_base.value == 2
+
+
 def test_the_tables_have_every_setting(run, tmp_path):
     done = command("report", str(run), "--markdown", "--csv", str(tmp_path / "x.csv"))
     lines = done.stdout.splitlines()

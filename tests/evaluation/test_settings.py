@@ -56,6 +56,12 @@ def test_the_peers_have_their_own_judges():
     assert (found["reward"].threshold, found["reward"].lookahead) == (0.5, 0)
 
 
+def test_a_setting_is_named_after_what_it_does():
+    assert list(named("lookahead", knobs={"lookahead": [0, 1, 2]})) == [
+        "lookahead lookahead=1", "lookahead lookahead=2",
+    ]  # fmt: skip
+
+
 def test_the_pairs_own_calibration_judges_where_nothing_else_is_said():
     found = named("specreason", "paper", knobs={"threshold": [None], "keep": [None]}, pair="mini")
     assert found["specreason"].verifier == Likelihood(reduce="min")

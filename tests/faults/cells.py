@@ -28,7 +28,7 @@ from tests.reasoning.pair import LEAD, Pair, Seen, chance
 from tests.reasoning.test_degrade import steps_of
 from tests.reasoning.test_pipelined import what_was_decided
 from tests.reasoning.test_resume import at, digit
-from tests.scripted import ScriptedServer, answer
+from tests.scripted import ScriptedServer, answer, part_of
 from tests.serving.conftest import serving
 
 STEPS = 3  # of a run; the second draft is rejected
@@ -58,7 +58,7 @@ def replies(status: int, body: bytes) -> Callable:
 
 def stops(rig: "Rig", cell: "Cell", seen: Seen):
     """A token comes, and then no more."""
-    begun = json.dumps(answer(" ", completion_tokens=1)).encode()
+    begun = json.dumps(part_of(answer(" ", completion_tokens=1), " ")).encode()
     if cell.phase in STREAMED and seen.turn.endswith(LEAD):
         return lambda handler: sends(handler, b"data: %s\n\n" % begun)
     return lambda handler: sends(handler, begun[:-1] if cell.phase not in STREAMED else b"")

@@ -25,7 +25,7 @@ from specreason_sgl.errors import (
 )
 from specreason_sgl.lang import endpoint as module
 from specreason_sgl.lang.score import logprobs as logprobs_of
-from tests.scripted import answer, wait_until
+from tests.scripted import answer, part_of, wait_until
 
 
 @sgl.function
@@ -236,7 +236,7 @@ def test_a_stream_goes_on_where_it_broke_off(scripted, quick):
             handler.send_header("Connection", "close")
             handler.end_headers()
             for tokens, text in enumerate(texts, 1):
-                event = answer(text, completion_tokens=tokens)
+                event = part_of(answer(text, completion_tokens=tokens), text)
                 handler.wfile.write(b"data: " + json.dumps(event).encode() + b"\n\n")
             if whole:
                 handler.wfile.write(b"data: [DONE]\n\n")
@@ -254,6 +254,84 @@ def test_a_stream_goes_on_where_it_broke_off(scripted, quick):
     texts = [endpoint.tokenizer.decode(one["input_ids"]) for one in (first, third)]
     assert texts[1] == texts[0] + "Hel"
     assert [one["sampling_params"]["max_new_tokens"] for one in (first, second, third)] == [4, 2, 2]
+
+
+def events(*answers, done=True):
+    """A stream of these; without `done` it breaks off."""
+
+    def send(handler):
+        handler.send_response(200)
+        handler.send_header("Connection", "close")
+        handler.end_headers()
+        for one in answers:
+            handler.wfile.write(b"data: " + json.dumps(one).encode() + b"\n\n")
+        if done:
+            handler.wfile.write(b"data: [DONE]\n\n")
+        handler.close_connection = True
+
+    return send
+
+
+def test_a_stream_that_says_that_the_server_is_busy_is_asked_for_again(scripted, quick):
+    reason = {"type": "abort", "message": "The request queue is full.", "status_code": 503, "err_type": None}
+    scripted.on_generate = lambda payload: (
+        events(answer("ok")) if len(scripted.generated()) > 4 else events(answer("", reason))
+    )
+    with Endpoint(scripted.url, timeout=20) as endpoint:
+        assert ask.run(backend=endpoint, stream=True)["a"] == "ok"
+    assert len(scripted.generated()) == 5
+
+
+def test_a_stream_that_breaks_off_after_its_last_event_is_whole(scripted, endpoint):
+    whole = answer("Hello", completion_tokens=2)
+    scripted.on_generate = lambda payload: events(part_of(whole, "Hel"), whole, done=False)
+    assert ask.run(backend=endpoint, stream=True)["a"] == "Hello"
+    assert len(scripted.generated()) == 1
+
+
+def test_a_constrained_stream_that_breaks_off_is_not_gone_on_with(scripted, endpoint):
+    @sgl.function
+    def number(s):
+        s += sgl.user("q")
+        s += sgl.assistant(sgl.gen("a", regex=r"\d{3}"))
+
+    scripted.on_generate = lambda payload: events(part_of(answer("123"), "12"), done=False)
+    state = number.run(backend=endpoint, stream=True)
+    with pytest.raises(ServerUnreachable, match="broke off"):
+        state["a"]
+    assert len(scripted.generated()) == 1
+
+
+def test_a_stream_that_stalls_does_not_get_the_time_twice(scripted):
+    def stall(handler):
+        handler.send_response(200)
+        handler.send_header("Content-Length", "100000")
+        handler.end_headers()
+        scripted.released.wait(0.8)
+        handler.wfile.write(b"data: " + json.dumps(part_of(answer("Hello"), "Hel")).encode() + b"\n\n")
+        scripted.released.wait(20)
+
+    scripted.on_generate = lambda payload: stall
+    with Endpoint(scripted.url, timeout=1.0) as endpoint:
+        start = time.monotonic()
+        with pytest.raises(DeadlineExceeded):
+            ask.run(backend=endpoint, stream=True)["a"]
+        assert time.monotonic() - start < 1.7
+
+
+def test_a_server_that_hangs_is_not_asked_for_one_abort_after_the_other(scripted, monkeypatch):
+    monkeypatch.setattr(module, "CONNECT_TIMEOUT", 0.5)
+    scripted.on_generate = scripted.on_abort = scripted.hang
+    with Endpoint(scripted.url, timeout=20) as endpoint:
+        states = [ask.run(backend=endpoint) for _ in range(6)]
+        wait_until(lambda: len(scripted.generated()) == 6)
+        start = time.monotonic()
+        assert endpoint.abort() == 6
+        assert time.monotonic() - start < 6 * 0.5 / 2
+        scripted.released.set()
+        for state in states:
+            with pytest.raises(RequestAborted):
+                state["a"]
 
 
 @pytest.mark.parametrize(
@@ -428,7 +506,7 @@ def test_a_stream_that_breaks_off_is_an_error(scripted, endpoint):
         handler.send_header("Connection", "close")
         handler.end_headers()
         if len(scripted.generated()) == 1:
-            handler.wfile.write(b"data: " + json.dumps(answer("Hel")).encode() + b"\n\n")
+            handler.wfile.write(b"data: " + json.dumps(part_of(answer("Hel"), "Hel")).encode() + b"\n\n")
         handler.close_connection = True
 
     scripted.on_generate = lambda payload: stream

@@ -263,6 +263,7 @@ def test_a_model_alone_tells_its_reasoning_too(pair):
     pieces = {"reasoning": "", "answer": ""}
 
     def on_text(kind, text):
+        wait_until(lambda: pair.base.in_flight() == 0)  # it takes its time, and misses nothing
         pieces[kind] += text
 
     trace = solve_alone("q", endpoint=pair.base, config=SpecReasonConfig(temperature=0), on_text=on_text)

@@ -401,6 +401,16 @@ def test_a_server_that_stops_aborts_what_runs(pair):
         assert one.result().status == 503
 
 
+def test_a_server_that_stops_begins_nothing_that_waited(pair):
+    with ThreadPoolExecutor(2) as pool:
+        with serving(pair, limits={"max_running": 1}) as url:
+            held_back(pair)
+            both = [pool.submit(post, url, ASK) for _ in range(2)]
+            wait_until(lambda: pair.of("draft") and value(url, "specreason_requests_waiting") == 1)
+        assert [one.result().status for one in both] == [503, 503]
+    assert len(pair.of("draft")) == 1
+
+
 def test_health_says_how_the_runtimes_are(pair):
     found = [(True, {"draft": {"state": "ready"}}), (False, {"draft": {"state": "restarting"}})]
     with serving(pair, health=lambda: found.pop(0)) as url:

@@ -40,7 +40,8 @@ def test_what_is_asked_is_answered_refused_cancelled_or_fails_clearly(pair, monk
 
 
 def test_an_answer_that_does_not_come_is_lost(chatml_folder):
-    for reply in (hang_up, (200, b"{}"), (502, b"<html>")):
+    broken = b'{"error": {"message": "something is wrong in this server; its log says more"}}'
+    for reply in (hang_up, (200, b"{}"), (502, b"<html>"), (500, broken)):
         with ScriptedServer(chatml_folder) as server:
             server.plays["/v1/chat/completions"] = lambda payload, reply=reply: reply
             client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
@@ -67,6 +68,9 @@ def test_a_tally_that_does_not_balance():
     assert not tally.balances
     tally.end("refused")
     assert tally.balances
+    assert tally.answered_since == 1
+    tally.mark()
+    assert tally.answered_since == 0
     tally.begin()
     tally.end("lost", "why")
     assert not tally.balances
