@@ -18,13 +18,13 @@ def running(url: str) -> int:
     return sum(one["num_running_reqs"] + one["num_waiting_reqs"] for one in loads)
 
 
-def test_every_lookahead_writes_the_same_steps(pair, draft, base):
+def test_two_steps_ahead_write_the_same_steps(pair, draft, base):
     def run(lookahead):
         # What is cached decides what is computed together, and so the last bits: all begin alike.
         draft.flush_cache()
         base.flush_cache()
         config = SpecReasonConfig(
-            temperature=0, threshold=FixedShare(0.6), token_budget=60, step_tokens=20, lookahead=lookahead
+            temperature=0, threshold=FixedShare(0.6), token_budget=80, step_tokens=30, lookahead=lookahead
         )
         trace = solve(QUESTION, draft=draft, base=base, config=config)
         # An aborted request ends at the next token, not later.
@@ -33,17 +33,16 @@ def test_every_lookahead_writes_the_same_steps(pair, draft, base):
 
     expected = run(0)
     assert not expected.wasted
-    for lookahead in (1, 2):
-        trace = run(lookahead)
-        print([call.completion_tokens for call in trace.wasted], trace.rewritten)
-        for one, other in zip(trace.steps, expected.steps, strict=True):
-            assert (one.text, one.author, one.rejected, one.end) == (
-                other.text,
-                other.author,
-                other.rejected,
-                other.end,
-            )
-        assert (trace.stop, trace.answer) == (expected.stop, expected.answer)
+    trace = run(2)
+    print([call.completion_tokens for call in trace.wasted], trace.rewritten)
+    for one, other in zip(trace.steps, expected.steps, strict=True):
+        assert (one.text, one.author, one.rejected, one.end) == (
+            other.text,
+            other.author,
+            other.rejected,
+            other.end,
+        )
+    assert (trace.stop, trace.answer) == (expected.stop, expected.answer)
 
 
 @sgl.function
