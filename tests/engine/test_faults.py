@@ -31,7 +31,8 @@ def test_a_draft_runtime_that_is_stopped_is_done_without_until_it_goes_on(pair, 
             for one in stopped:
                 one.resume()
 
-    config = SpecReasonConfig(temperature=0, draft_timeout=5.0, **SETTINGS)
+    # Steps so short that there are many before the answer, whichever model writes them.
+    config = SpecReasonConfig(temperature=0, draft_timeout=5.0, **{**SETTINGS, "step_tokens": 5})
     try:
         trace = solve(QUESTIONS[0], draft=draft, base=base, config=config, on_step=on_step)
     finally:
