@@ -50,8 +50,8 @@ def test_texts_of_models_are_shown_as_they_are_and_are_no_html():
 
 
 def test_a_notebook_is_shown_no_folder_of_the_machine():
-    folder = "/root/.cache/specreason-sgl/models/Qwen--Qwen2.5-Coder-1.5B-Instruct"
+    folder = "/srv/models/Qwen--Qwen2.5-Coder-1.5B-Instruct"
     shown = make_trace(base_model=folder)._repr_mimebundle_(include=None, exclude=None)
     assert shown.keys() == {"text/html", "text/plain"}
     assert "(draft draft-0.5b, base Qwen/Qwen2.5-Coder-1.5B-Instruct)" in shown["text/html"]
-    assert "/root" not in "".join(shown.values())
+    assert "/srv" not in "".join(shown.values())
