@@ -229,33 +229,6 @@ def test_an_abort_ends_the_pause_before_a_request_is_sent_again(scripted, monkey
     assert len(scripted.generated()) == 1
 
 
-def test_a_stream_goes_on_where_it_broke_off(scripted, quick):
-    def stream(texts, whole):
-        def send(handler):
-            handler.send_response(200)
-            handler.send_header("Connection", "close")
-            handler.end_headers()
-            for tokens, text in enumerate(texts, 1):
-                event = part_of(answer(text, completion_tokens=tokens), text)
-                handler.wfile.write(b"data: " + json.dumps(event).encode() + b"\n\n")
-            if whole:
-                handler.wfile.write(b"data: [DONE]\n\n")
-            handler.close_connection = True
-
-        return send
-
-    sends = iter([stream(["He", "Hel"], False), stream([], False), stream(["l", "lo"], True)])
-    scripted.on_generate = lambda payload: next(sends)
-    with Endpoint(scripted.url, timeout=20) as endpoint:
-        state = ask.run(backend=endpoint, stream=True)
-        assert "".join(state.text_iter("a")) == state["a"] == "Hello"
-        assert state.get_meta_info("a")["completion_tokens"] == 4
-    first, second, third = scripted.generated()
-    texts = [endpoint.tokenizer.decode(one["input_ids"]) for one in (first, third)]
-    assert texts[1] == texts[0] + "Hel"
-    assert [one["sampling_params"]["max_new_tokens"] for one in (first, second, third)] == [4, 2, 2]
-
-
 def events(*answers, done=True):
     """A stream of these; without `done` it breaks off."""
 
@@ -270,6 +243,22 @@ def events(*answers, done=True):
         handler.close_connection = True
 
     return send
+
+
+def test_a_stream_goes_on_where_it_broke_off(scripted, quick):
+    def begun(*texts):
+        return [part_of(answer(text, completion_tokens=n), text) for n, text in enumerate(texts, 1)]
+
+    sends = iter([events(*begun("He", "Hel"), done=False), events(done=False), events(*begun("l", "lo"))])
+    scripted.on_generate = lambda payload: next(sends)
+    with Endpoint(scripted.url, timeout=20) as endpoint:
+        state = ask.run(backend=endpoint, stream=True)
+        assert "".join(state.text_iter("a")) == state["a"] == "Hello"
+        assert state.get_meta_info("a")["completion_tokens"] == 4
+    first, second, third = scripted.generated()
+    texts = [endpoint.tokenizer.decode(one["input_ids"]) for one in (first, third)]
+    assert texts[1] == texts[0] + "Hel"
+    assert [one["sampling_params"]["max_new_tokens"] for one in (first, second, third)] == [4, 2, 2]
 
 
 def test_a_stream_that_says_that_the_server_is_busy_is_asked_for_again(scripted, quick):
