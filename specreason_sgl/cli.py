@@ -117,7 +117,7 @@ def _resumed(file: Path, question: str, config: SpecReasonConfig) -> Trace:
     if question:
         raise ConfigError("give a problem or --resume, not both: the file has the problem")
     found = show.read_traces(file)
-    if len(found) > 1 or found[0].mode != "specreason" or found[0].stop != "failed":
+    if len(found) > 1 or not found[0].resumable:
         raise ConfigError(f"{file} is not the trace of one run that failed: there is nothing to go on with")
     now = config.as_dict()
     changed = [name for name in now if now[name] != found[0].config.get(name, now[name])]

@@ -19,23 +19,29 @@ def part_of(whole: dict, text: str) -> dict:
     return {**whole, "text": text, "meta_info": {**whole["meta_info"], "finish_reason": None}}
 
 
-def streamed(whole: dict, between: Callable = lambda: None) -> Callable:
-    """An answer sent as SGLang streams it: the text so far, a character more each time; `between` is called
-    after each."""
+def streamed(*events: dict | bytes, done: bool = True, between: Callable = lambda: None) -> Callable:
+    """These as SGLang streams them, each with the text so far; `between` is called after each. Without
+    `done` the stream breaks off."""
 
     def send(handler) -> None:
         handler.send_response(200)
         handler.send_header("Content-Type", "text/event-stream")
         handler.send_header("Connection", "close")
         handler.end_headers()
-        texts = [whole["text"][:end] for end in range(1, len(whole["text"]))]
-        for event in [*(part_of(whole, text) for text in texts), whole]:
-            handler.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
+        for event in events:
+            data = event if isinstance(event, bytes) else json.dumps(event).encode()
+            handler.wfile.write(b"data: " + data + b"\n\n")
             between()
-        handler.wfile.write(b"data: [DONE]\n\n")
+        if done:
+            handler.wfile.write(b"data: [DONE]\n\n")
         handler.close_connection = True
 
     return send
+
+
+def by_character(whole: dict) -> list[dict]:
+    """The events of an answer's stream, a character more each time."""
+    return [*(part_of(whole, whole["text"][:end]) for end in range(1, len(whole["text"]))), whole]
 
 
 class ScriptedServer:

@@ -333,7 +333,7 @@ def _text(question: Question) -> str:
 
 
 def _check_resumable(trace: Trace, question: Question, config: SpecReasonConfig) -> None:
-    if trace.mode != "specreason" or trace.stop != "failed":
+    if not trace.resumable:
         raise ConfigError("the trace is not one of a run that failed: there is nothing to go on with")
     if (trace.question, trace.earlier) != (_text(question), _earlier(question)):
         raise ConfigError("the trace is of another question")

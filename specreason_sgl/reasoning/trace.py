@@ -130,6 +130,11 @@ class Trace:
                 thrown += drafted
         return thrown + sum(call.completion_tokens for call in self.wasted)
 
+    @property
+    def resumable(self) -> bool:
+        """Whether there is something to go on with: it is of a run of `solve` that failed."""
+        return self.mode == "specreason" and self.stop == "failed"
+
     def _repr_mimebundle_(self, **_) -> dict[str, str]:
         """What a notebook shows."""
         from specreason_sgl.reasoning import display

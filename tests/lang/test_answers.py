@@ -13,7 +13,7 @@ from specreason_sgl import Endpoint, RewardModel, score
 from specreason_sgl.errors import ServerError, SpecReasonError
 from specreason_sgl.lang.score import logprobs
 from specreason_sgl.reasoning.verifiers import Drafted
-from tests.scripted import ScriptedServer, answer
+from tests.scripted import ScriptedServer, answer, streamed
 
 SOME = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 VALUES = st.recursive(
@@ -65,7 +65,7 @@ def ask(server, endpoint, kind, body: bytes, status: int = 200):
 
     def reply(payload):
         if payload.get("stream") and status == 200:
-            return streamed(body)
+            return streamed(body.replace(b"\n", b" "))
         several = len(payload["input_ids"]) if isinstance(payload["input_ids"][0], list) else 0
         return status, b"[" + b",".join([body] * several) + b"]" if several else body
 
@@ -78,17 +78,6 @@ def ask(server, endpoint, kind, body: bytes, status: int = 200):
         return state["x"]
     except SpecReasonError as error:
         return error
-
-
-def streamed(body):
-    def send(handler):
-        handler.send_response(200)
-        handler.send_header("Connection", "close")
-        handler.end_headers()
-        handler.wfile.write(b"data: " + body.replace(b"\n", b" ") + b"\n\ndata: [DONE]\n\n")
-        handler.close_connection = True
-
-    return send
 
 
 def good(endpoint, server, kind):
@@ -164,14 +153,7 @@ def test_deep_and_odd_json(server, endpoint, body, status):
 
 
 def test_a_stream_with_nothing_in_it_is_an_error(server, endpoint):
-    def nothing(handler):
-        handler.send_response(200)
-        handler.send_header("Connection", "close")
-        handler.end_headers()
-        handler.wfile.write(b"data: [DONE]\n\n")
-        handler.close_connection = True
-
-    server.on_generate = lambda payload: nothing
+    server.on_generate = lambda payload: streamed()
     state = everything.run(endpoint=endpoint, kind="stream", backend=endpoint, stream=True)
     list(state.text_iter())
     with pytest.raises(ServerError, match="no answer in it"):

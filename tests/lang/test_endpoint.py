@@ -25,7 +25,7 @@ from specreason_sgl.errors import (
 )
 from specreason_sgl.lang import endpoint as module
 from specreason_sgl.lang.score import logprobs as logprobs_of
-from tests.scripted import answer, part_of, wait_until
+from tests.scripted import answer, part_of, streamed, wait_until
 
 
 @sgl.function
@@ -229,27 +229,13 @@ def test_an_abort_ends_the_pause_before_a_request_is_sent_again(scripted, monkey
     assert len(scripted.generated()) == 1
 
 
-def events(*answers, done=True):
-    """A stream of these; without `done` it breaks off."""
-
-    def send(handler):
-        handler.send_response(200)
-        handler.send_header("Connection", "close")
-        handler.end_headers()
-        for one in answers:
-            handler.wfile.write(b"data: " + json.dumps(one).encode() + b"\n\n")
-        if done:
-            handler.wfile.write(b"data: [DONE]\n\n")
-        handler.close_connection = True
-
-    return send
-
-
 def test_a_stream_goes_on_where_it_broke_off(scripted, quick):
     def begun(*texts):
         return [part_of(answer(text, completion_tokens=n), text) for n, text in enumerate(texts, 1)]
 
-    sends = iter([events(*begun("He", "Hel"), done=False), events(done=False), events(*begun("l", "lo"))])
+    sends = iter(
+        [streamed(*begun("He", "Hel"), done=False), streamed(done=False), streamed(*begun("l", "lo"))]
+    )
     scripted.on_generate = lambda payload: next(sends)
     with Endpoint(scripted.url, timeout=20) as endpoint:
         state = ask.run(backend=endpoint, stream=True)
@@ -264,7 +250,7 @@ def test_a_stream_goes_on_where_it_broke_off(scripted, quick):
 def test_a_stream_that_says_that_the_server_is_busy_is_asked_for_again(scripted, quick):
     reason = {"type": "abort", "message": "The request queue is full.", "status_code": 503, "err_type": None}
     scripted.on_generate = lambda payload: (
-        events(answer("ok")) if len(scripted.generated()) > 4 else events(answer("", reason))
+        streamed(answer("ok")) if len(scripted.generated()) > 4 else streamed(answer("", reason))
     )
     with Endpoint(scripted.url, timeout=20) as endpoint:
         assert ask.run(backend=endpoint, stream=True)["a"] == "ok"
@@ -273,7 +259,7 @@ def test_a_stream_that_says_that_the_server_is_busy_is_asked_for_again(scripted,
 
 def test_a_stream_that_breaks_off_after_its_last_event_is_whole(scripted, endpoint):
     whole = answer("Hello", completion_tokens=2)
-    scripted.on_generate = lambda payload: events(part_of(whole, "Hel"), whole, done=False)
+    scripted.on_generate = lambda payload: streamed(part_of(whole, "Hel"), whole, done=False)
     assert ask.run(backend=endpoint, stream=True)["a"] == "Hello"
     assert len(scripted.generated()) == 1
 
@@ -284,7 +270,7 @@ def test_a_constrained_stream_that_breaks_off_is_not_gone_on_with(scripted, endp
         s += sgl.user("q")
         s += sgl.assistant(sgl.gen("a", regex=r"\d{3}"))
 
-    scripted.on_generate = lambda payload: events(part_of(answer("123"), "12"), done=False)
+    scripted.on_generate = lambda payload: streamed(part_of(answer("123"), "12"), done=False)
     state = number.run(backend=endpoint, stream=True)
     with pytest.raises(ServerUnreachable, match="broke off"):
         state["a"]
@@ -474,31 +460,16 @@ def test_a_script_whose_program_fails_ends_and_aborts(scripted):
 
 
 def test_streaming_gives_the_pieces(scripted, endpoint):
-    def stream(handler):
-        handler.send_response(200)
-        handler.send_header("Connection", "close")
-        handler.end_headers()
-        for text in ("Hel", "Hello ", "Hello é"):
-            handler.wfile.write(b"data: " + json.dumps(answer(text)).encode() + b"\n\n")
-        handler.wfile.write(b"data: [DONE]\n\n")
-        handler.close_connection = True
-
-    scripted.on_generate = lambda payload: stream
+    pieces = ("Hel", "Hello ", "Hello é")
+    scripted.on_generate = lambda payload: streamed(*map(answer, pieces))
     state = ask.run(backend=endpoint, stream=True)
     assert "".join(state.text_iter("a")) == "Hello é"
     assert scripted.generated()[0]["stream"] is True
 
 
 def test_a_stream_that_breaks_off_is_an_error(scripted, endpoint):
-    def stream(handler):
-        handler.send_response(200)
-        handler.send_header("Connection", "close")
-        handler.end_headers()
-        if len(scripted.generated()) == 1:
-            handler.wfile.write(b"data: " + json.dumps(part_of(answer("Hel"), "Hel")).encode() + b"\n\n")
-        handler.close_connection = True
-
-    scripted.on_generate = lambda payload: stream
+    sent = [part_of(answer("Hel"), "Hel")]
+    scripted.on_generate = lambda payload: streamed(*(sent.pop() for _ in sent[:1]), done=False)
     state = ask.run(backend=endpoint, stream=True)
     list(state.text_iter())
     with pytest.raises(ServerUnreachable, match="broke off"):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from specreason_sgl import Endpoint, SpecReasonConfig, solve
 from specreason_sgl.lang.breaker import Breaker
 from specreason_sgl.reasoning.verifiers import QUESTION
-from tests.scripted import ScriptedServer, answer, streamed
+from tests.scripted import ScriptedServer, answer, by_character, streamed
 
 LEAD = "Final answer:"
 DELIMITER = {"type": "stop", "matched": "\n\n"}
@@ -123,7 +123,7 @@ class Pair:
                 ]
         one.tokens = meta["completion_tokens"]
         whole = answer(text, reason, **meta)
-        return streamed(whole) if payload.get("stream") else whole
+        return streamed(*by_character(whole)) if payload.get("stream") else whole
 
     def _reply_select(self, side, payload):
         """SGLang's own select, where a choice is several tokens: the first one is likely where the digit is

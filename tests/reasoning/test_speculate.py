@@ -9,7 +9,7 @@ from specreason_sgl.errors import ConfigError, DeadlineExceeded, RequestAborted,
 from specreason_sgl.reasoning.verifiers import QUESTION
 from tests.conftest import make_tokenizer
 from tests.reasoning.pair import aborted
-from tests.scripted import ScriptedServer, answer, streamed, wait_until
+from tests.scripted import ScriptedServer, answer, by_character, streamed, wait_until
 
 DELIMITER = {"type": "stop", "matched": "\n\n"}
 END = {"type": "stop", "matched": 42}
@@ -245,7 +245,8 @@ def test_the_answer_comes_as_it_is_written(pair):
         if seen.purpose != "answer":
             return None
         # One that were told at the end would never get past its first character.
-        return streamed(answer(" 85 ", END, completion_tokens=2), lambda: wait_until(lambda: pieces))
+        events = by_character(answer(" 85 ", END, completion_tokens=2))
+        return streamed(*events, between=lambda: wait_until(lambda: pieces))
 
     pair.start_anew(*THREE_STEPS)
     plain = pair.solve()
@@ -289,7 +290,7 @@ def test_a_run_is_cancelled_from_another_thread(pair, where, telling):
             return None
         threading.Thread(target=cancel).start()
         wait_until(lambda: seen.rid in pair.aborted())
-        return streamed(aborted()) if telling and where == "answer" else aborted()
+        return streamed(*by_character(aborted())) if telling and where == "answer" else aborted()
 
     pair.start_anew(*THREE_STEPS, before)
     on_text = (lambda kind, text: None) if telling else None
