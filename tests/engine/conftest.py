@@ -15,27 +15,36 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
-def pair():
+def pair(request):
     metrics = ["--enable-metrics"]
     with launch_pair(get_pair("nano"), draft_args=metrics, base_args=metrics) as running:
+        if any("more" in item.fixturenames for item in request.session.items):
+            request.getfixturevalue("starting")
         yield running
 
 
 @pytest.fixture(scope="session")
-def more(pair, tmp_path_factory):
-    """Two more servers, started together to save time: a second `draft`, and a `reward` model of two layers
-    and random weights, whose numbers mean nothing and are always the same."""
+def starting(tmp_path_factory):
+    """The servers of `more`, which load while the first tests run."""
     folder = tmp_path_factory.mktemp("reward")
     build_reward_model(folder)
     servers = []
     try:
-        servers.append(Server(ServerSpec("draft", pair.draft.spec.model_path, args=("--enable-metrics",))))
+        draft = str(find(get_pair("nano").draft))
+        servers.append(Server(ServerSpec("draft", draft, args=("--enable-metrics",))))
         servers.append(Server(ServerSpec("reward", str(folder), args=("--is-embedding",))))
-        wait_healthy(servers, 300)
         yield types.SimpleNamespace(draft=servers[0], reward=servers[1])
     finally:
         for server in servers:
             server.stop()
+
+
+@pytest.fixture(scope="session")
+def more(pair, starting):
+    """Two more servers: a second `draft`, and a `reward` model of two layers and random weights, whose
+    numbers mean nothing and are always the same."""
+    wait_healthy([starting.draft, starting.reward], 300)
+    return starting
 
 
 def build_reward_model(folder):

@@ -11,7 +11,12 @@ from specreason_sgl.runtime.launch import wait_healthy
 from tests.engine.test_runtimes import CLI, QUESTIONS, running, urls
 from tests.scripted import wait_until
 
-SETTINGS = {"threshold": 0, "token_budget": 160, "step_tokens": 12}  # every drafted step is kept
+SETTINGS = {
+    "threshold": 0,
+    "token_budget": 160,
+    "step_tokens": 12,
+    "answer_tokens": 16,
+}  # every drafted step is kept
 
 
 def processes(server) -> list[psutil.Process]:
@@ -32,7 +37,7 @@ def test_a_draft_runtime_that_is_stopped_is_done_without_until_it_goes_on(pair, 
                 one.resume()
 
     # Steps so short that there are many before the answer, whichever model writes them.
-    config = SpecReasonConfig(temperature=0, draft_timeout=5.0, **{**SETTINGS, "step_tokens": 5})
+    config = SpecReasonConfig(temperature=0, draft_timeout=8.0, **{**SETTINGS, "step_tokens": 5})
     try:
         trace = solve(QUESTIONS[0], draft=draft, base=base, config=config, on_step=on_step)
     finally:

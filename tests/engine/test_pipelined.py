@@ -24,8 +24,9 @@ def test_two_steps_ahead_write_the_same_steps(pair, draft, base):
         draft.flush_cache()
         base.flush_cache()
         config = SpecReasonConfig(
-            temperature=0, threshold=FixedShare(0.6), token_budget=80, step_tokens=30, lookahead=lookahead
-        )
+            temperature=0, threshold=FixedShare(0.6), lookahead=lookahead,
+            token_budget=80, step_tokens=30, answer_tokens=16,
+        )  # fmt: skip
         trace = solve(QUESTION, draft=draft, base=base, config=config)
         # An aborted request ends at the next token, not later.
         wait_until(lambda: running(pair.draft.url) == running(pair.base.url) == 0, 3)

@@ -117,11 +117,14 @@ def judged(s, steps, question, how):
 
 def test_candidates_keeps_the_version_with_the_highest_score(draft, base):
     state = candidates.run(question=PROBLEM, draft=draft, versions=3, threshold=0, backend=base, **SHORT)
-    for step, versions in zip(state["steps"], state["judged"], strict=True):
-        assert len({text for text, _ in versions}) > 1
-        assert step == max(versions, key=lambda one: one[1])[0]
-    for text, value in state["judged"][0]:
-        again = judged.run(steps=[text], question=QUESTION, how=score("x", read="average"), backend=base)
+    chosen = {i: versions for i, versions in enumerate(state["judged"]) if versions}
+    assert any(len({text for text, _ in versions}) > 1 for versions in chosen.values())
+    for i, versions in chosen.items():  # where all three are empty, which chance may bring, base writes
+        assert state["steps"][i] == max(versions, key=lambda one: one[1])[0]
+    first = min(chosen)
+    for text, value in chosen[first]:
+        steps = [*state["steps"][:first], text]
+        again = judged.run(steps=steps, question=QUESTION, how=score("x", read="average"), backend=base)
         assert again.get_meta_info("x")["score"] == pytest.approx(value, abs=0.5)
 
 

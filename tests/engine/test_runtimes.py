@@ -72,7 +72,9 @@ def test_what_a_runtime_has_seen_comes_from_its_cache(pair, record_property, set
     with RecordingEndpoint(pair.draft.url) as draft, RecordingEndpoint(pair.base.url) as base:
         draft.flush_cache()
         base.flush_cache()
-        config = SpecReasonConfig(temperature=0, token_budget=100, step_tokens=12, lookahead=0, **settings)
+        config = SpecReasonConfig(
+            temperature=0, token_budget=100, step_tokens=12, answer_tokens=4, lookahead=0, **settings
+        )
         trace = solve(QUESTIONS[0], draft=draft, base=base, config=config)
         assert len(trace.steps) >= 8
         assert {step.author for step in trace.steps} == authors
@@ -197,6 +199,7 @@ def urls(pair):
 
 def test_the_command_line_prints_traces_as_json(pair):
     command = [*CLI, "solve", "-", *urls(pair), "--token-budget", "40", "--json", "--compare"]
+    command += ["--answer-tokens", "8"]
     done = subprocess.run(command, input=QUESTIONS[1], capture_output=True, text=True, check=True)
     traces = [Trace.from_json(line) for line in done.stdout.splitlines()]
     assert [trace.mode for trace in traces] == ["specreason", "base"]

@@ -18,8 +18,9 @@ from tests import browser
 from tests.engine.test_runtimes import QUESTIONS, running
 from tests.scripted import wait_until
 
-CONFIG = SpecReasonConfig(temperature=0, threshold=3, token_budget=90, step_tokens=40)
+CONFIG = SpecReasonConfig(temperature=0, threshold=3, token_budget=90, step_tokens=40, answer_tokens=24)
 KNOBS = ["--temperature", "0", "--threshold", "3", "--token-budget", "90", "--step-tokens", "40"]
+KNOBS += ["--answer-tokens", "24"]
 
 JSON = {"Content-Type": "application/json"}
 
