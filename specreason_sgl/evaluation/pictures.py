@@ -208,8 +208,7 @@ def where_time_goes(groups: Sequence[Group]) -> Picture:
 
 
 def _seconds(trace, part: str) -> float:
-    calls = trace.wasted if part == "thrown away" else [one for one in trace.calls if one.purpose == part]
-    return sum(one.seconds for one in calls)
+    return sum(call.seconds for call, found, _ in _bars(trace) if found == part)
 
 
 def scores(groups: Sequence[Group]) -> Picture:
@@ -225,6 +224,7 @@ def scores(groups: Sequence[Group]) -> Picture:
         if isinstance(threshold := group.config.get("threshold"), int | float):
             axes.axvline(threshold, color="black", lw=1)
         axes.set_title(group.name, fontsize=8)
+        axes.yaxis.get_major_locator().set_params(integer=True)
     for axes in panels:
         axes.set_axis_off()
     figure.axes[0].set_ylabel("steps")

@@ -24,7 +24,10 @@ _TINTS = {  # of who wrote a step: half seen through, so that text stays readabl
     "both": f"background: linear-gradient({DRAFT}50, {BASE}50)",
 }
 _CELL = "text-align: left; vertical-align: top"
-_TEXT = "white-space: pre-wrap; word-break: normal; overflow-wrap: anywhere; font-family: inherit; margin: 0"
+_TEXT = (
+    "white-space: pre-wrap; word-break: normal; overflow-wrap: anywhere; font-family: inherit; margin: 0; "
+    "background: none"
+)
 
 
 def model_name(path: str) -> str:

@@ -1,11 +1,14 @@
 """What is in the pictures; how they look is for eyes."""
 
 import dataclasses
+import types
 
 import numpy as np
+import pytest
 
 from specreason_sgl import get_calibration
 from specreason_sgl.evaluation import pictures
+from specreason_sgl.reasoning.display import rejected_drafts
 from specreason_sgl.reasoning.trace import Call
 from tests.serving.traces import make_alone, make_trace
 
@@ -40,6 +43,16 @@ def test_grey_is_what_was_thrown_away():
     (axes,) = pictures.timeline(make_trace()).axes
     grey = [one.get_x() for one in axes.patches if one.get_facecolor()[:3] == (0xC9 / 255,) * 3]
     assert sorted(grey) == [2.8, 4.6, 5.2, 7.9]  # drafted ahead, the rejected draft of step 4, and two ahead
+
+
+def test_the_time_of_a_rejected_draft_is_thrown_away_too():
+    trace = make_trace()
+    group = types.SimpleNamespace(name="both", traces=[trace])
+    (axes,) = pictures.where_time_goes([group]).axes
+    widths = {box.get_label(): box[0].get_width() for box in axes.containers}
+    rejected = sum(call.seconds for call in rejected_drafts(trace))
+    assert rejected > 0
+    assert widths["thrown away"] == pytest.approx(rejected + sum(call.seconds for call in trace.wasted))
 
 
 def test_the_calibrations_curve_is_the_share_of_steps_that_a_threshold_keeps():
