@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from specreason_sgl.runtime import cpu_platform, machine
+from specreason_sgl.runtime.cpu_attention import Float32Attention
 from specreason_sgl.runtime.cpu_platform import PlainCpuPlatform, activate
 
 
@@ -43,6 +44,7 @@ def test_the_users_openmp_settings_win(no_accelerator, environment):
 
 def server_args(**changes):
     defaults = {"sleep_on_idle": False, "max_total_tokens": None, "dtype": "auto"}
+    defaults |= {"attention_backend": "intel_amx", "page_size": None}
     return SimpleNamespace(**{**defaults, **changes})
 
 
@@ -52,6 +54,30 @@ def test_defaults_are_for_a_small_machine(environment):
     PlainCpuPlatform().apply_server_args_defaults(args)
     assert (args.sleep_on_idle, args.max_total_tokens, args.dtype) == (True, 20480, "bfloat16")
     assert os.environ[cpu_platform.INT8_WEIGHTS] == "1"
+
+
+@pytest.mark.parametrize(
+    ("given", "page_size", "taken"),
+    [
+        ("intel_amx", None, "cpu_float32"),  # what SGLang 0.5.23 fills in for a CPU
+        ("intel_amx", 1, "cpu_float32"),
+        ("intel_amx", 16, "intel_amx"),
+        ("torch_native", None, "torch_native"),
+    ],
+)
+def test_attention_is_in_float32_unless_the_user_says_otherwise(environment, given, page_size, taken):
+    args = server_args(attention_backend=given, page_size=page_size)
+    PlainCpuPlatform().apply_server_args_defaults(args)
+    assert args.attention_backend == taken
+
+
+def test_a_worker_knows_the_attention_backend(monkeypatch):
+    from sglang.srt.layers.attention.attention_registry import ATTENTION_BACKENDS
+
+    monkeypatch.delitem(ATTENTION_BACKENDS, cpu_platform.ATTENTION, raising=False)
+    PlainCpuPlatform().init_backend()
+    assert ATTENTION_BACKENDS[cpu_platform.ATTENTION] is Float32Attention
+    monkeypatch.delitem(ATTENTION_BACKENDS, cpu_platform.ATTENTION)
 
 
 def test_each_default_can_be_overridden(environment):
