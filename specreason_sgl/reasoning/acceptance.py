@@ -83,6 +83,17 @@ def is_paused(steps: Sequence[Step], patience: int) -> bool:
     is left drafting pauses, and then one step is drafted. So however bad the drafts are, a run of n steps has
     about patience + log2(n / 4) of them. It depends on the steps alone.
     """
+    return patience > 0 and _credit(steps, patience)[1] > 0
+
+
+def is_on_trial(steps: Sequence[Step], patience: int) -> bool:
+    """Whether the step after these is the one that is drafted after a pause."""
+    credit, left = _credit(steps, patience)
+    return patience > 0 and credit <= 0 and left == 0
+
+
+def _credit(steps: Sequence[Step], patience: int) -> tuple[int, int]:
+    """The credit that drafting has left, and the steps of a pause that are still to come."""
     credit, pause, left = patience, FIRST_PAUSE, 0
     for step in steps:
         if step.author == "draft":
@@ -93,7 +104,7 @@ def is_paused(steps: Sequence[Step], patience: int) -> bool:
                 left, pause = pause, min(2 * pause, LONGEST_PAUSE)
         elif left:
             left -= 1
-    return patience > 0 and left > 0
+    return credit, left
 
 
 def check_share(value: float) -> None:

@@ -3,14 +3,14 @@
 import contextlib
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sglang.lang.interpreter import ProgramState
 
 from specreason_sgl.errors import ContextLengthExceeded, ServerError, SpecReasonError
 from specreason_sgl.lang.endpoint import Endpoint
 from specreason_sgl.lang.fork import fork_to
-from specreason_sgl.reasoning.acceptance import is_paused
+from specreason_sgl.reasoning.acceptance import is_on_trial, is_paused
 from specreason_sgl.reasoning.run import Run, Writing, Written
 from specreason_sgl.reasoning.stopping import why_stop
 from specreason_sgl.reasoning.trace import Step
@@ -36,8 +36,14 @@ class Drafts:
         self._drafter: Drafter | None = None
         self._trial = False
 
-    def take(self, steps: Sequence[Step]) -> tuple[list[Versions], str | None]:
+    def take(
+        self, steps: Sequence[Step], on_trial: Callable[[], None] | None
+    ) -> tuple[list[Versions], str | None]:
         """The drafted steps that wait after `steps`, at least one; or none, and why there should be one.
+
+        Args:
+            steps: the chain of thought so far.
+            on_trial: called before a draft is waited for that may well be of no use, after a pause.
 
         Raises:
             SpecReasonError: the run is over, or the draft model's template refuses the conversation.
@@ -51,6 +57,8 @@ class Drafts:
             if (verdict := breaker.ask()) == "open":
                 return [], f"a pause after {FAILED}"
             self._trial = verdict == "trial"
+            if on_trial and (self._trial or is_on_trial(steps, config.patience)):
+                on_trial()
         try:
             if self._drafter is None:
                 wants = getattr(config.verifier, "wants_draft_logprobs", False)

@@ -215,13 +215,6 @@ class Run:
         )
         return Writing(state, name, side, purpose)
 
-    def write(self, state: ProgramState, side: Side, purpose: str, steps: Sequence[Step]) -> Written:
-        """Begin, finish, and end the state."""
-        writing = self.begin(state, side, purpose, steps)
-        written = self.finish(writing)
-        self.done(state)
-        return written
-
     def finish(self, writing: Writing) -> Written:
         """The step, when it is there."""
         meta = writing.state.get_meta_info(writing.name)

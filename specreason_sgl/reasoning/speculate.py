@@ -82,18 +82,25 @@ def speculate(
         judged: deque[_Judged] = deque()
         drafts, rewrite = Drafts(run, s, draft), None
         # Where a verifier wants the base model's own step, that is begun early and stands for the rewrite.
-        eager = config.eager_rewrite and not getattr(config.verifier, "wants_own_step", False)
+        own_step = getattr(config.verifier, "wants_own_step", False)
+
+        def begin_early() -> None:
+            nonlocal rewrite
+            if not own_step and not rewrite:
+                rewrite = run.begin(s.fork(1)[0], "base", "rewrite", steps)
+
         while not (stop := why_stop(steps, config) or ("context" if run.room(s) <= 0 else None)):
             if steps:
                 s += config.delimiter
             if not judged:
-                waiting, undrafted = drafts.take(steps)
-                if waiting and eager:
-                    rewrite = run.begin(s.fork(1)[0], "base", "rewrite", steps)
+                waiting, undrafted = drafts.take(steps, begin_early if config.lookahead else None)
+                if waiting and config.eager_rewrite:
+                    begin_early()
                 judged.extend(_judge(run, s, steps, waiting))
             if not judged:
-                written = run.write(s.fork(1)[0], "base", "rewrite", steps)
-                step = replace(written.as_step("base"), undrafted=undrafted)
+                rewrite = rewrite or run.begin(s.fork(1)[0], "base", "rewrite", steps)
+                step = replace(run.finish(rewrite).as_step("base"), undrafted=undrafted)
+                run.done(rewrite.state)
             else:
                 one = judged.popleft()
                 if one.error:
@@ -123,8 +130,8 @@ def speculate(
                     drafts.drop()
                     run.wasted += [call for other in judged for call in other.all_calls]
                     judged.clear()
-                rewrite = None
                 values += [one.found.value] if one.found else []
+            rewrite = None
             s += step.text
             steps.append(step)
             if on_step:

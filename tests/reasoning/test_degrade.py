@@ -194,6 +194,24 @@ def test_drafting_pauses_after_rejections_and_is_tried_again(pair, lookahead):
     check_books(pair, trace)
 
 
+@pytest.mark.parametrize("good", [True, False])
+def test_the_base_model_writes_while_a_draft_after_a_pause_is_on_trial(pair, good):
+    """So a draft that is rejected once more costs little time."""
+
+    def before(seen):
+        if seen.purpose == "draft" and number_of(seen) == 8:  # waits until the base model writes, too
+            wait_until(lambda: 8 in [number_of(one) for one in pair.of("rewrite")], 10)
+
+    def digit(turn):
+        return 9 if good and turn.endswith("draft 8") else 0
+
+    pair.start_anew(steps_of(10), digit, before)
+    trace = pair.solve(token_budget=1000, lookahead=1)
+    assert trace.steps[7].author == ("draft" if good else "base")
+    assert [number_of(one) for one in pair.of("rewrite")] == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
+    check_books(pair, trace)
+
+
 def test_a_kept_step_pays_for_rejected_ones(pair):
     kept = {1, 2, 9}
 
