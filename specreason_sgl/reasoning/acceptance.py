@@ -87,9 +87,9 @@ def is_paused(steps: Sequence[Step], patience: int) -> bool:
 
 
 def is_on_trial(steps: Sequence[Step], patience: int) -> bool:
-    """Whether the step after these is the one that is drafted after a pause."""
+    """Whether the step after these is drafted although the drafts have cost more than they have brought."""
     credit, left = _credit(steps, patience)
-    return patience > 0 and credit <= 0 and left == 0
+    return patience > 0 and credit < patience and left == 0
 
 
 def _credit(steps: Sequence[Step], patience: int) -> tuple[int, int]:

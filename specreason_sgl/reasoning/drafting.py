@@ -43,7 +43,7 @@ class Drafts:
 
         Args:
             steps: the chain of thought so far.
-            on_trial: called before a draft is waited for that may well be of no use, after a pause.
+            on_trial: called before a draft is waited for that may well be of no use.
 
         Raises:
             SpecReasonError: the run is over, or the draft model's template refuses the conversation.

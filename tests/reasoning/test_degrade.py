@@ -195,12 +195,13 @@ def test_drafting_pauses_after_rejections_and_is_tried_again(pair, lookahead):
 
 
 @pytest.mark.parametrize("good", [True, False])
-def test_the_base_model_writes_while_a_draft_after_a_pause_is_on_trial(pair, good):
+def test_the_base_model_writes_while_a_draft_is_on_trial(pair, good):
     """So a draft that is rejected once more costs little time."""
 
     def before(seen):
-        if seen.purpose == "draft" and number_of(seen) == 8:  # waits until the base model writes, too
-            wait_until(lambda: 8 in [number_of(one) for one in pair.of("rewrite")], 10)
+        # After a rejection, and after the pause, the draft waits until the base model writes, too.
+        if seen.purpose == "draft" and number_of(seen) in (2, 3, 8):
+            wait_until(lambda: number_of(seen) in [number_of(one) for one in pair.of("rewrite")], 10)
 
     def digit(turn):
         return 9 if good and turn.endswith("draft 8") else 0
