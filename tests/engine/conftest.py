@@ -18,7 +18,7 @@ def pytest_collection_modifyitems(items):
 def pair(request):
     metrics = ["--enable-metrics"]
     with launch_pair(get_pair("nano"), draft_args=metrics, base_args=metrics) as running:
-        if any("more" in item.fixturenames for item in request.session.items):
+        if any("more" in getattr(item, "fixturenames", ()) for item in request.session.items):
             request.getfixturevalue("starting")
         yield running
 
