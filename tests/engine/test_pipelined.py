@@ -1,5 +1,7 @@
 """Drafting ahead on real runtimes."""
 
+from dataclasses import replace
+
 import pytest
 import sglang as sgl
 import urllib3
@@ -10,7 +12,7 @@ from specreason_sgl.reasoning.acceptance import FixedShare
 from specreason_sgl.reasoning.verifiers import BUILT_IN, Drafted, Judgement, Likelihood, YesNo, judgement
 from tests.scripted import wait_until
 
-QUESTION = "Natalia sold 48 clips in April and half as many in May. How many clips did she sell altogether?"
+QUESTION = "A shop has 17 boxes with 12 pens each. It sells 50 pens. How many pens are left?"
 
 
 def running(url: str) -> int:
@@ -18,16 +20,42 @@ def running(url: str) -> int:
     return sum(one["num_running_reqs"] + one["num_waiting_reqs"] for one in loads)
 
 
+@sgl.function
+def continued(s, messages, before, text):
+    for message in messages:
+        s += getattr(sgl, message["role"])(message["content"])
+    s += sgl.assistant_begin()
+    s += before
+    s += logprobs("x", text)
+
+
+def assert_a_near_tie(endpoint, config, before, one, other):
+    """The two texts part at two tokens that are about as likely to the model."""
+    read = [
+        continued.run(messages=config.messages(QUESTION), before=before, text=text, backend=endpoint)
+        for text in (one, other)
+    ]
+    tokens = [state.get_meta_info("x")["logprobs"] for state in read]
+    a, b = next((a, b) for a, b in zip(*tokens, strict=False) if a.text != b.text)
+    assert a.logprob == pytest.approx(b.logprob, abs=0.2), (a, b)
+
+
+def drafted(step):
+    return step.text if step.author == "draft" else step.rejected
+
+
 def test_two_steps_ahead_write_the_same_steps(pair, draft, base):
+    """As far as the engine gives the same tokens: what is computed together changes the last bits of the
+    logits, and the text from a near tie on."""
+    config = SpecReasonConfig(
+        temperature=0, threshold=FixedShare(0.6), token_budget=80, step_tokens=30, answer_tokens=16
+    )
+
     def run(lookahead):
         # What is cached decides what is computed together, and so the last bits: all begin alike.
         draft.flush_cache()
         base.flush_cache()
-        config = SpecReasonConfig(
-            temperature=0, threshold=FixedShare(0.6), lookahead=lookahead,
-            token_budget=80, step_tokens=30, answer_tokens=16,
-        )  # fmt: skip
-        trace = solve(QUESTION, draft=draft, base=base, config=config)
+        trace = solve(QUESTION, draft=draft, base=base, config=replace(config, lookahead=lookahead))
         # An aborted request ends at the next token, not later.
         wait_until(lambda: running(pair.draft.url) == running(pair.base.url) == 0, 3)
         return trace
@@ -36,14 +64,20 @@ def test_two_steps_ahead_write_the_same_steps(pair, draft, base):
     assert not expected.wasted
     trace = run(2)
     print([call.completion_tokens for call in trace.wasted], trace.rewritten)
-    for one, other in zip(trace.steps, expected.steps, strict=True):
-        assert (one.text, one.author, one.rejected, one.end) == (
-            other.text,
-            other.author,
-            other.rejected,
-            other.end,
-        )
-    assert (trace.stop, trace.answer) == (expected.stop, expected.answer)
+    before = ""
+    for one, other in zip(trace.steps, expected.steps, strict=False):
+        if drafted(one) != drafted(other):
+            assert_a_near_tie(draft, config, before, drafted(one), drafted(other))
+            return
+        if one.text != other.text:
+            assert_a_near_tie(base, config, before, one.text, other.text)
+            return
+        assert (one.author, one.end) == (other.author, other.end)
+        before += one.text + config.delimiter
+    assert (trace.stop, len(trace.steps)) == (expected.stop, len(expected.steps))
+    if trace.answer != expected.answer:
+        lead = before.removesuffix(config.delimiter) + "\n\nFinal answer:"
+        assert_a_near_tie(base, config, lead, " " + trace.answer, " " + expected.answer)
 
 
 @sgl.function
