@@ -2,6 +2,7 @@
 
 import io
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -193,8 +194,9 @@ def where_time_goes(groups: Sequence[Group]) -> Picture:
     figure = Picture(figsize=(9, 1.4 + 0.4 * len(groups)), layout="constrained")
     axes = figure.subplots()
     left = np.zeros(len(groups))
+    seconds = [[_seconds_by_part(trace) for trace in one.traces] for one in groups]
     for part, color in _PARTS.items():
-        means = np.array([np.mean([_seconds(trace, part) for trace in one.traces]) for one in groups])
+        means = np.array([np.mean([one[part] for one in mine]) for mine in seconds])
         axes.barh(range(len(groups)), means, left=left, color=color, label=part)
         left += means
     passed = [np.mean([trace.seconds for trace in one.traces]) for one in groups]
@@ -207,8 +209,11 @@ def where_time_goes(groups: Sequence[Group]) -> Picture:
     return figure
 
 
-def _seconds(trace, part: str) -> float:
-    return sum(call.seconds for call, found, _ in _bars(trace) if found == part)
+def _seconds_by_part(trace: Trace) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for call, part, _ in _bars(trace):
+        found[part] += call.seconds
+    return found
 
 
 def scores(groups: Sequence[Group]) -> Picture:

@@ -57,10 +57,10 @@ class Drafts:
             if (verdict := breaker.ask()) == "open":
                 return [], f"a pause after {FAILED}"
             self._trial = verdict == "trial"
-            if on_trial and (self._trial or is_on_trial(steps, config.patience)):
-                on_trial()
         try:
             if self._drafter is None:
+                if on_trial and (self._trial or is_on_trial(steps, config.patience)):
+                    on_trial()
                 wants = getattr(config.verifier, "wants_draft_logprobs", False)
                 self._drafter = Drafter(self._run, fork_to(self._s, self._draft), steps, wants)
             taken = self._drafter.take()

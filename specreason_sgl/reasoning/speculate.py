@@ -82,23 +82,23 @@ def speculate(
         judged: deque[_Judged] = deque()
         drafts, rewrite = Drafts(run, s, draft), None
         # Where a verifier wants the base model's own step, that is begun early and stands for the rewrite.
-        own_step = getattr(config.verifier, "wants_own_step", False)
+        may_begin_early = not getattr(config.verifier, "wants_own_step", False)
 
-        def begin_early() -> None:
+        def begin_rewrite() -> None:
             nonlocal rewrite
-            if not own_step and not rewrite:
-                rewrite = run.begin(s.fork(1)[0], "base", "rewrite", steps)
+            rewrite = rewrite or run.begin(s.fork(1)[0], "base", "rewrite", steps)
 
         while not (stop := why_stop(steps, config) or ("context" if run.room(s) <= 0 else None)):
             if steps:
                 s += config.delimiter
             if not judged:
-                waiting, undrafted = drafts.take(steps, begin_early if config.lookahead else None)
-                if waiting and config.eager_rewrite:
-                    begin_early()
+                on_trial = begin_rewrite if may_begin_early and config.lookahead else None
+                waiting, undrafted = drafts.take(steps, on_trial)
+                if waiting and may_begin_early and config.eager_rewrite:
+                    begin_rewrite()
                 judged.extend(_judge(run, s, steps, waiting))
             if not judged:
-                rewrite = rewrite or run.begin(s.fork(1)[0], "base", "rewrite", steps)
+                begin_rewrite()
                 step = replace(run.finish(rewrite).as_step("base"), undrafted=undrafted)
                 run.done(rewrite.state)
             else:

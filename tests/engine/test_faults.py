@@ -12,11 +12,11 @@ from tests.engine.test_runtimes import CLI, QUESTIONS, running, urls
 from tests.scripted import wait_until
 
 SETTINGS = {
-    "threshold": 0,
+    "threshold": 0,  # every drafted step is kept
     "token_budget": 160,
     "step_tokens": 12,
     "answer_tokens": 16,
-}  # every drafted step is kept
+}
 
 
 def processes(server) -> list[psutil.Process]:
