@@ -201,7 +201,7 @@ def load(
     began, waiting = time.monotonic(), sorted(events, key=lambda event: event[0])
     with tqdm(total=round(seconds), unit="s", desc="soak", disable=quiet) as bar:
         try:
-            while (now := time.monotonic() - began) < seconds:
+            while (now := time.monotonic() - began) < seconds or waiting:
                 if waiting and now >= waiting[0][0] * seconds:
                     _, what, happens = waiting.pop(0)
                     bar.write(f"{now:.0f} s: {what}", file=sys.stderr)
