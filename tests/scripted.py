@@ -141,7 +141,7 @@ class ScriptedServer:
         return [payload["rid"] for path, payload in list(self.requests) if path == "/abort_request"]
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
