@@ -107,7 +107,7 @@ def test_what_is_drafted_ahead_of_a_rejection_is_aborted(pair, seed, eager, salv
     pair.start_anew(write, digit)
     expected = pair.solve(**config)
     judged: dict[str, threading.Event] = {}
-    due, sent = [], []
+    due = []
 
     def event(turn):
         with pair.lock:
@@ -121,7 +121,6 @@ def test_what_is_drafted_ahead_of_a_rejection_is_aborted(pair, seed, eager, salv
         if seen.purpose != "draft" or seen.side != "draft" or turn not in drafts:
             return None
         # This one is ahead of a judgement: a rejection has to end it.
-        sent.append(seen.rid)
         if digit(turn) >= 5:
             event(turn).wait(20)
             return None
@@ -142,8 +141,9 @@ def test_what_is_drafted_ahead_of_a_rejection_is_aborted(pair, seed, eager, salv
     assert what_was_decided(trace) == what_was_decided(expected)
     check_books(pair, trace)
     assert set(due) <= pair.aborted()
+    # None where it was aborted before it was sent.
     asked = {call.completion_tokens for call in trace.wasted if call.purpose == "draft"}
-    assert asked <= {2} or not due
+    assert asked <= {0, 2} or not due
 
 
 def plain(side, turn, most):
