@@ -151,6 +151,7 @@ ApiKey = Annotated[
 ]
 DraftArgs = Annotated[str, typer.Option(help="Flags passed on to the draft's sglang serve.")]
 BaseArgs = Annotated[str, typer.Option(help="Flags passed on to the base's sglang serve.")]
+Pin = Annotated[bool, typer.Option("--pin", help="Give each runtime its own half of the processor's cores.")]
 DraftPort = Annotated[int, typer.Option(help="Port of the draft server; 0: a free one.")]
 BasePort = Annotated[int, typer.Option(help="Port of the base server; 0: a free one.")]
 Problems = Annotated[
@@ -505,9 +506,7 @@ def bench(
     load_format: Annotated[
         str, typer.Option(help="SGLang's; dummy: random weights, to time shapes without weights.")
     ] = "",
-    pin: Annotated[
-        bool, typer.Option("--pin", help="Give each runtime its own half of the processor's cores.")
-    ] = False,
+    pin: Pin = False,
     result: Annotated[Path | None, typer.Option("--out", help="Write the figures to this JSON file.")] = None,
 ) -> None:
     """Measure what speculative reasoning costs and gains on a pair, all on the same prompts in one run.
@@ -596,6 +595,7 @@ def evaluate(
     api_key: ApiKey = "",
     draft_args: DraftArgs = "",
     base_args: BaseArgs = "",
+    pin: Pin = False,
     verifier: Verifier = "",
     calibration: CalibrationFile = None,
     threshold: _swept("FLOATS", "Keep a drafted step whose value is at least this (score: 0 to 9).") = "",
@@ -644,7 +644,7 @@ def evaluate(
         "instruction": [instruction],
         "reward_threshold": _numbers("--reward-threshold", reward_threshold, float),
     }
-    arguments = {"draft_args": _flags(draft_args), "base_args": _flags(base_args)}
+    arguments = {"draft_args": _flags(draft_args), "base_args": _flags(base_args), "pin": pin}
     _check_folder(result)
     with ExitStack() as stack:
         reward = None
