@@ -38,8 +38,9 @@ $(VENV)/.installed: pyproject.toml
 	@echo "Setting up $(VENV): SGLang and PyTorch are 11 GB and take about 5 minutes."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=24.1"
-	@# Not compiled: most of 37,000 files are never imported, and what is compiles itself.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable ".[dev]"
+	@# On all cores, which pip does not; some packages have templates that are no Python.
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	@touch $@
 
 clean:
