@@ -9,8 +9,8 @@ First the draft runtime and later the base runtime is killed with SIGKILL, and `
 client checks that what it was sent is the trace of its own question.
 
 At the end: asked = answered + refused + cancelled + failed with a clear error, and the server's memory,
-threads, files, sockets and processes, medians of the first and of the last third of the time. Exit status 1
-where something was lost, is not well after the end, or grew.
+processes, medians of the first and of the last third of the time, and its threads, files and sockets, idle,
+before and after. Exit status 1 where something was lost, is not well after the end, or grew.
 """
 
 import argparse
@@ -26,7 +26,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -44,7 +44,7 @@ AFTER = (0.5, 20.0)  # seconds
 PAUSE = 1.0  # seconds, after a 429
 LONGEST = 300.0  # seconds of a request, by the server
 KILLS = {"draft": 0.35, "base": 0.5}  # parts of the time
-KNOBS = ["--temperature", "0", "--token-budget", "60", "--step-tokens", "30", "--answer-tokens", "32"]
+KNOBS = ["--temperature", "0", "--token-budget", "30", "--step-tokens", "15", "--answer-tokens", "8"]
 FINE = ("answered", "refused", "cancelled", "failed")
 LOG = Path("build/soak.log")
 
@@ -70,7 +70,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Growth:
-    """Medians of the first and the last third of the samples, and the most that the last may be."""
+    """How much at first and at last, and the most that the last may be."""
 
     first: float
     last: float
@@ -220,15 +220,32 @@ def load(
     return tally, found
 
 
-def growth(samples: Sequence[Sample]) -> dict[str, Growth]:
-    """By what is counted. What is kept for reuse may vary a little; processes may not."""
+def growth(samples: Sequence[Sample], before: Sample, after: Sample, clients: int) -> dict[str, Growth]:
+    """By what is counted: of memory and processes the medians of the load's first and last third; the others
+    vary with what is asked, and are those while idle. Kept are a thread and two connections a client."""
     third = max(len(samples) // 3, 1)
     found = {}
-    for name, values in zip(Sample.__annotations__, zip(*map(astuple, samples), strict=True), strict=True):
-        first, last = statistics.median(values[:third]), statistics.median(values[-third:])
-        most = {"memory": first * 1.05 + 20, "processes": first}.get(name, first * 1.1 + 8)
+    for name, kept in (("memory", 0), ("threads", 1), ("files", 2), ("sockets", 2), ("processes", 0)):
+        if kept:
+            first, last = getattr(before, name), getattr(after, name)
+            most = first + kept * clients + 16
+        else:
+            values = [getattr(one, name) for one in samples]
+            first, last = statistics.median(values[:third]), statistics.median(values[-third:])
+            most = first * 1.05 + 20 if name == "memory" else first
         found[name] = Growth(first, last, most)
     return found
+
+
+def settled(server: psutil.Process) -> Sample:
+    """A sample when there are as many threads as a second ago, or after a minute."""
+    one = Sample.of(server)
+    for _ in range(60):
+        time.sleep(1)
+        earlier, one = one, Sample.of(server)
+        if one.threads == earlier.threads:
+            break
+    return one
 
 
 def left(url: str) -> float:
@@ -252,7 +269,7 @@ def report(tally: Tally, grown: dict[str, Growth], unfinished: float) -> bool:
     print(f"\n{tally.asked} asked = {sums}{bad}: {'balances' if tally.balances else 'DOES NOT BALANCE'}")
     print(f"{tally.answered_since} of the answers came after the last kill")
     print(f"{unfinished:.0f} left in the server\n")
-    print(f"{'server':<10} {'first third':>12} {'last third':>12} {'at most':>12}")
+    print(f"{'server':<10} {'at first':>12} {'at last':>12} {'at most':>12}")
     for name, one in grown.items():
         mark = "  GROWS" if one.grows else ""
         print(f"{name:<10} {one.first:12.0f} {one.last:12.0f} {one.most:12.0f}{mark}")
@@ -310,12 +327,14 @@ def main() -> int:
             (at, f"SIGKILL to the {side} runtime", lambda port=ports[side]: kill(server, port))
             for side, at in KILLS.items()
         ]
+        before = settled(server)
         tally, samples = load(
             url, given.pair, server, seconds=60 * given.minutes, clients=given.clients * 3 // 2,
             seed=given.seed, events=events,
         )  # fmt: skip
         runtimes = urllib3.request("GET", f"{url}/health").json()["runtimes"]
-        well = report(tally, growth(samples), left(url))
+        unfinished = left(url)
+        well = report(tally, growth(samples, before, settled(server), given.clients), unfinished)
         for side, one in runtimes.items():
             print(f"{side}: {one['state']}, started again {one['restarts']} times")
             well = well and one["state"] == "ready" and one["restarts"] >= 1
