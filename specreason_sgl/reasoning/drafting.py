@@ -180,13 +180,14 @@ class Drafter:
         if self._dropped:  # between the look at it and here
             self._abort()
         results = [self._result(writing) for writing in self._writings]
+        if n > 1:
+            for state in states:
+                self._run.done(state)
         if error := next((one for one in results if isinstance(one, BaseException)), None):
             for one in results:
                 self._run.count_wasted("draft", "draft", one)
             raise error
         if n > 1:
-            for state in states:
-                self._run.done(state)
             self._state += results[0].text
         return tuple(results)
 

@@ -210,7 +210,8 @@ def _judge(run: Run, s: ProgramState, steps: Sequence[Step], waiting: Sequence[V
             return None  # the base model then writes a step that fits
         except Exception as error:
             return error
-        run.done(state)
+        finally:
+            run.done(state)
         if "sent_at" in found.usage:
             return found, run.call("base", "score", found.usage)
         return found, Call("base", "score", 0, 0, 0, start, run.now() - start)

@@ -119,15 +119,16 @@ class Trace:
 
     @property
     def wasted_tokens(self) -> int:
-        """Tokens that were generated and thrown away: of rejected drafts, of the candidates that were not
-        chosen, and of what was done ahead."""
+        """Tokens that were generated and thrown away: of rejected drafts but for what is salvaged, of the
+        candidates that were not chosen, and of what was done ahead."""
         thrown = 0
         for step in self.steps:
-            drafted = sum(call.completion_tokens for call in step.calls if call.purpose == "draft")
-            if step.author == "draft":
-                thrown += max(drafted - step.tokens, 0)
-            elif step.author == "base":
-                thrown += drafted
+            drafted, rewritten = (
+                sum(call.completion_tokens for call in step.calls if call.purpose == purpose)
+                for purpose in ("draft", "rewrite")
+            )
+            kept = 0 if step.author == "base" else step.tokens - rewritten
+            thrown += max(drafted - kept, 0)
         return thrown + sum(call.completion_tokens for call in self.wasted)
 
     @property

@@ -39,7 +39,7 @@ class Float32Attention(TorchNativeAttnBackend):
         for request, length, count in zip(requests, lengths, new, strict=True):
             places = self.req_to_token_pool.req_to_token[request, :length]
             rows = slice(start, start + count)
-            out[rows] = attend(q[rows], keys[places], values[places], layer.scaling)
+            out[rows] = attend(q[rows], keys[places], values[places], layer.scaling, layer.logit_cap)
             start += count
         return out.view(q.shape[0], -1)
 
@@ -53,7 +53,9 @@ def _is_plain(layer, forward_batch) -> bool:
     )
 
 
-def attend(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float) -> torch.Tensor:
+def attend(
+    q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float, cap: float = 0.0
+) -> torch.Tensor:
     """Causal attention of the last tokens of a sequence to all of it.
 
     Args:
@@ -61,6 +63,7 @@ def attend(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: f
         keys: (all tokens, key heads, size); each serves heads / key heads of `q`.
         values: (all tokens, key heads, size of a value).
         scaling: of the products.
+        cap: what they stay below, by tanh (Gemma 2); 0: none.
 
     Returns:
         float32 (new tokens, heads, size of a value).
@@ -77,6 +80,8 @@ def attend(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: f
             rows.view(n, groups, -1, rows.shape[-1]).permute(1, 2, 0, 3).reshape(groups, -1, rows.shape[-1])
         )
         weights = grouped @ keys[:, :seen].transpose(1, 2)
+        if cap:
+            weights = cap * torch.tanh(weights / cap)
         if n > 1:
             later = torch.ones(n, n, dtype=torch.bool).triu(1)
             weights.view(groups, -1, n, seen)[..., seen - n :].masked_fill_(later, -torch.inf)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from specreason_sgl.errors import DeadlineExceeded, ServerError
 from specreason_sgl.reasoning.acceptance import FixedShare, Quantile
 from specreason_sgl.reasoning.drafting import Drafter
+from specreason_sgl.reasoning.run import Run
 from specreason_sgl.reasoning.verifiers import QUESTION, Combined, Likelihood, SameMeaning, UtilityScore
 from tests.reasoning.pair import Pair, aborted, chance
 from tests.scripted import wait_until
@@ -437,10 +438,23 @@ def test_without_lookahead_nothing_is_drafted_after_a_version_that_is_not_kept(p
     assert not pair.aborted()
 
 
-def test_candidates_that_are_aborted_are_all_counted(pair):
-    """The next step's versions: one is there, the others are aborted with the rejection."""
-    all_there = threading.Barrier(4, timeout=10)
-    first = []
+def test_candidates_that_are_aborted_are_all_counted_and_ended(pair, monkeypatch):
+    """The next step's versions are aborted with the rejection."""
+    all_there = threading.Barrier(4, timeout=60)
+    first, drafting = [], set()
+    own, done = Run.own, Run.done
+
+    def owned(self, state, side="base"):
+        if side == "draft":
+            drafting.add(id(state))
+        return own(self, state, side)
+
+    def ended(self, state):
+        done(self, state)
+        drafting.discard(id(state))
+
+    monkeypatch.setattr(Run, "own", owned)
+    monkeypatch.setattr(Run, "done", ended)
 
     def before(seen):
         if seen.purpose == "score":
@@ -455,7 +469,9 @@ def test_candidates_that_are_aborted_are_all_counted(pair):
 
     one = Candidates(4, 4, 4)
     pair.start_anew(one.write, one.digit, before)
-    trace = pair.solve(candidates=3, lookahead=1, token_budget=6)
+    trace = pair.solve(
+        candidates=3, lookahead=1, token_budget=6, on_step=lambda _: wait_until(lambda: not drafting)
+    )
     assert trace.reasoning == "base 1\n\nbase 2"
     assert [call.completion_tokens for call in trace.wasted] == [2, 2, 2]
     check_books(pair, trace)

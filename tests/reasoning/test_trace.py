@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -52,6 +53,18 @@ def test_steps_joined_are_the_chain_of_thought():
 def test_counts():
     trace = make_trace()
     assert (trace.kept, trace.rewritten, trace.tokens, len(trace.calls)) == (1, 2, 20, 4)
+
+
+@pytest.mark.parametrize(
+    ("author", "tokens", "thrown"), [("draft", 9, 8 + 8), ("base", 7, 9 + 8 + 8), ("both", 11, 5 + 8 + 8)]
+)
+def test_what_is_thrown_away_is_what_the_chain_of_thought_does_not_have(author, tokens, thrown):
+    """Of three versions, of 9, 8 and 8 tokens, the first is kept, rejected, or kept for 4 tokens."""
+    calls = [replace(CALL, completion_tokens=n) for n in (9, 8, 8)]
+    calls += [Call("base", "score", 20, 10, 1, 1.0, 0.1)]
+    calls += [Call("base", "rewrite", 20, 10, 7, 1.1, 0.1)] if author != "draft" else []
+    step = Step("a", author, "delimiter", tokens, 5.0, calls=tuple(calls))
+    assert replace(make_trace(), steps=(step,)).wasted_tokens == thrown
 
 
 def changed(**fields):

@@ -11,8 +11,10 @@ from specreason_sgl.runtime.cpu_attention import Float32Attention, attend
 HEADS, KEY_HEADS, SIZE = 6, 2, 16
 
 
-def expected(q, keys, values, scaling):
+def expected(q, keys, values, scaling, cap=0.0):
     """PyTorch's own, with the mask written out."""
+    if cap:
+        return capped(q, keys, values, scaling, cap)
     count, length = len(q), len(keys)
     seen = torch.arange(length) <= torch.arange(length - count, length)[:, None]
     q, keys, values = (one.double().transpose(0, 1)[None] for one in (q, keys, values))
@@ -20,17 +22,29 @@ def expected(q, keys, values, scaling):
     return out[0].transpose(0, 1).float()
 
 
+def capped(q, keys, values, scaling, cap):
+    out = torch.empty(len(q), HEADS, values.shape[-1], dtype=torch.float64)
+    for i in range(len(q)):
+        seen = len(keys) - len(q) + i + 1
+        for head in range(HEADS):
+            group = head // (HEADS // KEY_HEADS)
+            products = keys[:seen, group].double() @ q[i, head].double() * scaling
+            out[i, head] = (cap * torch.tanh(products / cap)).softmax(0) @ values[:seen, group].double()
+    return out.float()
+
+
 def random(*shape):
     return torch.randn(*shape).bfloat16()
 
 
+@pytest.mark.parametrize("cap", [0.0, 2.0])
 @pytest.mark.parametrize(("count", "length"), [(1, 1), (1, 40), (2, 40), (7, 7), (9, 30), (17, 60), (40, 40)])
-def test_new_tokens_attend_to_all_before_them_and_to_none_after(monkeypatch, count, length):
+def test_new_tokens_attend_to_all_before_them_and_to_none_after(monkeypatch, count, length, cap):
     monkeypatch.setattr(cpu_attention, "BLOCK", 8)
     torch.manual_seed(0)
     q, keys = random(count, HEADS, SIZE), random(length, KEY_HEADS, SIZE)
     values = random(length, KEY_HEADS, 2 * SIZE)
-    torch.testing.assert_close(attend(q, keys, values, 0.3), expected(q, keys, values, 0.3))
+    torch.testing.assert_close(attend(q, keys, values, 0.3, cap), expected(q, keys, values, 0.3, cap))
 
 
 class Pool:
@@ -47,8 +61,8 @@ class Pool:
         return self.values
 
 
-@pytest.mark.parametrize("sliding", [-1, 4])
-def test_each_request_of_a_batch_reads_its_own_tokens(sliding):
+@pytest.mark.parametrize(("sliding", "cap"), [(-1, 0.0), (-1, 2.0), (4, 0.0)])
+def test_each_request_of_a_batch_reads_its_own_tokens(sliding, cap):
     """With a sliding window it is SGLang's own implementation that does."""
     torch.manual_seed(0)
     places = torch.stack([torch.randperm(30)[:12], torch.randperm(30)[:12] + 30])
@@ -58,6 +72,7 @@ def test_each_request_of_a_batch_reads_its_own_tokens(sliding):
     layer = SimpleNamespace(
         attn_type=AttentionType.DECODER, is_cross_attention=False, sliding_window_size=sliding, layer_id=0,
         tp_q_head_num=HEADS, tp_k_head_num=KEY_HEADS, qk_head_dim=SIZE, v_head_dim=SIZE, scaling=0.25,
+        logit_cap=cap,
     )  # fmt: skip
     lengths, new = [12, 9], [4, 1]
     q = random(5, HEADS * SIZE)
@@ -76,7 +91,7 @@ def test_each_request_of_a_batch_reads_its_own_tokens(sliding):
         if sliding > 0:
             mine = mine[-1 - sliding :] if new[i] == 1 else None
         if mine is not None:
-            wanted = expected(rows[at], pool.keys[mine], pool.values[mine], 0.25)
+            wanted = expected(rows[at], pool.keys[mine], pool.values[mine], 0.25, cap)
             torch.testing.assert_close(out[at].view(-1, HEADS, SIZE).float(), wanted, atol=0.02, rtol=0.02)
 
     # One token each, from what is there now.
@@ -85,5 +100,5 @@ def test_each_request_of_a_batch_reads_its_own_tokens(sliding):
     out = Float32Attention(runner).forward_decode(q[:2], k[:2], v[:2], layer, batch)
     for i in range(2):
         mine = places[i, : batch.seq_lens[i]][-1 - sliding if sliding > 0 else 0 :]
-        wanted = expected(rows[i : i + 1], pool.keys[mine], pool.values[mine], 0.25)
+        wanted = expected(rows[i : i + 1], pool.keys[mine], pool.values[mine], 0.25, cap)
         torch.testing.assert_close(out[i].view(1, HEADS, SIZE).float(), wanted, atol=0.02, rtol=0.02)
