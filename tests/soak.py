@@ -101,7 +101,8 @@ class Tally:
         with self._lock:
             self.ends[how] += 1
             if error:
-                self.errors[error.partition(" (tried ")[0][:150]] += 1
+                alike = re.sub(r"within [\d.]+ s", "in time", error.partition(" (tried ")[0])
+                self.errors[alike[:150]] += 1
 
     def mark(self) -> None:
         """From here on `answered_since` counts."""
@@ -222,10 +223,11 @@ def load(
 
 def growth(samples: Sequence[Sample], before: Sample, after: Sample, clients: int) -> dict[str, Growth]:
     """By what is counted: of memory and processes the medians of the load's first and last third; the others
-    vary with what is asked, and are those while idle. Kept are a thread and two connections a client."""
+    vary with what is asked, and are those while idle. Kept for reuse are a thread a client, and as many
+    connections as it had requests at once: a draft, a score, a rewrite, an abort."""
     third = max(len(samples) // 3, 1)
     found = {}
-    for name, kept in (("memory", 0), ("threads", 1), ("files", 2), ("sockets", 2), ("processes", 0)):
+    for name, kept in (("memory", 0), ("threads", 1), ("files", 4), ("sockets", 4), ("processes", 0)):
         if kept:
             first, last = getattr(before, name), getattr(after, name)
             most = first + kept * clients + 16
