@@ -93,7 +93,7 @@ def test_the_terminal_shows_who_wrote_each_step_and_what_was_rejected():
     assert f"base   wrote on after its head\n{HEAD} That is 45 / 60" in text
     assert "base   rewrote it\nSo the speed is \\( 60 / 0.75 = 80 \\) km/h." in text
     assert "answer (the chain of thought has it)\nThe train goes 80 km/h: \\boxed{80}" in text
-    assert "5 steps: 2 kept, 2 rewritten; 112 tokens in 9.8 s (11.5 tokens/s), 53 more thrown away" in text
+    assert "5 steps: 2 kept, 2 rewritten; 112 tokens in 9.8 s (11.5 tokens/s), 61 more thrown away" in text
 
 
 def test_the_terminal_shows_what_each_model_did_when():
