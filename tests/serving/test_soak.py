@@ -47,6 +47,7 @@ def test_what_is_asked_is_answered_refused_cancelled_or_fails_clearly(pair, monk
     assert all(tally.ends[how] > 0 for how in soak.FINE)
     assert not [one for one in tally.errors if "400" not in one]
     assert len(samples) >= len(events)
+    assert growth(samples, samples[0], samples[-1], 10)["processes"].grows is False
 
 
 def test_an_answer_that_does_not_come_is_lost(chatml_folder):
