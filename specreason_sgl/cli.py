@@ -164,7 +164,8 @@ Threshold = Annotated[
 ]
 Keep = Annotated[float | None, typer.Option(help="Instead: keep this share of the drafted steps, the best.")]
 CalibrationFile = Annotated[
-    Path | None, typer.Option(help="A file of `calibrate`: it names the verifier and its threshold.")
+    Path | None,
+    typer.Option(help="A file of `calibrate`, or `mini`: it names the verifier and its threshold."),
 ]
 Lookahead = Annotated[
     int, typer.Option(help="Steps drafted beyond the one in judgement; 0: one thing at a time.")

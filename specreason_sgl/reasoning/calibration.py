@@ -88,6 +88,9 @@ def judging(
 ) -> dict[str, Any]:
     """The `verifier` and `threshold` of a `SpecReasonConfig`, from what a user says.
 
+    Args:
+        calibration: a file, or the name of a pair that the package has one for.
+
     A calibration names its verifier and has a threshold. Without all three, the package's own
     calibration for the pair decides; where there is none, the paper's digit with a threshold of 7.
 
@@ -99,7 +102,9 @@ def judging(
     if verifier and calibration:
         raise ConfigError("give a verifier or a calibration, not both: a calibration names its verifier")
     if calibration:
-        settings = Calibration.load(calibration).settings(keep)
+        # Where servers are named by URL no pair is, but it may be a pair's models that they serve.
+        known = None if Path(calibration).exists() else get_calibration(str(calibration))
+        settings = (known or Calibration.load(calibration)).settings(keep)
         return settings if threshold is None else {**settings, "threshold": threshold}
     if pair and not verifier and threshold is None and (known := get_calibration(pair)):
         return known.settings(keep)

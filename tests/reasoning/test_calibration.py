@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -107,6 +108,9 @@ def test_a_pair_with_a_calibration_of_its_own_is_judged_by_it():
     assert judging(pair="mini", threshold=5) == judging(threshold=5)  # the paper's digit, as its scale says
     assert judging(pair="mini", verifier="yes-no", threshold=0.5)["threshold"] == 0.5
     assert judging(pair="nano") == judging()
+    assert judging(calibration=Path("mini")) == known.settings()  # where the servers are named by URL
+    with pytest.raises(ConfigError, match="nano cannot be read"):
+        judging(calibration=Path("nano"))
 
 
 @pytest.mark.parametrize("pair", [name for name in PAIRS if get_calibration(name)])
