@@ -103,7 +103,7 @@ def judging(
         raise ConfigError("give a verifier or a calibration, not both: a calibration names its verifier")
     if calibration:
         # Where servers are named by URL no pair is, but it may be a pair's models that they serve.
-        known = None if Path(calibration).exists() else get_calibration(str(calibration))
+        known = None if Path(calibration).is_file() else get_calibration(str(calibration))
         settings = (known or Calibration.load(calibration)).settings(keep)
         return settings if threshold is None else {**settings, "threshold": threshold}
     if pair and not verifier and threshold is None and (known := get_calibration(pair)):
