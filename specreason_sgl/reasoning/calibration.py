@@ -88,11 +88,11 @@ def judging(
 ) -> dict[str, Any]:
     """The `verifier` and `threshold` of a `SpecReasonConfig`, from what a user says.
 
-    Args:
-        calibration: a file, or the name of a pair that the package has one for.
-
     A calibration names its verifier and has a threshold. Without all three, the package's own
     calibration for the pair decides; where there is none, the paper's digit with a threshold of 7.
+
+    Args:
+        calibration: a file, or the name of a pair that the package has one for.
 
     Raises:
         ConfigError: the arguments contradict each other, or a threshold is missing.
