@@ -21,6 +21,12 @@ class ConfigError(SpecReasonError):
     """A setting, a question or a name is not valid."""
 
 
+class VerifierError(SpecReasonError):
+    """A verifier raised an exception, or returned what is no judgement."""
+
+    exit_code = 1
+
+
 class TemplateError(SpecReasonError):
     """A model's chat template is missing, or refuses the conversation."""
 

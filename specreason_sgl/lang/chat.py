@@ -165,6 +165,31 @@ class TokenizerChatTemplate(ChatTemplate):
         # What wraps this in transformers costs five times as much for a short text.
         return self._backend.encode(text, add_special_tokens=False).ids
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, special tokens included."""
+        return self._backend.decode(list(ids), skip_special_tokens=False)
+
+    @cached_property
+    def end_of_turn(self) -> int:
+        """The token with which the model ends its turn: the first that its template writes after a message
+        of the assistant's, or else its tokenizer's end of text."""
+        _, suffix = self.get_prefix_and_suffix("assistant", [{"role": "user", "content": "x"}])
+        ids = self.encode_text(suffix)
+        if ids and self.is_end(ids[0]):
+            return ids[0]
+        if self.tokenizer.eos_token_id is None:
+            raise TemplateError(f"{self.name} has no token that ends a turn")
+        return self.tokenizer.eos_token_id
+
+    def is_end(self, id: int) -> bool:
+        """Whether a token of the model's ends its turn: all special ones do, none is text."""
+        return id in self._special_ids
+
+    @cached_property
+    def _special_ids(self) -> frozenset[int]:
+        added = self.tokenizer.added_tokens_decoder.items()
+        return frozenset({*self.tokenizer.all_special_ids, *(id for id, token in added if token.special)})
+
     def _guard(self, content: str, role: str) -> str:
         """Content with the special tokens in it replaced by numbered marks that no template touches.
 

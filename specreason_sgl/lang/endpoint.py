@@ -36,9 +36,10 @@ from specreason_sgl.errors import (
     Unauthorized,
 )
 from specreason_sgl.lang.answers import check_answer, reading, valid
-from specreason_sgl.lang.breaker import Breaker
 from specreason_sgl.lang.chat import Memory, TokenizerChatTemplate
-from specreason_sgl.lang.score import ScoreTokens, TextLogprobs, TokenLogprob
+from specreason_sgl.lang.classify import Classification
+from specreason_sgl.lang.logprobs import TextLogprobs, TokenLogprob, finite, read_tokens
+from specreason_sgl.lang.score import ScoreTokens
 
 CONNECT_TIMEOUT = 5.0  # seconds
 CONNECTIONS = 256  # kept alive; more are made and closed
@@ -82,7 +83,6 @@ class Endpoint(RuntimeEndpoint):
 
     Attributes:
         context_length: tokens of a prompt and what is generated on it; None where the server does not say.
-        breaker: whether a runtime that may be missing is worth asking.
 
     Raises:
         ServerUnreachable: nobody answers at `base_url`.
@@ -114,7 +114,6 @@ class Endpoint(RuntimeEndpoint):
         self.verify = None
         self.timeout = timeout
         self.retry_for = retry_for
-        self.breaker = Breaker(self.base_url)
         try:
             self._pool = urllib3.connection_from_url(self.base_url, maxsize=CONNECTIONS)
         except urllib3.exceptions.LocationValueError:
@@ -166,7 +165,10 @@ class Endpoint(RuntimeEndpoint):
             if failed:
                 return ChoicesDecision("")
             if isinstance(choices_method, TextLogprobs):
-                return self._text_logprobs(s, choices[0])
+                return self._text_logprobs(s, choices[0], choices_method)
+            if isinstance(choices_method, Classification):
+                values, usage = self.classify(s)
+                return ChoicesDecision("", {"values": values, **usage})
             if isinstance(choices_method, ScoreTokens) and (ids := self._single_tokens(s, choices)):
                 return self._select_token(s, choices, ids, choices_method)
             with reading(self.base_url):
@@ -271,8 +273,11 @@ class Endpoint(RuntimeEndpoint):
         """How many requests of this endpoint have not been answered yet."""
         return len(self._in_flight)
 
-    def classify(self, state: ProgramState, extra: str = "") -> tuple[list[float], dict[str, Any]]:
+    def classify(self, s: StreamExecutor, extra: str = "") -> tuple[list[float], dict[str, Any]]:
         """What a reward or classification model says of a state's text, `extra` after it.
+
+        Args:
+            s: a `ProgramState`, or its executor.
 
         Returns:
             The values of its head for the last token, and the request's counts as in `lang.score`.
@@ -280,8 +285,9 @@ class Endpoint(RuntimeEndpoint):
         Raises:
             ServerError: the server does not serve such a model (`sglang serve --is-embedding`).
         """
-        s = state.stream_executor
-        s.sync()
+        if isinstance(s, ProgramState):
+            s = s.stream_executor
+            s.sync()
         answer = self._generate(s.sid, {"input_ids": self.chat_template.encode(s, extra)}, "/classify")
         with reading(self.base_url):
             values = answer["embedding"]
@@ -374,32 +380,35 @@ class Endpoint(RuntimeEndpoint):
         span = None
         if method.logprobs_of:
             span = [self._tokens_before(s, payload["input_ids"], at) for at in method.logprobs_of]
-            payload["logprob_start_len"] = span[0] - 1
+            payload |= {"logprob_start_len": span[0] - 1, "top_logprobs_num": 1}
         meta = self._generate(s.sid, payload)["meta_info"]
         with reading(self.base_url):
             found = {token: logprob for logprob, token, *_ in meta["output_token_ids_logprobs"][0]}
-            decision = method.decide(choices, [_finite(found[i]) for i in ids], _usage(meta))
+            decision = method.decide(choices, [finite(found[i]) for i in ids], _usage(meta))
         if span:
-            decision.meta_info["logprobs"] = self._read_logprobs(meta, span[1] - span[0])
+            decision.meta_info["logprobs"] = self._read_logprobs(payload["input_ids"], *span, meta)
         return decision
 
-    def _text_logprobs(self, s: StreamExecutor, text: str) -> ChoicesDecision:
+    def _text_logprobs(self, s: StreamExecutor, text: str, method: TextLogprobs) -> ChoicesDecision:
         ids = self.chat_template.encode(s, text)
         start = self._tokens_before(s, ids, len(s.text_))
-        found, meta = self._prefill_logprobs(s, ids, start, len(ids))
-        return ChoicesDecision(text, {"logprobs": found, **_usage(meta)})
+        if method.end_of_turn:
+            ids = [*ids, self.chat_template.end_of_turn]
+        tokens, meta = self._prefill_logprobs(s, ids, start, len(ids), method.top)
+        return ChoicesDecision(text, {"logprobs": tokens, **_usage(meta)})
 
     def _prefill_logprobs(
-        self, s: StreamExecutor, ids: list[int], start: int, end: int
+        self, s: StreamExecutor, ids: list[int], start: int, end: int, top: int = 1
     ) -> tuple[tuple[TokenLogprob, ...], dict[str, Any]]:
         payload = {
             "input_ids": ids,
             "sampling_params": {"max_new_tokens": 0, "temperature": 0},
             "return_logprob": True,
             "logprob_start_len": start - 1,
+            "top_logprobs_num": top,
         }
         meta = self._generate(s.sid, payload)["meta_info"]
-        return self._read_logprobs(meta, end - start), meta
+        return self._read_logprobs(ids, start, end, meta), meta
 
     def _tokens_before(self, s: StreamExecutor, ids: list[int], at: int) -> int:
         """How many of a state's token ids stand for its text before a position; at least one."""
@@ -407,14 +416,9 @@ class Endpoint(RuntimeEndpoint):
         same = next((i for i, (a, b) in enumerate(zip(ids, before, strict=False)) if a != b), len(before))
         return max(min(same, len(ids)), 1)
 
-    def _read_logprobs(self, meta: dict[str, Any], count: int) -> tuple[TokenLogprob, ...]:
-        # The first entry is of the token before, whose logprob nobody asked for.
+    def _read_logprobs(self, ids: list[int], start: int, end: int, meta) -> tuple[TokenLogprob, ...]:
         with reading(self.base_url):
-            entries = meta["input_token_logprobs"][1 : 1 + count]
-            texts = self.tokenizer.batch_decode(
-                [[token] for _, token, *_ in entries], clean_up_tokenization_spaces=False
-            )
-            return tuple(TokenLogprob(text, _finite(e[0])) for text, e in zip(texts, entries, strict=True))
+            return read_tokens(self.chat_template.decode, ids, start, end, meta)
 
     def _generate(self, sid: str, payload: dict[str, Any], path: str = "/generate"):
         self._fit(payload)
@@ -450,8 +454,9 @@ class Endpoint(RuntimeEndpoint):
                     meta = answer["meta_info"]
                     tokens, finished = meta.get("completion_tokens", 0), meta.get("finish_reason")
                     meta["completion_tokens"] = before + tokens
-                    yield answer["text"][position:], meta
-                    position = len(answer["text"])
+                    text = answer["text"] if finished else _surely(answer["text"], sampling_params.stop)
+                    yield text[position:], meta
+                    position = max(position, len(text))
                 request.close()  # a connection with unread bytes cannot be used again
                 return
             except (ServerUnreachable, ServerBusy, ServerFailed) as error:
@@ -877,14 +882,16 @@ def _cut(answer: dict[str, Any], stops: str | Iterable[str]) -> None:
             answer["meta_info"]["finish_reason"] = {"type": "stop", "matched": stop}
 
 
+def _surely(text: str, stops: str | Iterable[str]) -> str:
+    """A stream's text so far, without what may turn out to be the beginning of a stop text, and then is cut
+    off by the server."""
+    stops = [stops] if isinstance(stops, str) else list(stops or ())
+    held = (n for stop in stops for n in range(len(stop) - 1, 0, -1) if text.endswith(stop[:n]))
+    return text[: len(text) - max(held, default=0)]
+
+
 def _is_batch(ids: list) -> bool:
     return isinstance(ids[0], list)
-
-
-def _finite(logprob: float) -> float:
-    if not math.isfinite(logprob):
-        raise ValueError(f"a logprob of {logprob}")
-    return logprob
 
 
 def _usage(meta: dict[str, Any]) -> dict[str, Any]:

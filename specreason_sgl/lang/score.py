@@ -1,9 +1,8 @@
-"""`score`: a constrained select over score tokens, in one request of one token; `logprobs`: how likely a
-text is to the model, in one request of none."""
+"""`score`: a constrained select over score tokens, in one request of one token."""
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from sglang.lang.choices import ChoicesDecision, ChoicesSamplingMethod, greedy_token_selection
 from sglang.lang.ir import SglSelect
@@ -12,41 +11,6 @@ from specreason_sgl.errors import ConfigError
 
 DIGITS = tuple("0123456789")
 Read = Literal["greedy", "average"]
-
-
-class TokenLogprob(NamedTuple):
-    """One token's text and its natural logarithm of the probability, given all before it."""
-
-    text: str
-    logprob: float
-
-
-def logprobs(name: str, text: str) -> SglSelect:
-    """Append a text, and have the model's logprob of each of its tokens: a select with one choice.
-
-        s += logprobs("step", "So 3 pens cost 12 dollars.")
-        worst = min(token.logprob for token in s.get_meta_info("step")["logprobs"])
-
-    `s.get_meta_info(name)` holds `logprobs`, a tuple of `TokenLogprob`, and the request's counts as in
-    `score`. One request, in which no token is generated. It needs an `Endpoint`.
-
-    Args:
-        name: of the result.
-        text: not empty.
-
-    Raises:
-        ConfigError: the text is empty.
-    """
-    if not text:
-        raise ConfigError("there are no logprobs of an empty text")
-    return SglSelect(name, [text], 0.0, TextLogprobs())
-
-
-class TextLogprobs(ChoicesSamplingMethod):
-    """How `logprobs` asks; `Endpoint` knows it."""
-
-    def __call__(self, **_) -> ChoicesDecision:
-        raise ConfigError("logprobs works on a specreason_sgl.Endpoint only")
 
 
 def score(
@@ -67,7 +31,7 @@ def score(
       their positions;
     - `probabilities`: of each choice, summing to 1 over the choices;
     - `mass`: how much of the model's probability lies on the choices, 0 to 1 (None after the fallback);
-    - `logprobs`: where asked for, a tuple of `TokenLogprob`, from the same prefill;
+    - `logprobs`: where asked for, a tuple of `TokenLogprob` (see `logprobs`), from the same prefill;
     - `prompt_tokens`, `cached_tokens`, `completion_tokens` of the request.
 
     On an `Endpoint`, where each choice is one token, this is one request that generates one token. Elsewhere

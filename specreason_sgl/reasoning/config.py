@@ -3,16 +3,18 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.reasoning.acceptance import Rule, Threshold
-from specreason_sgl.reasoning.verifiers import UtilityScore
+from specreason_sgl.reasoning.repair import Correct, Repair, Rewrite
+from specreason_sgl.reasoning.verifiers import UtilityScore, Verifier, as_verifier
 
 INSTRUCTION = (
     "Reason step by step, with a blank line after each step. Put the final answer into \\boxed{} at the end."
 )
+PAPER_THRESHOLD = 7.0
 ROLES = ("system", "user", "assistant")
 
 Message = Mapping[str, str]  # with role and content
@@ -21,25 +23,30 @@ Question = str | Sequence[Message]
 
 @dataclass(frozen=True, kw_only=True)
 class SpecReasonConfig:
-    """The knobs of SpecReason (arXiv 2504.07891, sections 4 and 5).
+    """The knobs of a run.
+
+    By default single tokens are corrected (`repair=Correct()`). The paper's method is
+    `SpecReasonConfig(repair=Rewrite(), threshold=7)` (SpecReason, arXiv 2504.07891, sections 4 and 5).
 
     Attributes:
-        verifier: what judges a drafted step (see `verifiers`); default `UtilityScore()`, the paper's digit.
-        threshold: a drafted step is kept when its value is at least this; or a rule of `acceptance`.
-        lookahead: so many steps are drafted beyond the one that is being judged; 0 does one thing at a time.
-        eager_rewrite: the base model begins to rewrite a step while it judges it.
-        candidates: versions of a step that are drafted; the best is kept, if it passes.
-        salvage: of a rejected step, keep the sentences before the first token whose logprob under the base
-            model is below this (natural logarithm, below 0); the base model goes on from there. None: off.
-        first_base_steps: so many steps at the start are written by the base model.
-        patience: so many more steps may be rejected than what the kept ones have paid for (two each); then
-            drafting pauses, ever longer while the next draft is rejected too. 0: it never pauses.
+        repair: what happens to a draft that is not kept: `Correct` single tokens, or `Rewrite` the step.
+        verifier: what judges a drafted step as a whole (see `verifiers`). None: with `Correct` nothing, each
+            token is judged; with `Rewrite` the paper's digit, `UtilityScore()`. With `Correct`, a step that
+            passes a verifier is kept whole, and one that fails is corrected.
+        threshold: a step is kept when its value is at least this; or a rule of `acceptance`. None: 7 for the
+            paper's digit; any other verifier needs one.
+        confidence: a draft whose tokens all have at least this logprob (natural logarithm, at most 0) under
+            the draft model itself is kept unread, as in ConfSpec (arXiv 2602.18447). None: all are read.
+        lookahead: steps that are drafted beyond the one that is being judged; 0 does one thing at a time.
+        first_base_steps: number of steps at the start that the base model writes.
+        patience: number of drafts that may be of no use beyond what the useful ones have paid for (two each);
+            then drafting pauses, ever longer while the next draft is of no use either. 0: it never pauses.
         draft_timeout: seconds for one drafted step. A draft runtime that misses them, or fails, is left alone
             for some steps, which the base model writes, and then tried again.
         token_budget: tokens of the chain of thought.
         at_budget: what happens when they are used up: `answer` closes the thinking and answers, `stop` ends
             the run without an answer.
-        step_tokens: most tokens of one step.
+        step_tokens: most tokens of one step; a longer one is judged in parts.
         answer_tokens: most tokens of the final answer, which the base model writes.
         answer_stop: texts that end the final answer, and are no part of it.
         temperature: 0 is greedy decoding.
@@ -51,12 +58,11 @@ class SpecReasonConfig:
         ConfigError: a value is out of its range.
     """
 
-    verifier: Any = field(default_factory=UtilityScore)
-    threshold: float | Rule = 7.0
+    repair: Repair = Correct()
+    verifier: Any = None
+    threshold: float | Rule | None = None
+    confidence: float | None = None
     lookahead: int = 1
-    eager_rewrite: bool = False
-    candidates: int = 1
-    salvage: float | None = None
     first_base_steps: int = 0
     patience: int = 3
     draft_timeout: float = 60.0
@@ -71,39 +77,60 @@ class SpecReasonConfig:
     instruction: str = INSTRUCTION
 
     def __post_init__(self):
-        if not callable(self.verifier):
-            raise ConfigError(f"a verifier is called with a state and a step; {self.verifier!r} cannot be")
-        if not callable(getattr(self.threshold, "keeps", None)):
-            self._number("threshold", *getattr(self.verifier, "bounds", (-math.inf, math.inf)))
+        self._check_judging()
         self._number("temperature", 0, 2)
-        self._number("top_p", 0, 1)
-        if self.top_p == 0:
-            raise ConfigError("top_p is above 0 and at most 1, not 0")
-        self._number("draft_timeout", 0, 86400)
-        if self.draft_timeout == 0:
-            raise ConfigError("draft_timeout is a number of seconds above 0, not 0")
+        self._number("top_p", 0, 1, low_excluded=True)
+        self._number("draft_timeout", 0, 86400, low_excluded=True)
         for name in ("first_base_steps", "lookahead", "patience"):
             self._count(name, 0)
-        for name in ("token_budget", "step_tokens", "answer_tokens", "candidates"):
+        for name in ("token_budget", "step_tokens", "answer_tokens"):
             self._count(name, 1)
-        if not isinstance(self.eager_rewrite, bool):
-            raise ConfigError(f"eager_rewrite is True or False, not {self.eager_rewrite!r}")
         if self.at_budget not in ("answer", "stop"):
-            raise ConfigError(f"at_budget is 'answer' or 'stop', not {self.at_budget!r}")
-        if self.salvage is not None:
-            self._number("salvage", -math.inf, 0)
-            if not hasattr(self.verifier, "with_logprobs"):
-                raise ConfigError("salvage needs a verifier that reads the step's logprobs")
-            if not self.verifier.with_logprobs:
-                object.__setattr__(self, "verifier", dataclasses.replace(self.verifier, with_logprobs=True))
+            raise ConfigError(f"at_budget must be 'answer' or 'stop', got {self.at_budget!r}")
         if not isinstance(self.delimiter, str) or not self.delimiter:
-            raise ConfigError("the delimiter is a text that is not empty")
+            raise ConfigError(f"delimiter must be a text that is not empty, got {self.delimiter!r}")
         if not isinstance(self.answer_stop, tuple) or not all(
-            isinstance(one, str) and one for one in self.answer_stop
+            isinstance(text, str) and text for text in self.answer_stop
         ):
-            raise ConfigError(f"answer_stop is a tuple of texts, none empty, not {self.answer_stop!r}")
+            raise ConfigError(f"answer_stop must be a tuple of texts, none empty, got {self.answer_stop!r}")
         if not isinstance(self.instruction, str):
-            raise ConfigError("the instruction is a text")
+            raise ConfigError(f"instruction must be a text, got {self.instruction!r}")
+
+    def _check_judging(self) -> None:
+        if not isinstance(self.repair, Rewrite | Correct):
+            raise ConfigError(f"repair must be a Rewrite or a Correct, got {self.repair!r}")
+        if self.verifier is not None and not isinstance(self.verifier, Verifier) and not callable(self.verifier):
+            raise ConfigError(f"verifier must be a Verifier or a function, got {self.verifier!r}")
+        if self.confidence is not None:
+            self._number("confidence", -math.inf, 0)
+        if callable(getattr(self.threshold, "keeps", None)):
+            return
+        if self.judge is None:
+            if self.threshold is not None:
+                raise ConfigError("threshold needs repair=Rewrite(), or a verifier before the correction")
+        elif self.threshold is not None:
+            self._number("threshold", *self.judge.bounds)
+        elif not isinstance(self.judge, UtilityScore):
+            raise ConfigError(f"threshold must be given with the verifier {self.verifier!r}")
+
+    @property
+    def judge(self) -> Verifier | None:
+        """What judges a step as a whole; None where each token is judged instead."""
+        if self.verifier is not None:
+            return as_verifier(self.verifier)
+        return UtilityScore() if isinstance(self.repair, Rewrite) else None
+
+    @property
+    def rule(self) -> Rule:
+        """What decides whether a judged step is kept."""
+        if callable(getattr(self.threshold, "keeps", None)):
+            return self.threshold
+        return Threshold(PAPER_THRESHOLD if self.threshold is None else self.threshold)
+
+    @property
+    def window(self) -> int | None:
+        """Drafted tokens after which the base model reads; None where it judges whole steps."""
+        return self.repair.window if self.judge is None else None
 
     def prompt(self, question: str) -> str:
         """What the user's message says.
@@ -123,12 +150,14 @@ class SpecReasonConfig:
             question = [{"role": "user", "content": question}]
         if not question:
             raise ConfigError("the question is empty")
-        for one in question:
-            if one.get("role") not in ROLES or not isinstance(one.get("content"), str):
-                raise ConfigError(f"a message has a role ({', '.join(ROLES)}) and a text, unlike {one!r}")
+        for message in question:
+            if message.get("role") not in ROLES or not isinstance(message.get("content"), str):
+                raise ConfigError(
+                    f"a message must have a role ({', '.join(ROLES)}) and a text as content, got {message!r}"
+                )
         if question[-1]["role"] != "user":
             raise ConfigError("the last message is the user's")
-        if any(not _is_unicode(text) for text in (self.instruction, *(one["content"] for one in question))):
+        if any(not _is_unicode(text) for text in (self.instruction, *(message["content"] for message in question))):
             raise ConfigError("the question is no valid Unicode: it has half of a surrogate pair")
         last = question[-1]["content"]
         if not last.strip():
@@ -138,24 +167,21 @@ class SpecReasonConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain data. A verifier or rule is named, with its own settings."""
-        values = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {name: _plain(value) for name, value in values.items()}
 
-    @property
-    def rule(self) -> Rule:
-        """What decides whether a step is kept."""
-        return self.threshold if hasattr(self.threshold, "keeps") else Threshold(self.threshold)
-
-    def _number(self, name: str, low: float, high: float) -> None:
+    def _number(self, name: str, low: float, high: float, low_excluded: bool = False) -> None:
         value = getattr(self, name)
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number or not math.isfinite(value) or not low <= value <= high:
-            raise ConfigError(f"{name} is a number{_range(low, high)}, not {value!r}")
+            raise ConfigError(f"{name} must be a number{_range(low, high)}, got {value!r}")
+        if low_excluded and value == low:
+            raise ConfigError(f"{name} must be above {low:g}, got {value!r}")
 
     def _count(self, name: str, low: int) -> None:
         value = getattr(self, name)
         if not isinstance(value, int) or isinstance(value, bool) or value < low:
-            raise ConfigError(f"{name} is a whole number of at least {low}, not {value!r}")
+            raise ConfigError(f"{name} must be a whole number of at least {low}, got {value!r}")
 
 
 def _is_unicode(text: str) -> bool:
@@ -170,10 +196,10 @@ def _range(low: float, high: float) -> str:
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
-        settings = {one.name: _plain(getattr(value, one.name)) for one in dataclasses.fields(value)}
+        settings = {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
         return {"kind": type(value).__name__, **settings}
     if isinstance(value, tuple | list):
-        return [_plain(one) for one in value]
+        return [_plain(item) for item in value]
     if value is None or isinstance(value, str | int | float):
         return value
     return getattr(value, "base_url", None) or getattr(value, "__name__", None) or type(value).__name__

@@ -2,17 +2,19 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from specreason_sgl.errors import ConfigError
 
-VERSION = 1
+VERSION = 2
 
 Side = Literal["draft", "base"]
 Author = Literal["draft", "base", "both"]
 End = Literal["delimiter", "length", "eos", "think"]
 Stop = Literal["answer", "end", "repetition", "budget", "context", "failed"]
+Purpose = Literal["draft", "score", "read", "rewrite", "answer", "reason"]
 
 
 @dataclass(frozen=True)
@@ -21,14 +23,15 @@ class Call:
 
     Attributes:
         side: which runtime; a verifier's request counts as the base's.
-        purpose: `draft`, `score`, `rewrite`, `answer`, or `reason` (a whole chain of thought at once).
+        purpose: `draft`, `score`, `read` (logprobs of a drafted text), `rewrite`, `answer`, or `reason` (a
+            whole chain of thought at once).
         prompt_tokens: of the whole prompt; `cached_tokens` of them came from the radix cache.
         completion_tokens: generated.
         start: seconds from the run's beginning until it was sent; `seconds`: until its answer was read.
     """
 
     side: Side
-    purpose: str
+    purpose: Purpose
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
@@ -36,42 +39,88 @@ class Call:
     seconds: float
 
 
+class ReadToken(NamedTuple):
+    """A token of a step as the base model read it.
+
+    Attributes:
+        at: position of its first character in the step's text; the delimiter's tokens begin at its end.
+        text: the token. Empty where a later token completes the character.
+        logprob: the base model's (natural logarithm).
+        first: what the base model itself would have written here.
+        regret: logprob of `first` less `logprob`, in nats; 0: the same token.
+    """
+
+    at: int
+    text: str
+    logprob: float
+    first: str
+    regret: float
+
+
+@dataclass(frozen=True)
+class Correction:
+    """A drafted token that the base model replaced.
+
+    Attributes:
+        at: position in the step's text where the base model's text begins.
+        drafted: the token of the draft's that is not there; empty where it ended before this.
+        text: what the base model put there; empty where it ended the step, the thinking or the turn.
+        regret: of the drafted token, in nats.
+        kept: drafted tokens that were kept before it, since the last correction or the step's beginning.
+    """
+
+    at: int
+    drafted: str
+    text: str
+    regret: float
+    kept: int
+
+
 @dataclass(frozen=True)
 class Step:
-    """One kept step of the chain of thought: exactly the text between delimiters.
+    """A kept step of the chain of thought: exactly the text between delimiters, or, where `step_tokens` cut
+    it (`end` is "length"), a part of it.
 
     Attributes:
         text: what the chain of thought has.
-        author: who wrote it; `both`: the draft its head, the base model what follows.
-        end: what ended it: the delimiter, its length limit, the end of the turn, or `</think>`.
-        tokens: of this text, in its author's tokenizer.
+        author: who wrote it; `both`: the draft model, corrected or continued by the base model.
+        end: what ended it: the delimiter, its length limit, the end of the turn, or `</think>`. None: it is
+            not finished, because the run ended here.
+        tokens: of this text and what ended it.
+        draft_tokens: those of them that the draft model generated.
         score: what the verifier gave the drafted step; None where nothing was scored.
         probabilities: of each score token.
         rejected: the drafted text that was rejected for this step, or None.
-        head: how many characters at the beginning come from the rejected draft.
-        calls: the requests made for this step, in order.
+        corrections: the drafted tokens that the base model replaced, in order.
+        reading: the tokens as the base model read them, those that it put there included; of the parts
+            that it read.
+        calls: the requests made for this step, in order. A draft that was cut off is in `Trace.wasted`.
         undrafted: why the draft model was not there to write it, where it should have: its runtime's failure,
             the pause after one, a pause after rejections, or its context; else None.
     """
 
     text: str
     author: Author
-    end: End
+    end: End | None
     tokens: int
+    draft_tokens: int = 0
     score: float | None = None
     probabilities: dict[str, float] = field(default_factory=dict)
     rejected: str | None = None
-    head: int = 0
+    corrections: tuple[Correction, ...] = ()
+    reading: tuple[ReadToken, ...] = ()
     calls: tuple[Call, ...] = ()
     undrafted: str | None = None
 
 
 @dataclass(frozen=True)
 class Trace:
-    """A whole run. `delimiter.join(step.text for step in steps)` is the chain of thought, byte for byte.
+    """A whole run. Its steps joined by the delimiter (without one after a step that its length limit cut)
+    are the chain of thought, byte for byte.
 
-    `wasted` are requests that were made ahead of a decision and turned out not to be needed: drafts and
-    scores after a rejected step, and rewrites of a kept one. An aborted one counts what it had generated.
+    `wasted` are requests that were cut off, or made ahead of a decision and then not needed: drafts and
+    readings beyond a rejected or corrected text, and rewrites of a kept one. An aborted one counts what it
+    had generated; some of a draft's tokens may have been kept before (`Step.draft_tokens`).
     A run that failed has its trace too (`stop` is "failed"), as the error's `trace`.
     `earlier` are the messages of the conversation before the question.
     """
@@ -93,7 +142,7 @@ class Trace:
     @property
     def reasoning(self) -> str:
         """The chain of thought."""
-        return self.config["delimiter"].join(step.text for step in self.steps)
+        return joined(self.steps, self.config["delimiter"])
 
     @property
     def calls(self) -> list[Call]:
@@ -103,13 +152,18 @@ class Trace:
 
     @property
     def kept(self) -> int:
-        """How many drafted steps were kept."""
+        """How many steps are the draft model's, word for word."""
         return sum(step.author == "draft" for step in self.steps)
 
     @property
     def rewritten(self) -> int:
         """How many drafted steps were rejected, and written by the base model."""
         return sum(step.rejected is not None for step in self.steps)
+
+    @property
+    def corrections(self) -> int:
+        """How many drafted tokens the base model replaced."""
+        return sum(len(step.corrections) for step in self.steps)
 
     @property
     def tokens(self) -> int:
@@ -119,17 +173,12 @@ class Trace:
 
     @property
     def wasted_tokens(self) -> int:
-        """Tokens that were generated and thrown away: of rejected drafts but for what is salvaged, of the
-        candidates that were not chosen, and of what was done ahead."""
-        thrown = 0
-        for step in self.steps:
-            drafted, rewritten = (
-                sum(call.completion_tokens for call in step.calls if call.purpose == purpose)
-                for purpose in ("draft", "rewrite")
-            )
-            kept = 0 if step.author == "base" else step.tokens - rewritten
-            thrown += max(drafted - kept, 0)
-        return thrown + sum(call.completion_tokens for call in self.wasted)
+        """Tokens that were generated for the chain of thought and are not in it: of rejected and cut off
+        drafts, and of rewrites that were not needed."""
+        calls = [call for step in self.steps for call in step.calls] + list(self.wasted)
+        written = sum(call.completion_tokens for call in calls if call.purpose in ("draft", "rewrite"))
+        in_chain = sum(step.tokens - len(step.corrections) for step in self.steps)
+        return max(written - in_chain, 0) if self.mode == "specreason" else 0
 
     @property
     def resumable(self) -> bool:
@@ -165,7 +214,7 @@ class Trace:
                     **data,
                     "steps": tuple(_step(step) for step in data["steps"]),
                     "answer_call": Call(**call) if call else None,
-                    "wasted": tuple(Call(**one) for one in data["wasted"]),
+                    "wasted": tuple(Call(**call) for call in data["wasted"]),
                     "earlier": tuple(data.get("earlier", ())),
                 }
             )
@@ -173,5 +222,22 @@ class Trace:
             raise ConfigError(f"this is not a trace of specreason-sgl ({error})") from None
 
 
+def joined(steps: Sequence[Step], delimiter: str) -> str:
+    """The text of some steps: a delimiter between them, but none after one that its length limit cut."""
+    parts = []
+    for i, step in enumerate(steps):
+        parts.append(step.text)
+        if i < len(steps) - 1 and step.end != "length":
+            parts.append(delimiter)
+    return "".join(parts)
+
+
 def _step(data: dict[str, Any]) -> Step:
-    return Step(**{**data, "calls": tuple(Call(**call) for call in data["calls"])})
+    return Step(
+        **{
+            **data,
+            "corrections": tuple(Correction(**correction) for correction in data["corrections"]),
+            "reading": tuple(ReadToken(*token) for token in data["reading"]),
+            "calls": tuple(Call(**call) for call in data["calls"]),
+        }
+    )

@@ -1,8 +1,8 @@
-"""What judges a drafted step.
+"""What judges a drafted step as a whole.
 
-A verifier is called with a state of the base model's and a `Drafted` step, and returns a `Judgement`, or
-just a number; more is better. The state is a fork made for this call, the chain of thought before the step in
-it: write on it. Any function like this can be a verifier:
+A `Verifier` works in two phases: `ask` writes on a fork of the base model's state and returns at once, so that
+several steps are judged side by side; `read` makes a `Judgement` of the result. More is better. A plain
+function of the fork and the drafted step will do, too:
 
     def short(s, drafted):
         return -len(drafted.text)
@@ -13,48 +13,54 @@ from __future__ import annotations
 import math
 import numbers
 import re
-import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from specreason_sgl.errors import ConfigError
-from specreason_sgl.reasoning.trace import End
+from specreason_sgl.errors import ConfigError, SpecReasonError, VerifierError
+from specreason_sgl.reasoning.trace import Call, End
 
 if TYPE_CHECKING:  # `import sglang` takes seconds; settings can be made and checked without it
     from sglang.lang.interpreter import ProgramState
 
     from specreason_sgl.lang.endpoint import Endpoint
-    from specreason_sgl.lang.score import TokenLogprob
+    from specreason_sgl.lang.logprobs import TokenLogprob
 
+RESULT = "judgement"  # the name of what `ask` asks for
 # Stands right after the step, inside the base model's own turn: a turn of the user's would make templates of
 # thinking models drop or close the thinking, and lose the cached prefix. Kept short, since it is computed
 # anew for every step.
 QUESTION = "\n\nStep score (0 wrong, 9 right): "
 YES_NO = "\n\nIs the last step correct? Answer Yes or No:"
-SAME = "\n\nThe same step in other words: {own}\n\nDo both versions mean the same? Answer Yes or No:"
+PAPER_QUESTION = (
+    "Rate the last step of the reasoning above with one digit from 0 to 9. Ask whether it is logically "
+    "sound, whether it brings the solution closer, and whether it repeats what was there. 0 is a useless or "
+    "wrong step, 9 a step that could not be better. Be strict. Answer with the digit only."
+)
+PAPER_ANSWER = "The quality score is: "
+LEAST_OPENING = 8  # characters of a question; a draft that has fewer of them may well be innocent
 _DIGIT = re.compile(r"\d")
 
 
 @dataclass(frozen=True)
 class Drafted:
-    """A drafted step, to be judged.
+    """A drafted step, or a window of one, to be judged.
 
     Attributes:
         text: without the delimiter.
         tokens: of the draft model's.
-        end: what ended it.
-        logprobs: the draft model's own of its tokens; only where the verifier asks for them.
+        end: what ended the step; None where it goes on.
         delimiter: what follows it in the chain of thought; empty where something else ended it.
-        own: the base model's own step at this place; only where the verifier asks for it.
+        logprobs: the draft model's own of its tokens, where they are needed.
+        call: the request, with the last of what it wrote.
     """
 
     text: str
     tokens: int
-    end: End
-    logprobs: tuple[TokenLogprob, ...] = ()
+    end: End | None
     delimiter: str = ""
-    own: str = ""
+    logprobs: tuple[float, ...] = ()
+    call: Call | None = None
 
     def own_tokens(self, tokens: tuple[TokenLogprob, ...]) -> tuple[TokenLogprob, ...]:
         """Without those of the delimiter, nor a token of which both have a part, like ".\\n\\n"."""
@@ -74,66 +80,158 @@ class Judgement:
     Attributes:
         value: what the threshold is compared with; more is better.
         probabilities: of each score token, where there are some.
-        logprobs: the base model's of the step's tokens, where they were asked for.
-        usage: the request's counts, as in `lang.score`.
+        mass: the probability of all score tokens together: small where the model would write none of them.
+        tokens: of the step, as the base model read them, where they were asked for.
     """
 
     value: float
     probabilities: Mapping[str, float] = field(default_factory=dict)
-    logprobs: tuple[TokenLogprob, ...] = ()
-    usage: Mapping[str, Any] = field(default_factory=dict)
+    mass: float | None = None
+    tokens: tuple[TokenLogprob, ...] = ()
 
 
-class Verifier(Protocol):
-    def __call__(self, s: ProgramState, drafted: Drafted) -> Judgement | float:
-        """Judge a step, with `s` to write on."""
+class Verifier:
+    """Base of the verifiers: a subclass defines `ask` and `read`.
+
+    Attributes:
+        bounds: the least and the greatest value, for checking a threshold.
+        question: what stands after the step; a draft that writes its beginning itself is rejected unread.
+    """
+
+    bounds: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
+    question: str = ""
+
+    def ask(self, s: ProgramState, drafted: Drafted) -> ProgramState:
+        """Write on `s`, a fork with the chain of thought before the step, so that `RESULT` is asked for.
+
+        Returns:
+            The state that has the result: `s`, or one on another endpoint.
+        """
+        raise NotImplementedError
+
+    def read(self, meta: Mapping[str, Any], drafted: Drafted) -> Judgement:
+        """The judgement, from the meta information of `RESULT`."""
+        raise NotImplementedError
+
+    def judgement(self, s: ProgramState, drafted: Drafted) -> Judgement:
+        """Wait for what was asked on `s`, and read it.
+
+        Raises:
+            SpecReasonError: the request failed; `VerifierError`: the verifier did.
+        """
+        meta = s.get_meta_info(RESULT)
+        return _checked(self, lambda: self.read(meta, drafted))
+
+
+class _Function(Verifier):
+    """A user's function of the fork and the step."""
+
+    def __init__(self, function: Callable[[ProgramState, Drafted], Judgement | float]):
+        self.function = function
+
+    def ask(self, s, drafted):
+        return s
+
+    def judgement(self, s, drafted):
+        return _checked(self.function, lambda: self.function(s, drafted))
+
+
+def as_verifier(verifier: Verifier | Callable) -> Verifier:
+    """A verifier as it is, or one that calls a function."""
+    return verifier if isinstance(verifier, Verifier) else _Function(verifier)
+
+
+def _checked(verifier: Any, work: Callable[[], Judgement | float]) -> Judgement:
+    name = getattr(verifier, "__name__", type(verifier).__name__)
+    try:
+        result = work()
+    except SpecReasonError:
+        raise
+    except Exception as error:
+        raise VerifierError(f"the verifier {name} failed: {type(error).__name__}: {error}") from error
+    result = result if isinstance(result, Judgement) else Judgement(result)
+    if not isinstance(result.value, numbers.Real) or math.isnan(result.value):  # a NumPy scalar is one
+        raise VerifierError(f"the verifier {name} must return a number or a Judgement, got {result.value!r}")
+    return replace(result, value=float(result.value))
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Question:
+class _Question(Verifier):
     """A verifier that asks for one score token after the step."""
 
     with_logprobs: bool = False
+    choices: ClassVar[tuple[str, ...]] = ()
 
-    def __call__(self, s: ProgramState, drafted: Drafted) -> Judgement:
-        self.ask(s, drafted)
-        return self.read_from(s.get_meta_info("score"), drafted)
-
-    def ask(self, s: ProgramState, drafted: Drafted) -> None:
+    def ask(self, s, drafted):
         from specreason_sgl.lang.score import score
 
         span = None
         if self.with_logprobs:
             start = len(s.text())
             span = (start, start + len(drafted.text))
-        answer = score("score", self.choices, getattr(self, "read", "greedy"), logprobs_of=span)
-        s += drafted.text + self.question + answer
+        s += drafted.text + self.question
+        s += score(RESULT, self.choices, getattr(self, "read_as", "greedy"), logprobs_of=span)
+        return s
 
-    def read_from(self, meta: Mapping[str, Any], drafted: Drafted) -> Judgement:
-        return Judgement(self.value(meta), meta["probabilities"], meta.get("logprobs", ()), meta)
+    def read(self, meta, drafted):
+        tokens = meta.get("logprobs", ())
+        return Judgement(self.value(meta), dict(meta["probabilities"]), meta["mass"], tokens)
+
+    def value(self, meta: Mapping[str, Any]) -> float:
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
 class UtilityScore(_Question):
-    """The paper's verifier (SpecReason, section 4.1): a digit from 0 to 9, one token.
+    """The paper's digit from 0 to 9, one token (SpecReason, arXiv 2504.07891, section 4.1), asked for by a
+    short question in the base model's own turn, which keeps its cached prefix.
 
     Attributes:
-        read: `greedy`, the most likely digit; `average`, the expectation over the digits.
+        read_as: `greedy`, the most likely digit; `average`, the expectation over the digits.
         question: what the base model reads after the step.
+        least_mass: the value is 0 where the digits together have less than this probability: the model would
+            then write something else, as in the authors' script, where that scores 0.
         with_logprobs: also keep the logprobs of the step's tokens, from the same prefill.
     """
 
-    read: Literal["greedy", "average"] = "greedy"
+    read_as: Literal["greedy", "average"] = "greedy"
     question: str = QUESTION
+    least_mass: float = 0.1
     bounds = (0.0, 9.0)
     choices = tuple("0123456789")
 
     def __post_init__(self):
-        if self.read not in ("greedy", "average"):
-            raise ConfigError(f"read is 'greedy' or 'average', not {self.read!r}")
+        if self.read_as not in ("greedy", "average"):
+            raise ConfigError(f"read_as must be 'greedy' or 'average', got {self.read_as!r}")
 
-    def value(self, meta: Mapping[str, Any]) -> float:
-        return meta["score"]
+    def value(self, meta):
+        mass = meta["mass"]
+        return 0.0 if mass is not None and mass < self.least_mass else meta["score"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperScore(UtilityScore):
+    """The paper's digit as its authors ask for it: in a turn of the user's after the step, the beginning of
+    the answer given. Templates that drop the thinking of earlier turns lose the cached prefix here.
+
+    Attributes as those of `UtilityScore`, and:
+        answer: how the base model's answer begins.
+    """
+
+    question: str = PAPER_QUESTION
+    answer: str = PAPER_ANSWER
+
+    def ask(self, s, drafted):
+        import sglang as sgl
+
+        from specreason_sgl.lang.score import score
+
+        s += drafted.text
+        s += sgl.assistant_end()
+        s += sgl.user(self.question)
+        s += sgl.assistant_begin()
+        s += self.answer + score(RESULT, self.choices, self.read_as)
+        return s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,130 +245,48 @@ class YesNo(_Question):
     bounds = (0.0, 1.0)
     choices = (" Yes", " No")
 
-    def value(self, meta: Mapping[str, Any]) -> float:
+    def value(self, meta):
         return meta["probabilities"][" Yes"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SameMeaning:
-    """Whether the drafted step means what the base model's own step does, as in Lookahead Reasoning (arXiv
-    2506.19830); the base model is the judge, too. The value is the probability of "Yes".
-
-    The base model writes its step first, beside those of drafts that wait, and it stands where the draft is
-    rejected. So this saves time only by what it writes side by side.
-
-    Attributes:
-        question: what follows the drafted step; `{own}` is the base model's.
-    """
-
-    question: str = SAME
-    bounds = (0.0, 1.0)
-    wants_own_step = True
-
-    def __call__(self, s: ProgramState, drafted: Drafted) -> Judgement:
-        from specreason_sgl.lang.score import score
-
-        if drafted.text.lower().split() == drafted.own.lower().split():
-            return Judgement(1.0)
-        s += drafted.text + self.question.replace("{own}", drafted.own) + score("score", YesNo.choices)
-        meta = s.get_meta_info("score")
-        return Judgement(meta["probabilities"][" Yes"], meta["probabilities"], usage=meta)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Likelihood:
+class Likelihood(Verifier):
     """How likely the step's text is to the base model, from the prefill alone: no token is generated.
 
     Attributes:
         reduce: `mean` or `min` of the tokens' logprobs (natural logarithm).
         tokens: `all`, or only those with `digits` in them. A step without such a token gets 0.
-        minus_draft: less the same figure of the draft model's own logprobs, which its generation returns.
     """
 
     reduce: Literal["mean", "min"] = "mean"
     tokens: Literal["all", "digits"] = "all"
-    minus_draft: bool = False
-    with_logprobs = True  # always
+    bounds = (-math.inf, 0.0)
 
     def __post_init__(self):
         if self.reduce not in ("mean", "min"):
-            raise ConfigError(f"a likelihood is reduced by 'mean' or 'min', not {self.reduce!r}")
+            raise ConfigError(f"reduce must be 'mean' or 'min', got {self.reduce!r}")
         if self.tokens not in ("all", "digits"):
-            raise ConfigError(f"a likelihood looks at 'all' tokens or 'digits', not {self.tokens!r}")
+            raise ConfigError(f"tokens must be 'all' or 'digits', got {self.tokens!r}")
 
-    @property
-    def bounds(self) -> tuple[float, float]:
-        return (-math.inf, math.inf if self.minus_draft else 0.0)
-
-    @property
-    def wants_draft_logprobs(self) -> bool:
-        return self.minus_draft
-
-    def __call__(self, s: ProgramState, drafted: Drafted) -> Judgement:
-        self.ask(s, drafted)
-        return self.read_from(s.get_meta_info("score"), drafted)
-
-    def ask(self, s: ProgramState, drafted: Drafted) -> None:
-        from specreason_sgl.lang.score import logprobs
+    def ask(self, s, drafted):
+        from specreason_sgl.lang.logprobs import logprobs
 
         # With what follows: where ".\n\n" is one token, a model that means it finds a bare "." most unlikely.
-        s += logprobs("score", drafted.text + drafted.delimiter)
+        s += logprobs(RESULT, drafted.text + drafted.delimiter)
+        return s
 
-    def read_from(self, meta: Mapping[str, Any], drafted: Drafted) -> Judgement:
-        tokens = drafted.own_tokens(meta["logprobs"])
-        value = self._reduced(tokens)
-        if self.minus_draft:
-            value -= self._reduced(drafted.own_tokens(drafted.logprobs))
-        return Judgement(value, logprobs=tokens, usage=meta)
+    def read(self, meta, drafted):
+        return Judgement(self._reduced(drafted.own_tokens(meta["logprobs"])), tokens=meta["logprobs"])
 
     def _reduced(self, tokens: Sequence[TokenLogprob]) -> float:
-        found = [one.logprob for one in tokens if self.tokens == "all" or _DIGIT.search(one.text)]
-        if not found:
+        values = [token.logprob for token in tokens if self.tokens == "all" or _DIGIT.search(token.text)]
+        if not values:
             return 0.0
-        return min(found) if self.reduce == "min" else math.fsum(found) / len(found)
+        return min(values) if self.reduce == "min" else math.fsum(values) / len(values)
 
 
 @dataclass(frozen=True)
-class Combined:
-    """A weighted sum of several verifiers of this module. One question and any number of likelihoods are read
-    from one request; each further question takes one more.
-
-    Attributes:
-        parts: (weight, verifier) pairs.
-    """
-
-    parts: tuple[tuple[float, Any], ...]
-
-    bounds = (-math.inf, math.inf)
-    with_logprobs = True  # always
-
-    def __post_init__(self):
-        if not self.parts or not all(isinstance(one, _Question | Likelihood) for _, one in self.parts):
-            raise ConfigError("a combined verifier needs parts: UtilityScore, YesNo or Likelihood, weighted")
-
-    @property
-    def wants_draft_logprobs(self) -> bool:
-        return any(getattr(one, "wants_draft_logprobs", False) for _, one in self.parts)
-
-    def __call__(self, s: ProgramState, drafted: Drafted) -> Judgement:
-        questions = [one for _, one in self.parts if isinstance(one, _Question)]
-        askers = [replace(one, with_logprobs=True) for one in questions] or [self.parts[0][1]]
-        forks = [s, *(s.fork(len(askers) - 1) if len(askers) > 1 else ())]
-        s.stream_executor.backend.tie(s, forks[1:])
-        for fork, one in zip(forks, askers, strict=True):
-            one.ask(fork, drafted)
-        metas = [fork.get_meta_info("score") for fork in forks]
-        answers = iter(metas)
-        value = math.fsum(
-            weight * one.read_from(next(answers) if one in questions else metas[0], drafted).value
-            for weight, one in self.parts
-        )
-        tokens = drafted.own_tokens(metas[0]["logprobs"])
-        return Judgement(value, metas[0].get("probabilities", {}), tokens, metas[0])
-
-
-@dataclass(frozen=True)
-class RewardModel:
+class RewardModel(Verifier):
     """A process reward model on an SGLang server of its own (`sglang serve --is-embedding`), as in
     reward-guided speculative decoding (arXiv 2501.19324).
 
@@ -279,78 +295,51 @@ class RewardModel:
     """
 
     endpoint: Endpoint
-    bounds = (-math.inf, math.inf)
 
-    def __call__(self, s: ProgramState, drafted: Drafted) -> Judgement:
+    def ask(self, s, drafted):
+        from specreason_sgl.lang.classify import classify
         from specreason_sgl.lang.fork import fork_to
-        from specreason_sgl.lang.score import softmax
 
         there = fork_to(s, self.endpoint)
         s.stream_executor.backend.tie(s, [there])
-        values, usage = self.endpoint.classify(there, drafted.text)
-        return Judgement(softmax(values)[-1] if len(values) > 1 else values[0], usage=usage)
+        there += drafted.text + classify(RESULT)
+        return there
+
+    def read(self, meta, drafted):
+        from specreason_sgl.lang.score import softmax
+
+        values = meta["values"]
+        return Judgement(softmax(values)[-1] if len(values) > 1 else values[0])
 
 
-def judgement(found: Judgement | float) -> Judgement:
-    """What a verifier returned, checked.
-
-    Raises:
-        ConfigError: it is not a number.
-    """
-    found = found if isinstance(found, Judgement) else Judgement(found)
-    if not isinstance(found.value, numbers.Real) or math.isnan(found.value):  # a NumPy scalar is one
-        raise ConfigError(f"a verifier returns a number or a Judgement of one, not {found.value!r}")
-    return replace(found, value=float(found.value))
-
-
-def is_askable(text: str, verifier: Verifier) -> bool:
+def is_askable(text: str, verifier: Verifier | Callable) -> bool:
     """Whether a drafted step can be judged: it is not empty, and does not write the question that stands
     after it, which could make the base model take a score of the draft's for its own.
 
-    What the base model reads ends every step with the delimiter, which no step contains. A step that writes
-    the question's first words, in whatever letters look like them, is rejected unread.
+    What the base model reads ends every step with the delimiter, which no step contains. A step that has the
+    question's first words is rejected unread; a question of few characters is not looked for.
     """
-    parts = [one for _, one in getattr(verifier, "parts", ())] or [verifier]
-    questions = [one.question for one in parts if isinstance(one, _Question | SameMeaning)]
-    shown = _letters(text)
-    return bool(text.strip()) and not any(_opening(one) in shown for one in questions)
+    opening = _opening(as_verifier(verifier).question)
+    written = " ".join(text.casefold().split())
+    return bool(text.strip()) and not (len(opening) >= LEAST_OPENING and opening in written)
 
 
 def _opening(question: str) -> str:
-    """The letters of a question's first words; of one that begins with few, all."""
-    first = re.match(r"[\w\s]*", question.strip())[0]
-    return _letters(first) if len(_letters(first)) >= 8 else _letters(question) or question
+    """A question's first words; of one that begins with few, all."""
+    question = " ".join(question.casefold().split())
+    first = re.match(r"[\w ]*", question)[0].strip()
+    return first if len(first) >= LEAST_OPENING else question
 
-
-def _letters(text: str) -> str:
-    """A text as a reader sees it: without case, accents, spaces and signs, look-alikes as Latin letters."""
-    plain = unicodedata.normalize("NFKD", text).casefold().translate(_LOOK_ALIKES)
-    return "".join(one for one in unicodedata.normalize("NFKD", plain) if one.isalnum())
-
-
-# What passes for a Latin letter; NFKD knows those that are wide, bold or in circles.
-_LOOK_ALIKES = {
-    ord(one): letter
-    for letter, alike in {
-        "a": "аαɑ", "c": "сϲᴄ", "d": "ԁ", "e": "еεєᴇ", "g": "ɡց", "h": "һ", "i": "іιıɩɪ1!|", "j": "јϳ",
-        "k": "кκ", "l": "ʟ", "n": "ո", "o": "оοօσᴏ0", "p": "рρᴘ", "q": "ԛ", "r": "гʀ", "s": "ѕꜱ5$",
-        "t": "тτտᴛ", "u": "υսᴜ", "v": "νѵᴠ", "w": "ԝωᴡ", "x": "хχ", "y": "у",
-    }.items()
-    for one in alike
-}  # fmt: skip
 
 BUILT_IN: dict[str, Verifier] = {
     "score": UtilityScore(),
-    "score-average": UtilityScore(read="average"),
+    "score-average": UtilityScore(read_as="average"),
+    "score-paper": PaperScore(),
     "yes-no": YesNo(),
-    **{
-        "-".join(["likelihood", reduce, *["digits"] * (tokens == "digits"), *["minus-draft"] * minus]): (
-            Likelihood(reduce=reduce, tokens=tokens, minus_draft=minus)
-        )
-        for reduce in ("mean", "min")
-        for tokens in ("all", "digits")
-        for minus in (False, True)
-    },
+    "likelihood-mean": Likelihood(),
+    "likelihood-mean-digits": Likelihood(tokens="digits"),
+    "likelihood-min": Likelihood(reduce="min"),
+    "likelihood-min-digits": Likelihood(reduce="min", tokens="digits"),
 }
 
 

@@ -1,0 +1,134 @@
+"""Prefill logprobs: how likely a text is to a model, and what the model itself would have written.
+
+`logprobs` is the expression for programs. The rest turns SGLang's `input_token_logprobs` and
+`input_top_logprobs` into tokens with their texts (SGLang's native API, "/generate", `return_logprob`).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from sglang.lang.choices import ChoicesDecision, ChoicesSamplingMethod
+from sglang.lang.ir import SglSelect
+
+from specreason_sgl.errors import ConfigError
+
+UNFINISHED = "\ufffd"  # what a decoder gives for a part of a character
+CONTEXT = 3  # tokens decoded before a token: some tokenizers drop a space at a text's beginning
+
+
+class Choice(NamedTuple):
+    """A token that the model might have written: its text, id and logprob (natural logarithm)."""
+
+    text: str
+    id: int
+    logprob: float
+
+
+class TokenLogprob(NamedTuple):
+    """A token of a text that the model has read.
+
+    Attributes:
+        text: the token's. Of a character that takes several tokens, the last one has the whole text and the
+            others none.
+        logprob: natural logarithm of its probability, given all before it.
+        id: in the model's vocabulary.
+        first: the model's own first choices at this place, best first.
+    """
+
+    text: str
+    logprob: float
+    id: int = -1
+    first: tuple[Choice, ...] = ()
+
+    @property
+    def regret(self) -> float:
+        """Logprob of the model's first choice less this token's, in nats; 0: the same token, or a tie."""
+        return max(self.first[0].logprob - self.logprob, 0.0) if self.first else 0.0
+
+
+def logprobs(name: str, text: str, top: int = 1, end_of_turn: bool = False) -> SglSelect:
+    """Append a text, and read how likely each of its tokens is: a select with one choice.
+
+        s += logprobs("step", "So 3 pens cost 12 dollars.")
+        for token in s.get_meta_info("step")["logprobs"]:
+            print(token.text, token.logprob, token.first[0].text, token.regret)
+
+    `s.get_meta_info(name)` holds `logprobs`, a tuple of `TokenLogprob`, and the request's counts as in
+    `score`. One request, in which no token is generated. It needs an `Endpoint`. The tokens are the model's
+    own: where the text before ends inside a token, that token is the first.
+
+    Args:
+        name: of the result.
+        text: not empty, unless `end_of_turn`.
+        top: number of the model's first choices to report for each token, at least 1.
+        end_of_turn: also read how likely the turn's end is after the text; the last token then.
+
+    Raises:
+        ConfigError: the text is empty, or `top` below 1.
+    """
+    if not text and not end_of_turn:
+        raise ConfigError("logprobs needs a text that is not empty")
+    if top < 1:
+        raise ConfigError(f"top must be at least 1, got {top}")
+    return SglSelect(name, [text], 0.0, TextLogprobs(top, end_of_turn))
+
+
+@dataclass(frozen=True)
+class TextLogprobs(ChoicesSamplingMethod):
+    """How `logprobs` asks; `Endpoint` knows it."""
+
+    top: int = 1
+    end_of_turn: bool = False
+
+    def __call__(self, **_) -> ChoicesDecision:
+        raise ConfigError("logprobs works on a specreason_sgl.Endpoint only")
+
+
+def read_tokens(
+    decode: Callable[[Sequence[int]], str], ids: Sequence[int], start: int, end: int, meta: dict[str, Any]
+) -> tuple[TokenLogprob, ...]:
+    """The tokens `start` to `end` of a prompt, from the answer to it.
+
+    Args:
+        decode: token ids to text.
+        ids: of the whole prompt.
+        start, end: token positions. The prompt was sent with `logprob_start_len` one before `start`.
+        meta: the answer's `meta_info`.
+
+    Raises:
+        LookupError, TypeError, ValueError: the answer lacks a part.
+    """
+    entries = meta["input_token_logprobs"][1 : 1 + end - start]  # the first is the token before `start`
+    tops = (meta.get("input_top_logprobs") or [None] * (1 + len(entries)))[1 : 1 + end - start]
+    if len(entries) != end - start or any(
+        entry[1] != id for entry, id in zip(entries, ids[start:end], strict=True)
+    ):
+        raise ValueError("the logprobs are of other tokens")
+    tokens, window = [], list(ids[max(start - CONTEXT, 0) : start])
+    shown = len(decode(window))  # characters of the window that earlier tokens have
+    for (logprob, id, *_), top in zip(entries, tops, strict=True):
+        text = decode([*window, id])[shown:]
+        first = tuple(
+            Choice(text if other == id else decode([*window, other])[shown:], other, finite(value))
+            for value, other, *_ in top or ()
+        )
+        unfinished = text.endswith(UNFINISHED)
+        tokens.append(TokenLogprob("" if unfinished else text, finite(logprob), id, first))
+        window.append(id)
+        if not unfinished:
+            window = window[-CONTEXT:]
+            shown = len(decode(window))
+    return tuple(tokens)
+
+
+def finite(logprob: float) -> float:
+    """A logprob, checked.
+
+    Raises:
+        ValueError: it is infinite or not a number.
+    """
+    if not math.isfinite(logprob):
+        raise ValueError(f"a logprob of {logprob}")
+    return logprob
