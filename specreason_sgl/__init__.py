@@ -3,7 +3,7 @@
     from specreason_sgl import Endpoint, SpecReasonConfig, solve
 
     draft, base = Endpoint("http://127.0.0.1:30001"), Endpoint("http://127.0.0.1:30000")
-    trace = solve("What is 17 * 23?", draft=draft, base=base, config=SpecReasonConfig(threshold=5))
+    trace = solve("What is 17 * 23?", draft=draft, base=base, config=SpecReasonConfig(token_budget=2048))
 
 What is named here, and in `evaluation.pictures`, is the public interface. Names are imported when they are
 first used: `import sglang` takes seconds, and reading a trace does not need it.
@@ -17,16 +17,18 @@ _HOME = {
     "Endpoint": "lang.endpoint",
     "fork_to": "lang.fork",
     "score": "lang.score",
-    "logprobs": "lang.score",
+    "logprobs": "lang.logprobs",
     "Threshold": "reasoning.acceptance",
     "Quantile": "reasoning.acceptance",
     "FixedShare": "reasoning.acceptance",
+    "Correct": "reasoning.repair",
+    "Rewrite": "reasoning.repair",
+    "Verifier": "reasoning.verifiers",
     "UtilityScore": "reasoning.verifiers",
+    "PaperScore": "reasoning.verifiers",
     "YesNo": "reasoning.verifiers",
     "Likelihood": "reasoning.verifiers",
-    "Combined": "reasoning.verifiers",
     "RewardModel": "reasoning.verifiers",
-    "SameMeaning": "reasoning.verifiers",
     "Cancel": "reasoning.run",
     "Judgement": "reasoning.verifiers",
     "Drafted": "reasoning.verifiers",
@@ -35,13 +37,14 @@ _HOME = {
     "SpecReasonConfig": "reasoning.config",
     "Trace": "reasoning.trace",
     "Step": "reasoning.trace",
+    "Correction": "reasoning.trace",
     "Call": "reasoning.trace",
     "speculate": "reasoning.speculate",
-    "alone": "reasoning.speculate",
-    "solve": "reasoning.speculate",
-    "solve_alone": "reasoning.speculate",
-    "solve_batch": "reasoning.speculate",
-    "solve_alone_batch": "reasoning.speculate",
+    "alone": "reasoning.alone",
+    "solve": "reasoning.solve",
+    "solve_alone": "reasoning.solve",
+    "solve_batch": "reasoning.batch",
+    "solve_alone_batch": "reasoning.batch",
     "Problem": "evaluation.problems",
     "Setting": "evaluation.settings",
     "run_evaluation": "evaluation.evaluate",

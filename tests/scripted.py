@@ -14,6 +14,18 @@ def answer(text: str, finish_reason: dict | None = None, **meta) -> dict:
     return {"text": text, "meta_info": {"finish_reason": reason, **counts, **meta}}
 
 
+def reading(payload: dict, logprob=lambda ids, at: 0.0, first=lambda ids, at: None) -> dict:
+    """The meta information of a prefill: each token's logprob, and the model's first choice there, which is
+    the token itself, or, at a logprob of -0.5 against -10, what `first` says."""
+    ids, start = payload["input_ids"], payload["logprob_start_len"]
+    tokens, tops = [[None, ids[start], None]], [None]
+    for at in range(start + 1, len(ids)):
+        own = first(ids, at)
+        tokens.append([logprob(ids, at) if own is None else -10.0, ids[at], None])
+        tops.append([[tokens[-1][0], ids[at], None] if own is None else [-0.5, own, None]])
+    return {"completion_tokens": 0, "input_token_logprobs": tokens, "input_top_logprobs": tops}
+
+
 def part_of(whole: dict, text: str) -> dict:
     """An event of a stream that goes on."""
     return {**whole, "text": text, "meta_info": {**whole["meta_info"], "finish_reason": None}}

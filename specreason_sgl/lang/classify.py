@@ -1,4 +1,4 @@
-"""`classify`: what a reward or classification model says of a state, as an expression of SGLang's language."""
+"""`classify`: what a reward or classification model says of a state, as an expression of the language."""
 
 from sglang.lang.choices import ChoicesDecision, ChoicesSamplingMethod
 from sglang.lang.ir import SglSelect

@@ -475,7 +475,11 @@ class Endpoint(RuntimeEndpoint):
             self._parse(response.status, self._read(response, request.deadline))
         answer = None
         for event in self._events(response, request.deadline):
-            answer = self._checked(request, self._parse(200, event))
+            try:
+                answer = self._checked(request, self._parse(200, event))
+            except RequestAborted as error:
+                error.meta_info.update(request.times())
+                raise
             request.goes_on()
             answer["meta_info"].update(request.times())
             yield answer

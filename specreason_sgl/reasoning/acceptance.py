@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from specreason_sgl.errors import ConfigError
-from specreason_sgl.reasoning.trace import Step
 
 
 class Rule(Protocol):
@@ -72,42 +71,7 @@ class FixedShare:
         return math.floor((offset + 1) * self.share) > math.floor(offset * self.share)
 
 
-FIRST_PAUSE, LONGEST_PAUSE = 4, 64  # steps; doubled while the draft after a pause is rejected too
-WORTH = 2  # a kept step saves about as much time as so many rejected ones lose, or more
-
-
-def is_paused(steps: Sequence[Step], patience: int) -> bool:
-    """Whether the step after these is the base model's alone, because too many drafts were rejected.
-
-    Drafting has `patience` steps of credit. A rejected step costs one, a kept one brings `WORTH`. Where none
-    is left drafting pauses, and then one step is drafted. So however bad the drafts are, a run of n steps has
-    about patience + log2(n / 4) of them. It depends on the steps alone.
-    """
-    return patience > 0 and _credit(steps, patience)[1] > 0
-
-
-def is_on_trial(steps: Sequence[Step], patience: int) -> bool:
-    """Whether the step after these is drafted although the drafts have cost more than they have brought."""
-    credit, left = _credit(steps, patience)
-    return patience > 0 and credit < patience and left == 0
-
-
-def _credit(steps: Sequence[Step], patience: int) -> tuple[int, int]:
-    """The credit that drafting has left, and the steps of a pause that are still to come."""
-    credit, pause, left = patience, FIRST_PAUSE, 0
-    for step in steps:
-        if step.author == "draft":
-            credit, pause = max(credit, 0) + WORTH, FIRST_PAUSE
-        elif step.author == "base" and step.rejected is not None:
-            credit -= 1
-            if credit <= 0:
-                left, pause = pause, min(2 * pause, LONGEST_PAUSE)
-        elif left:
-            left -= 1
-    return credit, left
-
-
 def check_share(value: float) -> None:
     """Raise a `ConfigError` where this is no share of steps to keep."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= 1:
-        raise ConfigError(f"the share of steps to keep is above 0 and at most 1, not {value!r}")
+        raise ConfigError(f"the share of steps to keep must be above 0 and at most 1, got {value!r}")

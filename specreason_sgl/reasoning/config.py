@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from specreason_sgl.errors import ConfigError
@@ -58,7 +58,7 @@ class SpecReasonConfig:
         ConfigError: a value is out of its range.
     """
 
-    repair: Repair = Correct()
+    repair: Repair = field(default_factory=Correct)
     verifier: Any = None
     threshold: float | Rule | None = None
     confidence: float | None = None
@@ -99,7 +99,11 @@ class SpecReasonConfig:
     def _check_judging(self) -> None:
         if not isinstance(self.repair, Rewrite | Correct):
             raise ConfigError(f"repair must be a Rewrite or a Correct, got {self.repair!r}")
-        if self.verifier is not None and not isinstance(self.verifier, Verifier) and not callable(self.verifier):
+        if (
+            self.verifier is not None
+            and not isinstance(self.verifier, Verifier)
+            and not callable(self.verifier)
+        ):
             raise ConfigError(f"verifier must be a Verifier or a function, got {self.verifier!r}")
         if self.confidence is not None:
             self._number("confidence", -math.inf, 0)
@@ -157,7 +161,10 @@ class SpecReasonConfig:
                 )
         if question[-1]["role"] != "user":
             raise ConfigError("the last message is the user's")
-        if any(not _is_unicode(text) for text in (self.instruction, *(message["content"] for message in question))):
+        if any(
+            not _is_unicode(text)
+            for text in (self.instruction, *(message["content"] for message in question))
+        ):
             raise ConfigError("the question is no valid Unicode: it has half of a surrogate pair")
         last = question[-1]["content"]
         if not last.strip():
@@ -167,7 +174,7 @@ class SpecReasonConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain data. A verifier or rule is named, with its own settings."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values = {knob.name: getattr(self, knob.name) for knob in dataclasses.fields(self)}
         return {name: _plain(value) for name, value in values.items()}
 
     def _number(self, name: str, low: float, high: float, low_excluded: bool = False) -> None:
@@ -196,7 +203,7 @@ def _range(low: float, high: float) -> str:
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
-        settings = {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        settings = {knob.name: _plain(getattr(value, knob.name)) for knob in dataclasses.fields(value)}
         return {"kind": type(value).__name__, **settings}
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]

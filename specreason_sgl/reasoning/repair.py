@@ -1,8 +1,8 @@
 """What happens to a drafted text that the base model does not keep.
 
-`Rewrite` is the paper's way: the step is thrown away and the base model writes it. `Correct` keeps what stands
-before the first token that the base model regrets, puts the base model's own token there, and has the draft
-model go on from it.
+`Rewrite` is the paper's way: the step is thrown away and the base model writes it. `Correct` keeps what
+stands before the first token that the base model regrets, puts the base model's own token there, and has the
+draft model go on from it.
 """
 
 from __future__ import annotations

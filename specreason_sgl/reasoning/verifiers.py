@@ -1,7 +1,7 @@
 """What judges a drafted step as a whole.
 
-A `Verifier` works in two phases: `ask` writes on a fork of the base model's state and returns at once, so that
-several steps are judged side by side; `read` makes a `Judgement` of the result. More is better. A plain
+A `Verifier` works in two phases: `ask` writes on a fork of the base model's state and returns at once, so
+that several steps are judged side by side; `read` makes a `Judgement` of the result. More is better. A plain
 function of the fork and the drafted step will do, too:
 
     def short(s, drafted):
@@ -10,10 +10,11 @@ function of the fork and the drafted step will do, too:
 
 from __future__ import annotations
 
+import contextlib
 import math
 import numbers
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -141,14 +142,25 @@ def as_verifier(verifier: Verifier | Callable) -> Verifier:
     return verifier if isinstance(verifier, Verifier) else _Function(verifier)
 
 
-def _checked(verifier: Any, work: Callable[[], Judgement | float]) -> Judgement:
+@contextlib.contextmanager
+def verifier_errors(verifier: Any) -> Iterator[str]:
+    """Whatever a verifier raises in here is one of the package's errors. Gives its name.
+
+    Raises:
+        VerifierError: it raised something else.
+    """
     name = getattr(verifier, "__name__", type(verifier).__name__)
     try:
-        result = work()
+        yield name
     except SpecReasonError:
         raise
     except Exception as error:
         raise VerifierError(f"the verifier {name} failed: {type(error).__name__}: {error}") from error
+
+
+def _checked(verifier: Any, work: Callable[[], Judgement | float]) -> Judgement:
+    with verifier_errors(verifier) as name:
+        result = work()
     result = result if isinstance(result, Judgement) else Judgement(result)
     if not isinstance(result.value, numbers.Real) or math.isnan(result.value):  # a NumPy scalar is one
         raise VerifierError(f"the verifier {name} must return a number or a Judgement, got {result.value!r}")

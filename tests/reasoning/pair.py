@@ -6,10 +6,10 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from specreason_sgl import Endpoint, SpecReasonConfig, solve
-from specreason_sgl.lang.breaker import Breaker
+from specreason_sgl import Endpoint, Rewrite, SpecReasonConfig, solve
+from specreason_sgl.reasoning.pauses import forget_failures
 from specreason_sgl.reasoning.verifiers import QUESTION
-from tests.scripted import ScriptedServer, answer, by_character, streamed
+from tests.scripted import ScriptedServer, answer, by_character, reading, streamed
 
 LEAD = "Final answer:"
 DELIMITER = {"type": "stop", "matched": "\n\n"}
@@ -25,7 +25,7 @@ class Seen:
     """A request, as the servers saw it."""
 
     side: str
-    purpose: str  # draft, score, rewrite, answer or commit
+    purpose: str  # draft, score, read, rewrite, answer or commit
     turn: str  # what the assistant has said so far
     rid: str
     tokens: int = 0  # generated
@@ -34,8 +34,9 @@ class Seen:
 @dataclass
 class Pair:
     """Both servers and their endpoints. `write(side, turn, at_most)` gives a step's text, its end and its
-    tokens; `digit(turn)` the score. `before(seen)` runs in the server's thread and may hold a request back,
-    or return what it answers instead."""
+    tokens; `digit(turn)` the score; `first(ids, at)` the token that the base model would have written instead
+    of the one there, or None. `before(seen)` runs in the server's thread and may hold a request back, or
+    return what it answers instead."""
 
     draft_server: ScriptedServer
     base_server: ScriptedServer
@@ -44,6 +45,7 @@ class Pair:
     write: Callable = None
     digit: Callable = None
     before: Callable = lambda seen: None
+    first: Callable = lambda ids, at: None
     seen: list[Seen] = field(default_factory=list)
 
     def __post_init__(self):
@@ -51,15 +53,16 @@ class Pair:
         self.draft_server.on_generate = lambda payload: self._reply("draft", payload)
         self.base_server.on_generate = lambda payload: self._reply("base", payload)
 
-    def start_anew(self, write, digit, before=lambda seen: None):
-        self.write, self.digit, self.before = write, digit, before
+    def start_anew(self, write, digit, before=lambda seen: None, first=lambda ids, at: None):
+        self.write, self.digit, self.before, self.first = write, digit, before, first
         self.seen = []
-        self.draft.breaker = Breaker("draft")
+        forget_failures(self.draft)
         self.draft_server.requests.clear()
         self.base_server.requests.clear()
 
     def solve(self, on_step=None, timeout=None, on_text=None, cancel=None, resume=None, **settings):
-        config = SpecReasonConfig(**{"temperature": 0, "lookahead": 0, "token_budget": 60, **settings})
+        plain = {"repair": Rewrite(), "temperature": 0, "lookahead": 0, "token_budget": 60}
+        config = SpecReasonConfig(**{**plain, **settings})
         return solve(
             "q", draft=self.draft, base=self.base, config=config,
             on_step=on_step, on_text=on_text, timeout=timeout, cancel=cancel, resume=resume,
@@ -79,8 +82,10 @@ class Pair:
         if isinstance(ids[0], list):
             return self._reply_select(side, payload)
         turn = self.draft.tokenizer.decode(ids).rpartition("<|im_start|>assistant\n")[2]
-        if "token_ids_logprob" in payload or "logprob_start_len" in payload:
+        if "token_ids_logprob" in payload:
             purpose = "score"
+        elif "logprob_start_len" in payload:
+            purpose = "read"
         elif most == 0:
             purpose = "commit"
         elif LEAD in turn:
@@ -117,10 +122,7 @@ class Pair:
                     ]
                 ]
             if "logprob_start_len" in payload:
-                start = payload["logprob_start_len"]
-                meta["input_token_logprobs"] = [
-                    [logprob_of(ids, i) if i > start else None, ids[i], None] for i in range(start, len(ids))
-                ]
+                meta |= {**reading(payload, logprob_of, self.first), **meta}
         one.tokens = meta["completion_tokens"]
         whole = answer(text, reason, **meta)
         return streamed(*by_character(whole)) if payload.get("stream") else whole

@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 
 from specreason_sgl.errors import DeadlineExceeded, ServerError
 from specreason_sgl.reasoning.acceptance import FixedShare, Quantile
-from specreason_sgl.reasoning.drafting import Drafter
-from specreason_sgl.reasoning.run import Run
-from specreason_sgl.reasoning.verifiers import QUESTION, Combined, Likelihood, SameMeaning, UtilityScore
+from specreason_sgl.reasoning.repair import Correct
+from specreason_sgl.reasoning.verifiers import QUESTION, Likelihood, UtilityScore
 from tests.reasoning.pair import Pair, aborted, chance
 from tests.scripted import wait_until
 
@@ -36,16 +35,17 @@ TEXTS = st.lists(
 RULES = [5.0, 2.0, 8.0, FixedShare(0.6), Quantile(0.5)]
 VERIFIERS = [
     UtilityScore(),
-    UtilityScore(read="average", with_logprobs=True),
-    Combined(((1.0, UtilityScore()), (0.5, Likelihood()))),
+    UtilityScore(read_as="average", with_logprobs=True),
+    Likelihood(reduce="min"),
 ]
 
 
 def what_was_decided(trace):
     steps = [
-        (one.text, one.author, one.score, one.rejected, one.head, one.tokens, one.end) for one in trace.steps
+        (step.text, step.author, step.score, step.rejected, step.corrections, step.tokens, step.end)
+        for step in trace.steps
     ]
-    return steps, trace.stop, trace.answer, [[c.purpose for c in one.calls] for one in trace.steps]
+    return steps, trace.stop, trace.answer, [[c.purpose for c in step.calls] for step in trace.steps]
 
 
 def books(seed, texts):
@@ -77,26 +77,26 @@ def check_books(pair: Pair, trace):
     texts=TEXTS,
     rule=st.sampled_from(RULES),
     verifier=st.sampled_from(VERIFIERS),
-    salvage=st.sampled_from([None, -5.0]),
     first=st.integers(0, 2),
 )
-def test_every_lookahead_writes_the_same_steps(pair, seed, texts, rule, verifier, salvage, first):
-    config = {"threshold": rule, "verifier": verifier, "salvage": salvage, "first_base_steps": first}
+def test_every_lookahead_writes_the_same_steps(pair, seed, texts, rule, verifier, first):
+    if isinstance(verifier, Likelihood) and isinstance(rule, float):
+        rule = -rule
+    config = {"threshold": rule, "verifier": verifier, "first_base_steps": first}
     pair.start_anew(*books(seed, texts))
     expected = pair.solve(**config)
     check_books(pair, expected)
     assert not expected.wasted
     for lookahead in (1, 2, 4):
-        eager = chance(seed, lookahead).random() < 0.5
         pair.start_anew(*books(seed, texts))
-        trace = pair.solve(**config, lookahead=lookahead, eager_rewrite=eager)
-        assert what_was_decided(trace) == what_was_decided(expected), (lookahead, eager)
+        trace = pair.solve(**config, lookahead=lookahead)
+        assert what_was_decided(trace) == what_was_decided(expected), lookahead
         check_books(pair, trace)
 
 
 @settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(seed=st.integers(0, 10**6), eager=st.booleans(), salvage=st.sampled_from([None, -5.0]))
-def test_what_is_drafted_ahead_of_a_rejection_is_aborted(pair, seed, eager, salvage):
+@given(seed=st.integers(0, 10**6))
+def test_what_is_drafted_ahead_of_a_rejection_is_aborted(pair, seed):
     texts = ["One thing. And more", "Two is 3.5 then. So", "Another one. It is"]
     plain_write, digit = books(seed, texts)
 
@@ -104,7 +104,7 @@ def test_what_is_drafted_ahead_of_a_rejection_is_aborted(pair, seed, eager, salv
         text, end, tokens = plain_write(side, turn, most)
         return f"{text} ({side})", end, tokens
 
-    config = {"threshold": 5, "salvage": salvage}
+    config = {"threshold": 5}
     pair.start_anew(write, digit)
     expected = pair.solve(**config)
     judged: dict[str, threading.Event] = {}
@@ -138,7 +138,7 @@ def test_what_is_drafted_ahead_of_a_rejection_is_aborted(pair, seed, eager, salv
         return text, end, tokens
 
     pair.start_anew(noting, digit, before)
-    trace = pair.solve(**config, lookahead=1, eager_rewrite=eager)
+    trace = pair.solve(**config, lookahead=1)
     assert what_was_decided(trace) == what_was_decided(expected)
     check_books(pair, trace)
     assert set(due) <= pair.aborted()
@@ -285,7 +285,7 @@ def hanging(pair, hangs):
     return before
 
 
-@pytest.mark.parametrize("config", [{}, {"eager_rewrite": True}, {"candidates": 3}, {"lookahead": 4}])
+@pytest.mark.parametrize("config", [{}, {"lookahead": 4}, {"repair": Correct(window=1)}])
 @pytest.mark.parametrize("side", ["draft", "base"])
 def test_a_late_run_ends_all_its_threads_and_requests(pair, side, config):
     others = set(threading.enumerate())  # of states that other tests have left to the collector
@@ -309,13 +309,13 @@ def is_ours(thread) -> bool:
     )
 
 
-@pytest.mark.parametrize("config", [{}, {"eager_rewrite": True}, {"candidates": 3}, {"lookahead": 4}])
+@pytest.mark.parametrize("config", [{}, {"lookahead": 4}, {"repair": Correct(window=1)}])
 def test_a_failure_ends_all_threads_and_aborts_all_requests(pair, config):
     others = set(threading.enumerate())  # of states that other tests have left to the collector
     ahead = threading.Event()
 
     def before(seen):
-        if seen.purpose == "score":
+        if seen.purpose in ("score", "read"):
             assert ahead.wait(10)
             return FAILS
         if seen.purpose == "draft" and seen.turn == "draft 1\n\n":
@@ -342,139 +342,6 @@ def test_an_error_in_on_step_ends_what_is_drafted_ahead(pair):
         pair.solve(lookahead=1, on_step=broken)
     wait_until(lambda: pair.draft.in_flight() == pair.base.in_flight() == 0)
     wait_until(lambda: not [t for t in threading.enumerate() if is_ours(t) and t not in others], 10)
-
-
-def test_a_rewrite_begun_early_is_aborted_where_the_step_is_kept(pair):
-    begun = threading.Event()
-
-    def before(seen):
-        if seen.purpose == "rewrite":
-            begun.set()
-            wait_until(lambda: seen.rid in pair.aborted())
-            return aborted(5)
-        if seen.purpose == "score":
-            assert begun.wait(10)  # the rewrite did not wait for the score
-            begun.clear()
-        return None
-
-    pair.start_anew(plain, lambda turn: 9, before)
-    trace = pair.solve(eager_rewrite=True)
-    assert [step.author for step in trace.steps] == ["draft"] * 3
-    assert [(c.side, c.purpose, c.completion_tokens) for c in trace.wasted] == [("base", "rewrite", 5)] * 3
-    assert all(call.seconds > 0 and call.start < trace.seconds for call in trace.wasted)
-    check_books(pair, trace)
-
-
-def test_a_rewrite_begun_early_is_the_one_that_is_used(pair):
-    pair.start_anew(plain, lambda turn: 0)
-    trace = pair.solve(eager_rewrite=True)
-    assert trace.reasoning == "base 1\n\nbase 2\n\nbase 3"
-    assert len(pair.of("rewrite")) == 3
-    assert not trace.wasted
-
-
-class Candidates:
-    """Three different versions of each step, handed out in order of arrival; the digit is in the text."""
-
-    def __init__(self, *scores):
-        self.scores, self.given, self.lock = scores, {}, threading.Lock()
-
-    def write(self, side, turn, most):
-        number = turn.count("\n\n") + 1
-        if side == "base":
-            return f"base {number}", "delimiter", 3
-        with self.lock:
-            nth = self.given[turn] = self.given.get(turn, -1) + 1
-        return (
-            f"draft {number} {self.scores[nth % len(self.scores)]}",
-            "eos" if number == 3 else "delimiter",
-            3,
-        )
-
-    def digit(self, turn):
-        return int(turn[-1])
-
-
-@pytest.mark.parametrize("lookahead", [0, 1, 2])
-def test_the_best_of_the_candidates_is_kept(pair, lookahead):
-    one = Candidates(4, 8, 6)
-    pair.start_anew(one.write, one.digit)
-    trace = pair.solve(candidates=3, lookahead=lookahead, threshold=7)
-    assert trace.reasoning == "draft 1 8\n\ndraft 2 8\n\ndraft 3 8"
-    assert [[c.purpose for c in step.calls] for step in trace.steps] == [["draft"] * 3 + ["score"] * 3] * 3
-    assert trace.wasted_tokens == 18 + sum(call.completion_tokens for call in trace.wasted)
-    check_books(pair, trace)
-
-
-@pytest.mark.parametrize("lookahead", [0, 1])
-def test_no_candidate_that_passes_is_a_rejection_of_the_best(pair, lookahead):
-    one = Candidates(4, 2, 6)
-    pair.start_anew(one.write, one.digit)
-    trace = pair.solve(candidates=3, lookahead=lookahead, threshold=7, token_budget=9)
-    assert trace.reasoning == "base 1\n\nbase 2\n\nbase 3"
-    assert [step.rejected for step in trace.steps] == ["draft 1 6", "draft 2 6", "draft 3 6"]
-    assert [step.score for step in trace.steps] == [6, 6, 6]
-    check_books(pair, trace)
-
-
-def test_without_lookahead_nothing_is_drafted_after_a_version_that_is_not_kept(pair, monkeypatch):
-    """The drafter goes on from the first version: it must not be told to where another is kept."""
-    first_is_best, goes_on = [], []
-    kept, take = Drafter.kept, Drafter.take
-
-    def taking(self):
-        taken = take(self)
-        first_is_best.extend(versions[0].text.endswith("8") for versions in taken)
-        return taken
-
-    monkeypatch.setattr(Drafter, "take", taking)
-    monkeypatch.setattr(Drafter, "kept", lambda self: (goes_on.append(True), kept(self)))
-    one = Candidates(4, 8, 6)
-    pair.start_anew(one.write, one.digit)
-    trace = pair.solve(candidates=3, threshold=7)
-    assert sum(goes_on) == sum(first_is_best)
-    assert len(pair.of("draft")) == 9
-    assert not trace.wasted
-    assert not pair.aborted()
-
-
-def test_candidates_that_are_aborted_are_all_counted_and_ended(pair, monkeypatch):
-    """The next step's versions are aborted with the rejection."""
-    all_there = threading.Barrier(4, timeout=60)
-    first, drafting = [], set()
-    own, done = Run.own, Run.done
-
-    def owned(self, state, side="base"):
-        if side == "draft":
-            drafting.add(id(state))
-        return own(self, state, side)
-
-    def ended(self, state):
-        done(self, state)
-        drafting.discard(id(state))
-
-    monkeypatch.setattr(Run, "own", owned)
-    monkeypatch.setattr(Run, "done", ended)
-
-    def before(seen):
-        if seen.purpose == "score":
-            if seen.turn == "draft 1 4" + QUESTION and not first:
-                first.append(seen)
-                all_there.wait()
-        elif seen.purpose == "draft" and seen.turn.startswith("draft 1"):
-            all_there.wait()
-            wait_until(lambda: seen.rid in pair.aborted())
-            return aborted(2)
-        return None
-
-    one = Candidates(4, 4, 4)
-    pair.start_anew(one.write, one.digit, before)
-    trace = pair.solve(
-        candidates=3, lookahead=1, token_budget=6, on_step=lambda _: wait_until(lambda: not drafting)
-    )
-    assert trace.reasoning == "base 1\n\nbase 2"
-    assert [call.completion_tokens for call in trace.wasted] == [2, 2, 2]
-    check_books(pair, trace)
 
 
 def test_the_first_steps_of_the_base_model_are_not_drafted(pair):
@@ -518,54 +385,3 @@ def test_a_stray_end_of_thinking_ends_only_the_step(pair, lookahead):
     trace = pair.solve(lookahead=lookahead)
     assert trace.reasoning == "draft 1\n\ndraft 2\n\ndraft 3"
     assert [step.end for step in trace.steps] == ["delimiter", "delimiter", "eos"]
-
-
-@pytest.mark.parametrize("lookahead", [0, 1, 3])
-def test_a_step_of_the_base_models_own_stands_where_the_drafted_one_is_rejected(pair, lookahead):
-    """It is written once: for the comparison and, after a rejection, for the chain of thought."""
-    pair.start_anew(*books(3, [f"Step {i}." for i in range(8)]))
-    trace = pair.solve(lookahead=lookahead, verifier=SameMeaning(), threshold=0.5, patience=0)
-    assert trace.kept
-    assert trace.rewritten
-    for step in trace.steps:
-        assert [call.purpose for call in step.calls].count("rewrite") == (step.author == "base")
-    check_books(pair, trace)
-    chain, used = "", 0
-    for step in trace.steps:
-        used += sum(one.purpose == "rewrite" and one.turn == chain for one in pair.seen)
-        chain += step.text + "\n\n"
-    assert used == len(trace.steps)
-    if lookahead == 0:
-        assert sum(call.purpose == "rewrite" for call in trace.wasted) == trace.kept
-
-
-def test_a_step_of_the_base_models_own_is_not_written_twice_where_rewrites_begin_early(pair):
-    pair.start_anew(plain, lambda turn: 0)
-    trace = pair.solve(verifier=SameMeaning(), threshold=0.5, eager_rewrite=True)
-    assert trace.reasoning == "base 1\n\nbase 2\n\nbase 3"
-    assert len(pair.of("rewrite")) == 3
-    check_books(pair, trace)
-
-
-def test_the_base_models_own_steps_of_drafts_that_wait_are_written_side_by_side(pair):
-    """As above; each is written after the drafts before it, and thrown away where its draft is kept."""
-    third, both = threading.Event(), threading.Barrier(2, timeout=10)
-
-    def before(seen):
-        if seen.purpose == "draft" and seen.turn == "draft 1\n\ndraft 2\n\ndraft 3\n\n":
-            third.set()
-        if seen.purpose == "rewrite" and seen.turn == "":
-            assert third.wait(10)
-        if seen.purpose == "rewrite" and seen.turn in ("draft 1\n\n", "draft 1\n\ndraft 2\n\n"):
-            both.wait()
-
-    def write(side, turn, most):
-        number = turn.count("\n\n") + 1
-        return f"{side} {number}", "eos" if number == 4 else "delimiter", 3
-
-    pair.start_anew(write, lambda turn: 9, before)
-    trace = pair.solve(lookahead=3, verifier=SameMeaning(), threshold=0.5)
-    assert trace.reasoning == "draft 1\n\ndraft 2\n\ndraft 3\n\ndraft 4"
-    assert not both.broken
-    assert sum(call.purpose == "rewrite" for call in trace.wasted) == 4
-    check_books(pair, trace)

@@ -4,15 +4,16 @@ import threading
 
 import pytest
 
-from specreason_sgl import Cancel, Endpoint, SpecReasonConfig, Trace, solve, solve_alone, speculate
+from specreason_sgl import Cancel, Endpoint, Rewrite, SpecReasonConfig, Trace, solve, solve_alone, speculate
 from specreason_sgl.errors import ConfigError, DeadlineExceeded, RequestAborted, ServerError
 from specreason_sgl.reasoning.verifiers import QUESTION
 from tests.conftest import make_tokenizer
 from tests.reasoning.pair import aborted
-from tests.scripted import ScriptedServer, answer, by_character, streamed, wait_until
+from tests.scripted import ScriptedServer, answer, by_character, reading, streamed, wait_until
 
 DELIMITER = {"type": "stop", "matched": "\n\n"}
 END = {"type": "stop", "matched": 42}
+PAPER = SpecReasonConfig(repair=Rewrite())
 
 
 class Play:
@@ -41,13 +42,16 @@ class Play:
                 [0.0 if i == digit else -9.0, t, None] for i, t in enumerate(payload["token_ids_logprob"])
             ]
             return answer("x", {"type": "length"}, output_token_ids_logprobs=[pairs])
+        if "logprob_start_len" in payload:
+            self.prompts.append(("read", prompt))
+            return answer("", **reading(payload))
         if prompt.endswith(self.lead):
             self.prompts.append(("answer", prompt))
             return answer(" 42 ", END)
         return self.write("rewrite", payload, self.rewrites)
 
     def solve(self, on_step=None, **config):
-        config = SpecReasonConfig(**{"temperature": 0, "lookahead": 0, **config})
+        config = SpecReasonConfig(**{"repair": Rewrite(), "temperature": 0, "lookahead": 0, **config})
         return solve("q", draft=self.draft, base=self.base, config=config, on_step=on_step)
 
 
@@ -69,7 +73,7 @@ def test_good_steps_are_kept_and_bad_ones_rewritten(play):
     ]
     assert (trace.stop, trace.answer, seen) == ("end", "42", list(trace.steps))
     assert [call.purpose for call in trace.calls] == [
-        "draft", "score", "draft", "score", "rewrite", "draft", "score", "answer",
+        "draft", "score", "draft", "score", "rewrite", "draft", "score", "read", "answer",
     ]  # fmt: skip
 
 
@@ -85,6 +89,7 @@ def test_each_model_reads_the_chain_of_thought_so_far_and_no_rejected_step(play)
         ("rewrite", "A\n\n"),
         ("draft", "A\n\nb\n\n"),
         ("score", "A\n\nb\n\nC" + QUESTION),
+        ("read", "A\n\nb\n\nC<|im_end|>"),
         ("answer", "A\n\nb\n\nC\n\nFinal answer:"),
     ]
 
@@ -140,7 +145,7 @@ def test_a_thinking_models_thinking_is_opened_closed_and_answered(tmp_path, name
 
 def test_the_state_of_a_finished_run_can_be_read(play):
     one = play([("A", END)], [9])
-    config = SpecReasonConfig(temperature=0)
+    config = SpecReasonConfig(repair=Rewrite(), temperature=0)
     state = speculate.run(question="q", draft=one.draft, config=config, backend=one.base)
     assert state.messages()[-1] == {"role": "assistant", "content": "A\n\nFinal answer: 42 "}
     assert state["trace"].answer == "42"
@@ -170,7 +175,7 @@ def test_a_run_that_is_late_ends_with_its_request_aborted(play):
     one = play(["A"], [])
     one.servers[1].on_generate = one.servers[1].hang
     with pytest.raises(DeadlineExceeded, match=r"within 0\.3 s"):
-        solve("q", draft=one.draft, base=one.base, timeout=0.3)
+        solve("q", draft=one.draft, base=one.base, config=PAPER, timeout=0.3)
     wait_until(lambda: one.servers[1].aborted() == [one.servers[1].generated()[0]["rid"]])
 
 
@@ -206,7 +211,7 @@ def test_a_conversation_is_answered(pair):
         {"role": "assistant", "content": "7"},
         {"role": "user", "content": "Another?"},
     ]
-    config = SpecReasonConfig(temperature=0, instruction="Think.")
+    config = SpecReasonConfig(repair=Rewrite(), temperature=0, instruction="Think.")
     for trace in (
         solve(messages, draft=pair.draft, base=pair.base, config=config),
         solve_alone(messages, endpoint=pair.base, config=config),

@@ -1,0 +1,155 @@
+"""What joins the chain of thought: a drafted text that is kept, one that is corrected, or what the base model
+writes instead."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from specreason_sgl.lang.chat import THINK_CLOSE
+from specreason_sgl.lang.logprobs import UNFINISHED, Choice, TokenLogprob
+from specreason_sgl.reasoning.ahead import Judged, call_of, read
+from specreason_sgl.reasoning.repair import Correct, draw
+from specreason_sgl.reasoning.run import Run
+from specreason_sgl.reasoning.trace import Correction, ReadToken, Step
+from specreason_sgl.reasoning.verifiers import RESULT, Drafted
+from specreason_sgl.reasoning.writing import begin, finish, write_step
+
+FEW = 4  # tokens that the base model writes where its one token is no whole text
+
+
+def kept(run: Run, judged: Judged) -> Step:
+    """A drafted text as it is. An end that the base model regrets is taken out, and the thinking goes on."""
+    drafted, tokens = judged.drafted, judged.tokens
+    reading = tuple(placed(drafted, tokens))
+    end = drafted.end
+    if end in ("eos", "think") and run.config.judge:
+        regrets = [token.regret for token in reading if token.at >= len(drafted.text)]
+        if max(regrets, default=0.0) > run.config.repair.end_delta:
+            end = "delimiter"
+    count = len(tokens) if tokens and not run.config.judge else drafted.tokens
+    return replace(_judged_step(judged), end=end, tokens=count, draft_tokens=count, reading=reading)
+
+
+def rewritten(run: Run, judged: Judged) -> Step:
+    """The base model writes it."""
+    judgement = _judged_step(judged)
+    return write_step(
+        run, score=judgement.score, probabilities=judgement.probabilities,
+        rejected=judged.drafted.text, calls=judged.calls,
+    )  # fmt: skip
+
+
+def corrected(run: Run, judged: Judged) -> Step:
+    """What stands before the first token that the base model regrets, and the base model's token there. A
+    text that was not read is rewritten."""
+    config, drafted = run.config, judged.drafted
+    if not judged.tokens:
+        if not judged.judgement:
+            return rewritten(run, judged)
+        judged = _read(run, judged)
+    cut, choice = _first_correction(run, judged)
+    if choice is None:
+        return kept(run, judged)
+    reading = list(placed(drafted, judged.tokens))
+    at = reading[cut].at
+    if at < 0 or UNFINISHED in choice.text:  # no whole characters, or one token with what is kept already
+        return _continued(run, judged, cut)
+    text, end = drafted.text[:at] + choice.text, None
+    if run.main.stream_executor.chat_template.is_end(choice.id):
+        text, end = drafted.text[:at], "eos"
+    elif choice.text == THINK_CLOSE and run.thinking:
+        text, end = drafted.text[:at], "think"
+    elif text.endswith(config.delimiter):
+        text, end = text.removesuffix(config.delimiter), "delimiter"
+    put = ReadToken(at, choice.text, round(choice.logprob, 4), choice.text, 0.0)
+    return replace(
+        _judged_step(judged),
+        text=text,
+        author="both",
+        end=end,
+        tokens=cut + 1,
+        draft_tokens=cut,
+        corrections=(_correction(drafted, judged.tokens, cut, at, text[at:]),),
+        reading=(*reading[:cut], put),
+    )
+
+
+def _read(run: Run, judged: Judged) -> Judged:
+    """A step that a verifier rejected without reading its tokens, with them."""
+    request = read(run, judged.drafted, run.chain.lead)
+    try:
+        tokens = request.state.get_meta_info(RESULT)["logprobs"]
+        return replace(judged, tokens=tokens, calls=(*judged.calls, call_of(run, request)))
+    finally:
+        run.done(request.state)
+
+
+def _first_correction(run: Run, judged: Judged) -> tuple[int, Choice | None]:
+    """The first position where the base model puts another token, and that token; None: nowhere."""
+    repair, config, start = run.config.repair, run.config, 0
+    assert isinstance(repair, Correct)
+    is_end = run.main.stream_executor.chat_template.is_end
+    while (found := repair.cut(judged.tokens[start:], config.temperature)) is not None:
+        position = start + found
+        token = judged.tokens[position]
+        choice = draw(token.first, config.temperature, config.top_p, run.dice)
+        if choice.id != token.id and not (is_end(choice.id) and is_end(token.id)):
+            return position, choice
+        start = position + 1
+    return 0, None
+
+
+def _continued(run: Run, judged: Judged, cut: int) -> Step:
+    """What is kept, and a few tokens that the base model writes after it."""
+    drafted = judged.drafted
+    reading = list(placed(drafted, judged.tokens))
+    head = drafted.text[: max(reading[cut].at, 0)]
+    fork = run.main.fork(1)[0]
+    request = begin(run, fork, "base", "rewrite", lead=run.chain.lead + head, max_tokens=FEW)
+    try:
+        written = finish(run, request)
+    finally:
+        run.done(fork)
+    return replace(
+        _judged_step(judged),
+        text=head + written.text,
+        author="both" if head else "base",
+        end=None if written.end == "length" else written.end,
+        tokens=cut + written.call.completion_tokens,
+        draft_tokens=cut,
+        corrections=(_correction(drafted, judged.tokens, cut, len(head), written.text),),
+        reading=tuple(token for token in reading[:cut] if token.at < len(head)),
+        calls=(*judged.calls, written.call),
+    )
+
+
+def _judged_step(judged: Judged) -> Step:
+    """A drafted text as a step of the draft's, with what was said of it."""
+    drafted, judgement = judged.drafted, judged.judgement
+    score, probabilities = (judgement.value, dict(judgement.probabilities)) if judgement else (None, {})
+    return Step(
+        drafted.text, "draft", drafted.end, drafted.tokens, drafted.tokens, score, probabilities,
+        calls=judged.calls,
+    )  # fmt: skip
+
+
+def _correction(
+    drafted: Drafted, tokens: tuple[TokenLogprob, ...], cut: int, at: int, text: str
+) -> Correction:
+    token = tokens[cut]
+    struck = drafted.text[at : at + len(token.text)] if at < len(drafted.text) else ""
+    return Correction(at, struck or token.text, text, round(token.regret, 4), cut)
+
+
+def placed(drafted: Drafted, tokens: tuple[TokenLogprob, ...]) -> Iterator[ReadToken]:
+    """Tokens with their positions in the drafted text. One that began in the text before has a position
+    below 0, one of the delimiter or the end one at the text's end or beyond."""
+    texts = [token.text for token in tokens]
+    if drafted.end == "eos" and tokens and not drafted.text.endswith(texts[-1] or "\0"):
+        texts[-1] = ""  # the turn's end is no text
+    whole = "".join(texts)
+    full = drafted.text + drafted.delimiter + (THINK_CLOSE if drafted.end == "think" else "")
+    at = len(full if whole.endswith(full) or full.endswith(whole) else drafted.text) - len(whole)
+    for token, text in zip(tokens, texts, strict=True):
+        first = token.first[0].text if token.first else token.text
+        yield ReadToken(at, token.text, round(token.logprob, 4), first, round(token.regret, 4))
+        at += len(text)
