@@ -147,7 +147,7 @@ class Pair:
 
 def logprob_of(ids: list[int], at: int) -> float:
     """A token's logprob: likely, but for one in eight."""
-    dice = chance(ids[: at + 1])
+    dice = chance(ids[max(at - 64, 0) : at + 1])  # not all before it: a long text has many tokens
     return -9.0 if dice.random() < 0.125 else -dice.random()
 
 

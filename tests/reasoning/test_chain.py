@@ -197,6 +197,20 @@ def test_what_was_kept_before_a_correction_counts_from_the_last_one():
     assert [one.kept for one in grown(kept, corrected, kept, corrected)[0].open.corrections] == [6, 6]
 
 
+def test_the_score_of_a_step_is_the_last_of_its_pieces():
+    judged, again = step("a", None, score=3.0, probabilities={"3": 1.0}), step("b", None, score=5.0)
+    assert grown(judged, again, step("c"))[0].steps[0].score == 5.0
+    (whole,) = grown(judged, step("b"))[0].steps
+    assert (whole.score, whole.probabilities) == (3.0, {"3": 1.0})
+
+
+def test_a_rule_compares_with_one_score_of_each_finished_step():
+    judged = step("a", None, score=3.0), step("b", score=5.0), step("c"), step("d", score=4.0)
+    chain, _ = grown(*judged, step("e", None, score=1.0))
+    assert chain.scores == [5.0, 4.0]
+    assert Chain(CONFIG, chain.all_steps).scores == chain.scores
+
+
 def test_each_step_is_told_once_when_it_is_finished():
     told = []
     chain = Chain(CONFIG, on_step=told.append)
