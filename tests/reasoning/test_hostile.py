@@ -181,7 +181,9 @@ def test_special_tokens_in_drafts_and_questions_never_control_either_model(
             assert [step.author for step in trace.steps] == ["draft", "draft"]
             counts.append(
                 [
-                    sorted(control_tokens(endpoint.tokenizer, sent["input_ids"]) for sent in server.generated())
+                    sorted(
+                        control_tokens(endpoint.tokenizer, sent["input_ids"]) for sent in server.generated()
+                    )
                     for endpoint, server in ((draft, draft_server), (base, base_server))
                 ]
             )

@@ -76,7 +76,9 @@ CORRECTED = (Correction(1, "x", "y", 4.0, 1), Correction(3, "x", "y", 4.0, 1))
         (Step("b", "base", "delimiter", 7, calls=calls(rewrite=[7])), calls(rewrite=[3], score=[1]), 3),
         # Of the second and third draft 4 and 5 tokens are kept; both were cut off.
         (
-            Step("c", "both", "delimiter", 20, 18, corrections=CORRECTED, calls=calls(draft=[9], read=[0, 0])),
+            Step(
+                "c", "both", "delimiter", 20, 18, corrections=CORRECTED, calls=calls(draft=[9], read=[0, 0])
+            ),
             calls(draft=[6, 8]),
             5,
         ),
@@ -108,7 +110,11 @@ def test_corrections_and_readings_survive_the_file():
 
 
 def test_a_step_that_its_length_cut_is_joined_without_a_delimiter():
-    cut = [Step("a wo", "draft", "length", 2), Step("rd", "base", "delimiter", 1), Step("b", "draft", None, 1)]
+    cut = [
+        Step("a wo", "draft", "length", 2),
+        Step("rd", "base", "delimiter", 1),
+        Step("b", "draft", None, 1),
+    ]
     assert joined(cut, "\n\n") == replace(make_trace(), steps=tuple(cut)).reasoning == "a word\n\nb"
     assert joined(cut[:1], "\n\n") == "a wo"
     assert joined([], "\n\n") == ""

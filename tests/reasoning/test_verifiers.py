@@ -1,6 +1,7 @@
 """What verifiers ask of a scripted server, and what they make of its answers."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -27,7 +28,10 @@ from specreason_sgl.reasoning.verifiers import (
     get_verifier,
 )
 from tests.reasoning.test_degrade import steps_of
+from tests.reasoning.test_pipelined import check_books
 from tests.scripted import ScriptedServer, answer, wait_until
+
+pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 
 STEP = "Then 12 é are left"
 PAPER = SpecReasonConfig(repair=Rewrite())
@@ -42,7 +46,8 @@ def judged(s, verifier, drafted, before="So\n\n"):
 
 
 class Judge:
-    """Answers with a logprob of -i / 8 for the step's i-th token, and with the first choice at 3/4 of `mass`."""
+    """Answers with a logprob of -i / 8 for the step's i-th token, and with the first choice at 3/4 of `mass`,
+    which all choices have together."""
 
     def __init__(self, server: ScriptedServer):
         self.mass = 1.0
@@ -163,21 +168,19 @@ def test_the_digit_keeps_the_steps_logprobs_where_they_are_wanted(judge):
 
 def test_a_likelihood_keeps_the_tokens_that_it_is_made_of(judge):
     judgement = judge(Likelihood())
-    assert [(token.id, token.logprob) for token in judgement.tokens] == [*zip(judge.step, judge.logprobs())]
+    assert [token.id for token in judgement.tokens] == judge.step
+    assert [token.logprob for token in judgement.tokens] == judge.logprobs()
 
 
-@pytest.mark.parametrize("read_as", ["greedy", "average"])
-def test_a_digit_that_the_base_model_would_not_write_counts_as_zero(judge, read_as):
-    """9 has three quarters of what the digits have."""
-    verifier = UtilityScore(read_as=read_as)
-    verifier_of_letters = UtilityScore(read_as=read_as, least_mass=0.0)
+def test_a_digit_that_the_base_model_would_not_write_counts_as_zero(judge):
+    """The other words that it might write have 0.8 of the probability, and then 0.95."""
+    verifier = UtilityScore(read_as="average")
     judge.mass = 0.2
     sure = judge(verifier)
+    assert (sure.value, sure.mass) == (pytest.approx(0.25 / 9 * 45), pytest.approx(0.2))
     judge.mass = 0.05
     assert (judge(verifier).value, judge(verifier).mass) == (0.0, pytest.approx(0.05))
-    assert judge(verifier_of_letters).value == pytest.approx(sure.value)
-    assert sure.mass == pytest.approx(0.2)
-    assert (sure.value > 0) == (read_as == "average")  # 0 is the likeliest digit of this server
+    assert judge(UtilityScore(read_as="average", least_mass=0.04)).value == pytest.approx(sure.value)
 
 
 @pytest.mark.parametrize("name", ["greedy", "average"])
@@ -317,6 +320,25 @@ def test_a_function_can_ask_the_base_model(pair, lookahead):
     trace = pair.solve(verifier=asks_itself, threshold=5, lookahead=lookahead)
     assert trace.reasoning == "draft 1\n\nbase 2\n\ndraft 3"
     assert [step.score for step in trace.steps] == [8.0, 0.0, 8.0]
+
+
+def test_a_function_is_not_called_for_what_is_drafted_beyond_a_rejected_step(pair):
+    judged = []
+
+    def rejects_the_second(s, drafted):
+        if drafted.text == "draft 1":  # the others are there when the second is judged
+            wait_until(lambda: len(pair.of("draft")) == 3 and pair.draft.in_flight() == 0)
+            time.sleep(0.05)
+        judged.append(drafted.text)
+        return float(drafted.text != "draft 2")
+
+    pair.start_anew(steps_of(4), None)
+    trace = pair.solve(verifier=rejects_the_second, threshold=1, lookahead=2)
+    assert trace.reasoning == "draft 1\n\nbase 2\n\ndraft 3\n\ndraft 4"
+    assert judged == ["draft 1", "draft 2", "draft 3", "draft 4"]
+    assert "draft" in {call.purpose for call in trace.wasted}
+    assert "score" not in {call.purpose for call in trace.wasted}
+    check_books(pair, trace)
 
 
 def test_a_verifier_of_two_phases_can_be_written(pair):
