@@ -34,11 +34,12 @@ _MARKS = {  # of a call's purpose in the timeline, with their colours
     "reason": ("T", "blue"),
     "answer": ("A", "magenta"),
 }
-_SPANS = {  # style of a correction's parts, and what stands around them where there are no colours
-    "struck": ("red strike", "[-{}-]"),
-    "base": ("bold blue", "{{+{}+}}"),
+_SPANS = {  # style of a correction's parts, and the marks around them where there are no colours
+    "kept": ("", "", ""),
+    "struck": ("red strike", "[-", "-]"),
+    "base": ("bold blue", "{+", "+}"),
 }
-_SHADES = ("black on #ffe9b8", "black on #ffd070", "black on #ffa92e", "black on #f07800")
+_SHADES = ("black on #fff2c8", "black on #ffe070", "black on #e8ac28", "black on #d07800")
 
 
 def page() -> str:
@@ -120,6 +121,7 @@ def _is_valid_step(step: Step) -> bool:
         and all(_are(str, c.drafted, c.text) and _are(float, c.regret) for c in step.corrections)
         and all(_are(str, token.text, token.first) and _are(float, token.regret) for token in step.reading)
         and all(isinstance(part.at, int) and part.at >= 0 for part in (*step.corrections, *step.reading))
+        and all(correction.at <= len(step.text) for correction in step.corrections)
     )
 
 
@@ -151,7 +153,7 @@ def print_trace(console: Console, trace: Trace, regret: bool = False) -> None:
         for step in trace.steps:
             print_step(console, step, regret)
         if regret:
-            _print_shades(console)
+            _print_shades(console, trace)
     print_result(console, trace)
     print_timeline(console, trace)
     if trace.mode != "specreason":
@@ -178,19 +180,28 @@ def _drawn(step: Step, regret: bool, colours: bool) -> Text:
     """A step's text with its corrections, in colours or with marks around them."""
     drawn = Text()
     for span in spans(step):
-        text = span.text.translate(_VISIBLE)
-        style, marked = _SPANS.get(span.kind, ("", "{}"))
+        style, before, after = _SPANS[span.kind]
         if regret and span.shade:
-            style, marked = _SHADES[span.shade - 1], f"{{{{~{{}}~{span.shade}}}}}"
-        drawn.append(*((text, style) if colours else (marked.format(text),)))
+            style, before, after = _shade(span.shade)
+        text = span.text.translate(_VISIBLE)
+        drawn.append(*(text, style) if colours else (f"{before}{text}{after}",))
     return drawn
 
 
-def _print_shades(console: Console) -> None:
+def _shade(shade: int) -> tuple[str, str, str]:
+    """Like `_SPANS`, of a regret."""
+    return _SHADES[shade - 1], "{~", f"~{shade}}}"
+
+
+def _print_shades(console: Console, trace: Trace) -> None:
+    if not any(step.reading for step in trace.steps):
+        console.print("The base model read no tokens of this run: it has no regrets to show.\n")
+        return
     legend = Text("regret of the base model, in nats: ")
-    for i, name in enumerate(SHADES):
-        legend.append(*((f" {name} ", _SHADES[i]) if _has_colours(console) else (f"{{~~{i + 1}}} {name}",)))
-        legend.append("  ")
+    for number, name in enumerate(SHADES, 1):
+        style, before, after = _shade(number)
+        legend.append(*(f" {name} ", style) if _has_colours(console) else (f"{before}{name}{after}",))
+        legend.append(" ")
     console.print(legend.append("\n"), soft_wrap=True)
 
 

@@ -89,16 +89,7 @@ CORRECTED_STEPS = (
         "delimiter",
         9,
         9,
-        reading=read(
-            0,
-            ("We", 0.8, "To"),
-            " divide",
-            (" the distance", 2.6, " 60"),
-            " by",
-            " the",
-            (" time", 1.4, " duration"),
-            ".\n\n",
-        ),  # fmt: skip
+        reading=read(0, ("We", 0.8, "To"), " divide the", (" distance", 2.6, " 60"), " by the time", ".\n\n"),
         calls=(Call("draft", "draft", 60, 0, 9, 0.0, 0.4), Call("base", "read", 70, 0, 1, 0.4, 0.4)),
     ),
     Step(
