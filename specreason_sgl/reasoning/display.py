@@ -33,7 +33,7 @@ _TINTS = {  # of who wrote a step: half seen through, so that text stays readabl
 _MARKS = {
     "struck": (
         "del",
-        f"background: {REJECTED}40; text-decoration: line-through {REJECTED} 2px; user-select: none",
+        f"background: {REJECTED}40; text-decoration: line-through {REJECTED}; user-select: none",
     ),
     "base": ("ins", f"background: {BASE}50; text-decoration: none"),
 }

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import UnionType
 
 from rich.console import Console
 from rich.table import Table
@@ -39,7 +40,7 @@ _SPANS = {  # style of a correction's parts, and the marks around them where the
     "struck": ("red strike", "[-", "-]"),
     "base": ("bold blue", "{+", "+}"),
 }
-_SHADES = ("black on #fff2c8", "black on #ffe070", "black on #e8ac28", "black on #d07800")
+_SHADES = ("#000000 on #fff2c8", "#000000 on #ffe070", "#000000 on #e8ac28", "#000000 on #d07800")
 
 
 def page() -> str:
@@ -103,8 +104,8 @@ def _checked(trace: Trace) -> Trace:
         and trace.mode in ("specreason", "base", "draft")
         and trace.stop in list(STOPS)
         and all(map(_is_valid_step, trace.steps))
-        and _are(float, trace.seconds)
-        and all(_are(float, call.start, call.seconds, call.completion_tokens) for call in calls)
+        and _are(int | float, trace.seconds)
+        and all(_are(int | float, call.start, call.seconds, call.completion_tokens) for call in calls)
         and all(call.side in ("draft", "base") for call in calls)
     )
     if not valid:
@@ -117,16 +118,18 @@ def _is_valid_step(step: Step) -> bool:
     return (
         step.author in ("draft", "base", "both")
         and _are(str, step.text, *optional)
-        and _are(float, step.tokens, step.draft_tokens, 0 if step.score is None else step.score)
-        and all(_are(str, c.drafted, c.text) and _are(float, c.regret) for c in step.corrections)
-        and all(_are(str, token.text, token.first) and _are(float, token.regret) for token in step.reading)
+        and _are(int | float, step.tokens, step.draft_tokens, 0 if step.score is None else step.score)
+        and all(_are(str, c.drafted, c.text) and _are(int | float, c.regret) for c in step.corrections)
+        and all(
+            _are(str, token.text, token.first) and _are(int | float, token.regret) for token in step.reading
+        )
         and all(isinstance(part.at, int) and part.at >= 0 for part in (*step.corrections, *step.reading))
         and all(correction.at <= len(step.text) for correction in step.corrections)
     )
 
 
-def _are(kind: type, *values: object) -> bool:
-    return all(isinstance(value, kind) or (kind is float and isinstance(value, int)) for value in values)
+def _are(kind: type | UnionType, *values: object) -> bool:
+    return all(isinstance(value, kind) for value in values)
 
 
 def print_traces(console: Console, traces: Sequence[Trace], regret: bool = False) -> None:
