@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from specreason_sgl.evaluation.report import Group, Row, drafted
+from specreason_sgl.evaluation.report import Group, Row, drafted, is_drafted
 from specreason_sgl.evaluation.settings import MODES
 from specreason_sgl.reasoning.calibration import Calibration
 from specreason_sgl.reasoning.display import BASE, DRAFT, REJECTED, rejected_drafts
@@ -256,7 +256,7 @@ def kept_by_position(groups: Sequence[Group]) -> Picture:
             (place, step.author == "draft")
             for trace in group.traces
             for place, step in enumerate(trace.steps, 1)
-            if step.author != "base" or step.rejected is not None
+            if is_drafted(step)
         ]
         places, kept = np.array(found).T
         every = np.histogram(places, bins)[0]

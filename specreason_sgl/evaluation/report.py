@@ -174,7 +174,11 @@ def drafted(trace: Trace) -> list[Step]:
     """The steps that the draft model wrote or began, those that were then rejected among them."""
     if trace.mode != "specreason":
         return []
-    return [step for step in trace.steps if step.author != "base" or step.rejected is not None]
+    return [step for step in trace.steps if is_drafted(step)]
+
+
+def is_drafted(step: Step) -> bool:
+    return step.author != "base" or step.rejected is not None or bool(step.corrections)
 
 
 def _generated(trace: Trace, side: str) -> int:

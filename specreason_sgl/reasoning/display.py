@@ -70,11 +70,15 @@ def totals(trace: Trace) -> str:
     counts = [f"{trace.kept} kept"]
     if trace.corrections:
         corrected = sum(bool(step.corrections) for step in trace.steps)
-        counts.append(f"{corrected} corrected ({trace.corrections} token{'s' * (trace.corrections > 1)})")
+        counts.append(f"{corrected} corrected ({_count(trace.corrections, 'token')})")
     if trace.rewritten:
         counts.append(f"{trace.rewritten} rewritten")
-    steps = f"{len(trace.steps)} steps: {', '.join(counts)}"
+    steps = f"{_count(len(trace.steps), 'step')}: {', '.join(counts)}"
     return f"{steps}; {rate(trace)}, {trace.wasted_tokens} more thrown away"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 class Span(NamedTuple):
@@ -100,10 +104,11 @@ def spans(step: Step) -> Iterator[Span]:
     position = 0
     for correction in step.corrections:
         yield from _kept(step.text, tokens, position, correction.at)
-        position = correction.at + len(correction.text)
+        start = max(position, correction.at)
+        position = max(start, correction.at + len(correction.text))
         drafted = correction.drafted.replace("\n", END) or END
         yield Span(drafted, "struck", f"drafted; regret {correction.regret:.2f} nats")
-        yield Span(step.text[correction.at : position] or END, "base", "the base model's token")
+        yield Span(step.text[start:position] or END, "base", "the base model's token")
     yield from _kept(step.text, tokens, position, len(step.text))
 
 
@@ -111,7 +116,8 @@ def _token_of_each_character(step: Step) -> list[ReadToken | None]:
     """Of a character that several tokens make up, the one with the highest regret."""
     tokens: list[ReadToken | None] = [None] * len(step.text)
     for token in step.reading:
-        for i in range(token.at, min(token.at + max(len(token.text), 1), len(tokens))):
+        end = token.at + max(len(token.text), 1)
+        for i in range(max(token.at, 0), min(end, len(tokens))):
             if (before := tokens[i]) is None or token.regret > before.regret:
                 tokens[i] = token
     return tokens
@@ -165,7 +171,7 @@ def _row(number: int, step: Step, judged: bool, regret: bool) -> str:
         text = f'<del style="color: {REJECTED}">{_pre(step.rejected)}</del>{text}'
     if step.undrafted:
         text = f"<i>{escape(step.undrafted)}</i>{text}"
-    author = step.author if step.author != "both" else f"draft, {fate(step)}"
+    author = f"draft, {fate(step)}" if step.author == "both" or step.corrections else step.author
     score = [] if not judged else ["" if step.score is None else f"{step.score:.4g}"]
     cells = [str(number), author, *score, str(step.tokens or ""), text]
     styles = [_CELL, f"{_CELL}; {_TINTS[step.author]}", *[_CELL] * (len(cells) - 2)]

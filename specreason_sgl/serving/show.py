@@ -123,8 +123,8 @@ def _is_valid_step(step: Step) -> bool:
         and all(
             _are(str, token.text, token.first) and _are(int | float, token.regret) for token in step.reading
         )
-        and all(isinstance(part.at, int) and part.at >= 0 for part in (*step.corrections, *step.reading))
-        and all(correction.at <= len(step.text) for correction in step.corrections)
+        and all(isinstance(token.at, int) for token in step.reading)
+        and all(isinstance(c.at, int) and 0 <= c.at <= len(step.text) for c in step.corrections)
     )
 
 
@@ -170,7 +170,7 @@ def print_step(console: Console, step: Step, regret: bool = False) -> None:
     if step.rejected:
         console.print(f"[red]draft[/]  {score}rejected")
         print_text(console, step.rejected, "dim strike")
-    if step.author == "base":
+    if step.author == "base" and not step.corrections:
         wrote = "wrote it" if step.rejected is None else "rewrote it"
         heading = Text.assemble(("base", "blue"), f"   {wrote}", f" alone: {reason}" if reason else "")
     else:

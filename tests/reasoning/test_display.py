@@ -60,9 +60,28 @@ def test_what_is_not_struck_out_is_the_text_of_the_step():
         assert "".join(texts).removesuffix(END) == step.text
 
 
-def test_a_correction_beyond_the_text_it_can_stand_in_shows_the_part_that_is_there():
-    step = Step("a b", "both", "delimiter", 3, corrections=(Correction(1, "\n\n", " b.\n\n", 4.0, 1),))
-    assert [span.text for span in spans(step)] == ["a", END * 2, " b"]
+@pytest.mark.parametrize(
+    ("text", "corrections", "shown"),
+    [
+        ("a b", [(1, "\n\n", " b.\n\n")], ["a", END * 2, " b"]),  # the delimiter is no part of the step
+        ("ab", [(1, "x", "b"), (2, "y", "c"), (2, "z", "")], ["a", "x", "b", "y", END, "z", END]),
+        ("ab", [(0, "x", "ab"), (1, "y", "b")], ["x", "ab", "y", END]),
+    ],
+)
+def test_no_correction_shows_what_the_step_has_not(text, corrections, shown):
+    fixed = tuple(Correction(at, drafted, put, 4.0, 1) for at, drafted, put in corrections)
+    step = Step(text, "both", "delimiter", 3, corrections=fixed)
+    assert [span.text for span in spans(step)] == shown
+
+
+def test_a_base_model_s_step_in_place_of_a_drafted_token_is_corrected():
+    step = Step("So it is.", "base", "delimiter", 4, corrections=(Correction(0, "Hm", "So it is.", 4.0, 0),))
+    assert rows(as_table(make_corrected(steps=(step,)))) == [["1", "draft, 1 corrected", "4", "HmSo it is."]]
+
+
+def test_a_token_that_begins_in_the_text_before_is_shaded_from_the_step_s_beginning():
+    step = Step("So", "draft", "delimiter", 3, reading=(ReadToken(-1, "\nS", -1, "S", 0.5),))
+    assert [(span.text, span.shade) for span in spans(step)] == [("S", 1), ("o", 0)]
 
 
 @pytest.mark.parametrize(
@@ -117,6 +136,7 @@ def test_regrets_are_shaded_on_demand():
             make_trace(steps=(CORRECTED_STEPS[2], *make_trace().steps[2:])),
             "4 steps: 1 kept, 1 corrected (1 token), 2 rewritten; ",
         ),
+        (make_trace(steps=CORRECTED_STEPS[:1]), "1 step: 1 kept; "),
         (make_alone(), "base alone: 146 tokens in 14.7 s (10.0 tokens/s)"),
     ],
 )

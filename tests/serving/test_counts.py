@@ -15,7 +15,7 @@ def test_usage_has_each_model_s_tokens_and_what_came_of_the_drafts():
         "completion_tokens_details": {"reasoning_tokens": 69 + 99},
         "specreason": {
             "draft_tokens": 75 + 116,
-            "base_tokens": 26 + 73,
+            "base_tokens": 18 + 73,
             "wasted_tokens": 15 + 73,
             "steps_kept": 1 + 2,
             "corrections": 4,
@@ -31,5 +31,5 @@ def test_metrics_count_corrections_and_readings():
     lines = generate_latest(metrics.registry).decode().splitlines()
     assert "specreason_corrections_total 4.0" in lines
     assert 'specreason_steps_total{author="both"} 4.0' in lines
-    assert 'specreason_tokens_total{purpose="read",side="base"} 8.0' in lines
+    assert 'specreason_tokens_total{purpose="read",side="base"} 0.0' in lines
     assert "specreason_wasted_tokens_total 88.0" in lines

@@ -249,7 +249,8 @@ def test_where_nothing_was_read_there_is_nothing_to_shade(view, server):
 
 def test_a_regret_without_bound_is_shown(view, server):
     step = make_corrected().steps[1]
-    infinite = [fields._replace(regret=float("inf")) if fields.regret else fields for fields in step.reading]
+    infinite = [token._replace(regret=float("inf")) if token.regret else token for token in step.reading]
+    infinite.append(ReadToken(-3, "\n\n🚆", -9.0, "", float("inf")))  # it begins in the step before
     correction = dataclasses.replace(step.corrections[0], regret=float("inf"))
     changed = dataclasses.replace(step, reading=tuple(infinite), corrections=(correction,))
     opened(view, server, make_corrected(steps=(changed,)))

@@ -90,7 +90,7 @@ CORRECTED_STEPS = (
         9,
         9,
         reading=read(0, ("We", 0.8, "To"), " divide the", (" distance", 2.6, " 60"), " by the time", ".\n\n"),
-        calls=(Call("draft", "draft", 60, 0, 9, 0.0, 0.4), Call("base", "read", 70, 0, 1, 0.4, 0.4)),
+        calls=(Call("draft", "draft", 60, 0, 9, 0.0, 0.4), Call("base", "read", 70, 0, 0, 0.4, 0.4)),
     ),
     Step(
         HEAD + " That is 45 / 60 = 0.75 hours.",
@@ -107,11 +107,11 @@ CORRECTED_STEPS = (
             *read(len(HEAD), (" That", 1.2, " So"), " is", " 45", (" /", 0.1, "/"), " 60"),
         ),
         calls=(
-            Call("base", "read", 90, 70, 1, 0.9, 0.4),
+            Call("base", "read", 90, 70, 0, 0.9, 0.4),
             Call("draft", "draft", 85, 76, 6, 1.3, 0.3),
-            Call("base", "read", 95, 84, 1, 1.6, 0.4),
+            Call("base", "read", 95, 84, 0, 1.6, 0.4),
             Call("draft", "draft", 92, 88, 6, 2.0, 0.3),
-            Call("base", "read", 100, 92, 1, 2.3, 0.4),
+            Call("base", "read", 100, 92, 0, 2.3, 0.4),
         ),
     ),
     Step(
@@ -122,7 +122,7 @@ CORRECTED_STEPS = (
         15,
         corrections=(Correction(36, " because", "", 3.3, 15),),
         reading=read(15, " 60", " /", (" 0.75", 3.0, " ("), " = 80 km/h.", "\n\n"),
-        calls=(Call("draft", "draft", 109, 98, 18, 2.3, 0.9), Call("base", "read", 127, 100, 1, 3.2, 0.4)),
+        calls=(Call("draft", "draft", 109, 98, 18, 2.3, 0.9), Call("base", "read", 127, 100, 0, 3.2, 0.4)),
     ),
     Step(
         "The answer is \\boxed{80} km/h.",
@@ -133,9 +133,9 @@ CORRECTED_STEPS = (
         corrections=(Correction(24, "", " km/h", 3.05, 9),),
         calls=(
             Call("draft", "draft", 126, 125, 9, 3.6, 0.4),
-            Call("base", "read", 135, 126, 1, 4.0, 0.4),
+            Call("base", "read", 135, 126, 0, 4.0, 0.4),
             Call("draft", "draft", 136, 126, 1, 4.4, 0.1),
-            Call("base", "read", 138, 135, 1, 4.5, 0.3),
+            Call("base", "read", 138, 135, 0, 4.5, 0.3),
         ),
     ),
     Step(
@@ -148,7 +148,7 @@ CORRECTED_STEPS = (
         undrafted="the draft model's runtime failed",
     ),
 )
-CUT_OFF = (Call("draft", "draft", 76, 69, 22, 0.4, 0.9), Call("base", "read", 100, 92, 1, 2.7, 0.2))
+CUT_OFF = (Call("draft", "draft", 76, 69, 22, 0.4, 0.9), Call("base", "read", 100, 92, 0, 2.7, 0.2))
 
 
 def make_corrected(**changes) -> Trace:
