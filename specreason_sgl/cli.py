@@ -284,8 +284,13 @@ def show_traces(
     html: Annotated[
         Path | None, typer.Option(help="Write one page of HTML to this file instead, to open in a browser.")
     ] = None,
+    regret: Annotated[
+        bool, typer.Option("--regret", help="Shade the tokens that are not the base model's first choice.")
+    ] = False,
 ) -> None:
-    """Show saved traces: steps, scores, rejected drafts, and what each model did when."""
+    """Show saved traces: steps, scores, what was corrected or rejected, and what each model did when."""
+    if html and regret:
+        raise ConfigError("--regret shades text in the terminal; the page of --html has a button for it")
     traces = [trace for file in files for trace in show.read_traces(file)]
     if html:
         _check_folder(html)
@@ -295,7 +300,7 @@ def show_traces(
             raise ConfigError(f"{html} cannot be written: {error.strerror}") from None
         out.print(f"written: {html}", soft_wrap=True)
         return
-    show.print_traces(out, traces)
+    show.print_traces(out, traces, regret)
 
 
 @app.command()

@@ -230,7 +230,7 @@ def _judged(
 
 
 def usage(prompt_tokens: int, traces: list[Trace]) -> dict[str, Any]:
-    """OpenAI's counts, over all choices; in `specreason` what each model wrote and what was thrown away."""
+    """OpenAI's counts, over all choices; in `specreason` each model's, and what came of the drafts."""
     reasoning = sum(step.tokens for trace in traces for step in trace.steps)
     written = sum(trace.tokens for trace in traces)
     by_side = {"draft": 0, "base": 0}
@@ -247,6 +247,7 @@ def usage(prompt_tokens: int, traces: list[Trace]) -> dict[str, Any]:
             "base_tokens": by_side["base"],
             "wasted_tokens": sum(trace.wasted_tokens for trace in traces),
             "steps_kept": sum(trace.kept for trace in traces),
+            "corrections": sum(trace.corrections for trace in traces),
             "steps_rewritten": sum(trace.rewritten for trace in traces),
         },
     }
