@@ -4,12 +4,16 @@ import random
 
 import pytest
 
+from specreason_sgl import Endpoint
 from specreason_sgl.errors import ConfigError
+from specreason_sgl.evaluation import calibrate as work
 from specreason_sgl.evaluation.calibrate import JudgedSolution, auc, calibrate, corrupted, draw
 from specreason_sgl.evaluation.grading import is_right
-from specreason_sgl.evaluation.problems import load_problems
+from specreason_sgl.evaluation.problems import Problem, load_problems
+from specreason_sgl.evaluation.zero_server import zero_servers
 from specreason_sgl.reasoning.acceptance import Quantile
 from specreason_sgl.reasoning.calibration import Calibration
+from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.verifiers import BUILT_IN
 
 
@@ -52,9 +56,10 @@ def test_auc_of_nothing_is_not_a_number():
 
 
 def test_the_verifier_that_tells_right_from_wrong_is_chosen():
-    found = made_of(solutions())
-    assert found.verifier == "likelihood-min"
-    rows = {row["verifier"]: row for row in found.table}
+    calibration = made_of(solutions())
+    assert calibration.verifier == "likelihood-min"
+    rows = {row["verifier"]: row for row in calibration.table}
+    assert list(rows) == list(BUILT_IN)
     assert rows["likelihood-min"]["corrupted"]["value"] > 0.9
     assert rows["score"]["corrupted"]["value"] == 0.5
     figure = rows["likelihood-min"]["solutions"]
@@ -70,6 +75,27 @@ def test_the_threshold_keeps_the_wanted_share(keep):
     rule = found.settings(keep)["threshold"]
     assert isinstance(rule, Quantile)
     assert sum(rule.keeps(value, []) for value in values) / len(values) == pytest.approx(keep, abs=0.02)
+
+
+def test_every_built_in_verifier_judges_every_step_and_a_record_goes_on(chatml_folder, tmp_path, monkeypatch):
+    record, problems = tmp_path / "record.jsonl", [Problem(str(i), f"What is {i}?", "1") for i in range(3)]
+    config = SpecReasonConfig(temperature=0.0, token_budget=100, answer_tokens=8)
+    with zero_servers(chatml_folder) as urls, Endpoint(urls[0]) as draft, Endpoint(urls[1]) as base:
+
+        def judged(problems):
+            common = {"draft": draft, "base": base, "config": config, "record": record}
+            return work.judge_problems(problems, **common)
+
+        first = judged(problems[:2])
+        assert all(set(values) == set(BUILT_IN) for solution in first for values in solution.values)
+        assert all(len(solution.values) == len(solution.steps) > 0 for solution in first)
+        assert first[0].values[0]["score"] == first[0].values[0]["score-paper"] == 0  # the server's digit
+        assert 0 < first[0].values[0]["score-average"] < 1
+        assert judged(problems)[:2] == first
+        assert len(record.read_text().splitlines()) == 1 + 3
+        monkeypatch.setattr(work, "BUILT_IN", {"score": BUILT_IN["score"]})
+        with pytest.raises(ConfigError, match="other settings"):
+            judged(problems)
 
 
 def test_too_few_problems_are_refused():

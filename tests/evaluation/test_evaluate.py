@@ -40,6 +40,26 @@ def test_one_at_a_time_every_sample_begins_with_empty_caches(pair, tmp_path):
     assert paths == ["/flush_cache", "/generate", "/generate", "/flush_cache"] * 2
 
 
+def test_a_run_cut_short_has_the_same_problems_of_each_setting(pair, tmp_path):
+    settings, done = ("base", "draft", "correct"), []
+    record_add = runner.Record.add
+
+    def add(record, sample):
+        record_add(record, sample)
+        done.append((sample.problem, sample.setting))
+        if len(done) == 7:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner.Record, "add", add)
+        with pytest.raises(KeyboardInterrupt):
+            run(pair, tmp_path / "x.jsonl", modes=settings)
+    assert done == [(f"p{i}", name) for i in range(3) for name in settings][:7]
+    run(pair, tmp_path / "x.jsonl", modes=settings)
+    order = [(sample.problem, sample.setting) for sample in read_run(tmp_path / "x.jsonl")[1]]
+    assert order == [(f"p{i}", name) for i in range(4) for name in settings]
+
+
 def test_more_at_a_time_are_of_one_setting(pair, tmp_path):
     running, together, lock = set(), set(), threading.Lock()
     both = threading.Barrier(2, timeout=10)
@@ -71,7 +91,7 @@ def test_what_is_in_the_file_is_not_done_again(pair, tmp_path):
 
 def test_a_file_cut_off_anywhere_is_completed_to_the_same(pair, tmp_path):
     whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
-    two = {"modes": ("base", "lookahead")}
+    two = {"modes": ("base", "correct")}
     run(pair, whole, **two)
     data = whole.read_bytes()
     ends = [i + 1 for i, byte in enumerate(data) if byte == ord("\n")]
@@ -190,7 +210,7 @@ def test_a_runtime_that_is_gone_ends_the_run(pair, tmp_path, monkeypatch):
     assert read_run(tmp_path / "x.jsonl")[1] == []
 
 
-def test_the_peers_run_on_the_same_servers_and_a_reward_model_judges(pair, tmp_path, scripted):
+def test_the_papers_methods_run_on_the_same_servers_and_a_reward_model_judges(pair, tmp_path, scripted):
     meta = {"prompt_tokens": 5, "completion_tokens": 0}
     scripted.on_classify = lambda payload: {
         "embedding": [chance(payload["input_ids"]).random()],
@@ -198,7 +218,7 @@ def test_the_peers_run_on_the_same_servers_and_a_reward_model_judges(pair, tmp_p
     }
     with Endpoint(scripted.url, timeout=20) as reward:
         found = run(
-            pair, tmp_path / "x.jsonl", modes=("paper", "lookahead", "reward"), problems=PROBLEMS[:1],
+            pair, tmp_path / "x.jsonl", modes=("paper", "correct", "reward"), problems=PROBLEMS[:1],
             knobs={"reward_threshold": [0.5]}, reward=reward,
         )  # fmt: skip
     assert [one.error for one in found] == [None] * 3
@@ -252,7 +272,7 @@ def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(pair, tmp_path, comma
     rows = [{"id": one.id, "question": one.question, "answer": one.answer} for one in PROBLEMS]
     data.write_text("\n".join(map(json.dumps, rows)))
     urls = ["--draft-url", pair.draft_server.url, "--base-url", pair.base_server.url]
-    modes = ["--modes", "base,draft,pipelined,lookahead", "--threshold", "3,6"]
+    modes = ["--modes", "base,draft,pipelined,correct", "--threshold", "3,6"]
     small = ["--temperature", "0", "--token-budget", "40", "--answer-tokens", "16"]
     fixed = ["eval", "--data", str(data), *urls, *modes, *small]
     count, kill_at, pid = 0, None, 0
