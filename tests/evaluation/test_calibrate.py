@@ -4,17 +4,16 @@ import random
 
 import pytest
 
-from specreason_sgl import Endpoint
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.evaluation import calibrate as work
 from specreason_sgl.evaluation.calibrate import JudgedSolution, auc, calibrate, corrupted, draw
 from specreason_sgl.evaluation.grading import is_right
-from specreason_sgl.evaluation.problems import Problem, load_problems
-from specreason_sgl.evaluation.zero_server import zero_servers
+from specreason_sgl.evaluation.problems import load_problems
 from specreason_sgl.reasoning.acceptance import Quantile
 from specreason_sgl.reasoning.calibration import Calibration
 from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.verifiers import BUILT_IN
+from tests.evaluation.runs import PROBLEMS, answers, write
 
 
 def solutions(n: int = 40, best: str = "likelihood-min") -> list[JudgedSolution]:
@@ -77,25 +76,31 @@ def test_the_threshold_keeps_the_wanted_share(keep):
     assert sum(rule.keeps(value, []) for value in values) / len(values) == pytest.approx(keep, abs=0.02)
 
 
-def test_every_built_in_verifier_judges_every_step_and_a_record_goes_on(chatml_folder, tmp_path, monkeypatch):
-    record, problems = tmp_path / "record.jsonl", [Problem(str(i), f"What is {i}?", "1") for i in range(3)]
+def test_every_built_in_verifier_judges_every_step_and_a_record_goes_on(pair, tmp_path, monkeypatch):
+    pair.start_anew(write, lambda turn: 3 if turn.startswith("The quality score is: ") else 6, answers)
     config = SpecReasonConfig(temperature=0.0, token_budget=100, answer_tokens=8)
-    with zero_servers(chatml_folder) as urls, Endpoint(urls[0]) as draft, Endpoint(urls[1]) as base:
 
-        def judged(problems):
-            common = {"draft": draft, "base": base, "config": config, "record": record}
-            return work.judge_problems(problems, **common)
+    def judged(problems):
+        common = {"draft": pair.draft, "base": pair.base, "config": config}
+        return work.judge_problems(problems, record=tmp_path / "record.jsonl", **common)
 
-        first = judged(problems[:2])
-        assert all(set(values) == set(BUILT_IN) for solution in first for values in solution.values)
-        assert all(len(solution.values) == len(solution.steps) > 0 for solution in first)
-        assert first[0].values[0]["score"] == first[0].values[0]["score-paper"] == 0  # the server's digit
-        assert 0 < first[0].values[0]["score-average"] < 1
-        assert judged(problems)[:2] == first
-        assert len(record.read_text().splitlines()) == 1 + 3
-        monkeypatch.setattr(work, "BUILT_IN", {"score": BUILT_IN["score"]})
-        with pytest.raises(ConfigError, match="other settings"):
-            judged(problems)
+    first = judged(PROBLEMS[:2])
+    assert [solution.right for solution in first] == [False, True]  # the answer is always 2
+    assert [bool(solution.corrupted) for solution in first] == [False, True]
+    for solution in first:
+        judgements = [*solution.values, *(values for _, _, values in solution.corrupted)]
+        assert len(solution.values) == len(solution.steps) > 0
+        assert all(set(values) == set(BUILT_IN) for values in judgements)
+        assert {(values["score"], values["score-paper"]) for values in judgements} == {(6, 3)}
+        assert all(
+            5.9 < values["score-average"] < 6.1 and values["likelihood-min"] < 0 for values in judgements
+        )
+    asked = len(pair.seen)
+    assert judged(PROBLEMS[:2]) == first
+    assert len(pair.seen) == asked
+    monkeypatch.setattr(work, "BUILT_IN", {"score": BUILT_IN["score"]})
+    with pytest.raises(ConfigError, match="other settings"):
+        judged(PROBLEMS[:2])
 
 
 def test_too_few_problems_are_refused():
