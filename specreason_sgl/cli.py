@@ -549,7 +549,8 @@ def bench(
             raise ConfigError(f"--acceptance must be from 0 to 1, got {share}")
     if correct_every and (delta is not None or numeric_delta is not None):
         raise ConfigError("--correct-every must come without --delta and --numeric-delta")
-    correct = make_repair("correct", delta=delta, numeric_delta=numeric_delta, window=_window(window))
+    tokens = {"delta": delta, "numeric_delta": numeric_delta, "window": _window(window) if window else None}
+    correct = make_repair("correct", **tokens)
     config = SpecReasonConfig(
         temperature=0.0, token_budget=token_budget, step_tokens=step_tokens, answer_tokens=32
     )
@@ -667,7 +668,7 @@ def evaluate(
         "keep": _numbers("--keep", keep, float) or [None],
         "delta": _numbers("--delta", delta, float) or [None],
         "numeric_delta": _numbers("--numeric-delta", numeric_delta, float) or [None],
-        "window": [_window(text.strip()) for text in window.split(",")],
+        "window": [_window(text.strip()) for text in window.split(",")] if window else [None],
         "confidence": _numbers("--confidence", confidence, float) or [None],
         "lookahead": _numbers("--lookahead", lookahead, int),
         "first_base_steps": _numbers("--first-base-steps", first_base_steps, int),
@@ -871,16 +872,17 @@ def _check_folder(file: Path) -> None:
 def _config(options: dict) -> SpecReasonConfig:
     """The settings that a command's options, of the same names, make."""
     is_named = not (options["draft"] or options["draft_url"])
-    judge = {name: options[name] for name in JUDGING} | {"window": _window(options["window"])}
+    judge = {name: options[name] for name in JUDGING}
+    judge["window"] = _window(judge["window"]) if judge["window"] else None
     names = {field.name for field in dataclasses.fields(SpecReasonConfig)} - judge.keys()
     others = {name: value for name, value in options.items() if name in names}
     return SpecReasonConfig(**judging(pair=options["pair"] if is_named else None, **judge), **others)
 
 
-def _window(text: str) -> int | str | None:
-    """What --window says: a number of tokens, whole steps, or nothing."""
-    if not text or text == WHOLE_STEPS:
-        return text or None
+def _window(text: str) -> int | str:
+    """A number of tokens, or whole steps."""
+    if text == WHOLE_STEPS:
+        return text
     try:
         return int(text)
     except ValueError:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
 
 from specreason_sgl import Endpoint
@@ -15,6 +16,7 @@ from specreason_sgl.errors import ConfigError, ServerError
 from specreason_sgl.evaluation import evaluate as runner
 from specreason_sgl.evaluation.evaluate import read_run
 from specreason_sgl.evaluation.problems import Problem
+from specreason_sgl.evaluation.report import COLUMNS, Report, cells, prefills
 from specreason_sgl.evaluation.settings import expand
 from tests.evaluation.runs import KNOBS, PROBLEMS, answers, digit, run, timeless, write
 from tests.reasoning.pair import chance
@@ -228,6 +230,20 @@ def test_the_papers_methods_run_on_the_same_servers_and_a_reward_model_judges(pa
     assert all((step.score >= 0.5) is (step.author == "draft") for step in found[2].trace.steps)
 
 
+def test_corrections_and_prefills_of_a_run_are_reported(pair, tmp_path):
+    other = pair.base.tokenizer.encode("7", add_special_tokens=False)[0]
+    pair.first = lambda ids, at: other if chance(ids[: at + 1]).random() < 0.1 else None
+    results = run(pair, tmp_path / "x.jsonl", modes=("base", "correct", "paper"))
+    corrected = [sample.trace for sample in results if sample.setting == "correct"]
+    rows = {row.setting: row for row in Report.read(tmp_path / "x.jsonl").rows}
+    assert rows["correct"].prefills == np.mean([prefills(trace) for trace in corrected]) >= 1
+    assert min(trace.corrections for trace in corrected) > 0
+    assert rows["paper"].prefills > 0
+    prefills_of = {name: cells(row)[COLUMNS.index("prefills")] for name, row in rows.items()}
+    assert prefills_of["base"] == ""
+    assert prefills_of["correct"] == f"{rows['correct'].prefills:.1f}"
+
+
 FORKS = """
 import json, os, sys
 from specreason_sgl import cli
@@ -302,6 +318,28 @@ def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(pair, tmp_path, comma
     start([*fixed, "--out", str(torn)])
     assert finish()[0] == 0
     assert timeless(torn) == timeless(whole)
+
+
+def test_the_command_sweeps_the_knobs_of_the_correction(pair, tmp_path, command):
+    start, finish = command
+    data, out = tmp_path / "problems.jsonl", tmp_path / "x.jsonl"
+    data.write_text('{"question": "q", "answer": "2"}')
+    urls = ["--draft-url", pair.draft_server.url, "--base-url", pair.base_server.url]
+    small = ["--temperature", "0", "--token-budget", "40", "--answer-tokens", "16"]
+    sweep = ["--modes", "correct,paper", "--delta", "1,3", "--window", "16,step", "--confidence=-0.5"]
+    start(["eval", "--data", str(data), "--out", str(out), *urls, *small, *sweep])
+    assert finish()[0] == 0
+    head, samples = read_run(out)
+    assert {sample.setting for sample in samples} == set(head["settings"])
+    repairs = {name: config["repair"] for name, config in head["settings"].items()}
+    assert repairs.pop("paper")["kind"] == "Rewrite"
+    assert {name: (repair["delta"], repair["window"]) for name, repair in repairs.items()} == {
+        "correct delta=1 window=16": (1, 16),
+        "correct delta=1 window=step": (1, None),
+        "correct delta=3 window=16": (3, 16),
+        "correct delta=3 window=step": (3, None),
+    }
+    assert head["settings"]["correct delta=1 window=16"]["confidence"] == -0.5
 
 
 def test_the_command_says_what_failed(pair, tmp_path, command):
