@@ -11,6 +11,7 @@ from sglang.lang.interpreter import ProgramState
 
 from specreason_sgl.errors import ContextLengthExceeded, RequestAborted
 from specreason_sgl.reasoning.chain import Chain
+from specreason_sgl.reasoning.repair import AUTO
 from specreason_sgl.reasoning.run import Run
 from specreason_sgl.reasoning.trace import Call, End, Step
 from specreason_sgl.reasoning.verifiers import Drafted, is_askable
@@ -81,7 +82,7 @@ class Pace:
 
     @property
     def window(self) -> int | None:
-        if self._fixed != "auto":
+        if self._fixed != AUTO:
             return self._fixed
         if not self._read or not self._token:
             return self.FIRST

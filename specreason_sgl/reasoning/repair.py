@@ -19,6 +19,7 @@ from specreason_sgl.errors import ConfigError
 if TYPE_CHECKING:
     from specreason_sgl.lang.logprobs import Choice, TokenLogprob
 
+AUTO = "auto"  # a window that is chosen by measurement
 ALTERNATIVES = 20  # first choices of the base model that its token is drawn from, where sampling
 _NUMERIC = re.compile(r"[0-9+\-*/=<>^%×÷·]")
 
@@ -74,14 +75,14 @@ class Correct:
 
     delta: float = 3.0
     numeric_delta: float | None = None
-    window: int | Literal["auto"] | None = "auto"
+    window: int | Literal["auto"] | None = AUTO
     reads_tokens: ClassVar[bool] = True
 
     def __post_init__(self):
         check_delta("delta", self.delta)
         if self.numeric_delta is not None:
             check_delta("numeric_delta", self.numeric_delta)
-        if self.window not in (None, "auto") and (not _is_int(self.window) or self.window < 1):
+        if self.window not in (None, AUTO) and (not _is_int(self.window) or self.window < 1):
             raise ConfigError(f"window must be a whole number from 1, 'auto' or None, got {self.window!r}")
 
     @property

@@ -19,7 +19,7 @@ from specreason_sgl.errors import (
 from specreason_sgl.reasoning.acceptance import Quantile
 from specreason_sgl.reasoning.calibration import WHOLE_STEPS, judging
 from specreason_sgl.reasoning.config import SpecReasonConfig
-from specreason_sgl.reasoning.repair import Correct
+from specreason_sgl.reasoning.repair import AUTO, Correct
 from specreason_sgl.reasoning.trace import Trace
 
 MOST_CHOICES = 8
@@ -114,13 +114,13 @@ def _valid(text: str) -> str:
 def _tokens_or_step(window: Any) -> Any:
     # Before the union below, whose errors would name its branches.
     is_count = isinstance(window, int) and not isinstance(window, bool) and 1 <= window <= 1_000_000
-    if window is not None and window != WHOLE_STEPS and not is_count:
-        raise ValueError(f"must be a whole number of at least 1, or '{WHOLE_STEPS}'")
+    if window not in (None, AUTO, WHOLE_STEPS) and not is_count:
+        raise ValueError(f"must be a whole number from 1, '{AUTO}' or '{WHOLE_STEPS}'")
     return window
 
 
 Text = Annotated[str, AfterValidator(_valid)]
-Window = Annotated[int | Literal["step"] | None, BeforeValidator(_tokens_or_step)]
+Window = Annotated[int | Literal["auto", "step"] | None, BeforeValidator(_tokens_or_step)]
 
 
 class _Strict(BaseModel):
