@@ -16,7 +16,7 @@ from programs.reward_guided import reward_guided
 from programs.self_eval_beam_search import QUESTION as YES_NO
 from programs.self_eval_beam_search import self_eval_beam_search
 from programs.specreason import specreason
-from specreason_sgl import Endpoint, Rewrite, RewardModel, SpecReasonConfig, score, solve
+from specreason_sgl import Endpoint, RewardModel, Rewrite, SpecReasonConfig, score, solve
 from specreason_sgl.errors import RequestAborted
 from tests.scripted import wait_until
 

@@ -5,11 +5,11 @@ import json
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from specreason_sgl.reasoning.stopping import why_stop
 
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.reasoning.acceptance import is_paused
 from specreason_sgl.reasoning.config import SpecReasonConfig
-from specreason_sgl.reasoning.stopping import why_stop
 from specreason_sgl.reasoning.trace import Call, Step, Trace
 from specreason_sgl.reasoning.verifiers import SameMeaning
 from tests.reasoning.pair import aborted, chance

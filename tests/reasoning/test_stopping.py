@@ -1,7 +1,7 @@
 import pytest
+from specreason_sgl.reasoning.stopping import how_ended, tokens_left, why_stop
 
 from specreason_sgl.reasoning.config import SpecReasonConfig
-from specreason_sgl.reasoning.stopping import how_ended, tokens_left, why_stop
 from specreason_sgl.reasoning.trace import Step
 
 CONFIG = SpecReasonConfig(token_budget=100)
