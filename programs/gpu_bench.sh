@@ -8,13 +8,15 @@ usage() {
 usage: programs/gpu_bench.sh --tokenizer DIR --out DIR [options]
 
 Times QwQ-32B with DeepSeek-R1-Distill-Qwen-1.5B on one CUDA GPU, with random weights of their shapes: the
-base alone and SpecReason, then both again with token-level speculative decoding inside the base.
+base alone, steps that are rewritten and tokens that are corrected; then all of it again with token-level
+speculative decoding inside the base.
 
   --tokenizer DIR           a folder with a Qwen2.5 tokenizer (a line of `specreason-sgl models path mini`)
   --out DIR                 where specreason.json, specreason-decode.json and logs are written
   --wheels DIR              install these wheels for this run, if sglang cannot be imported
   --attention-backend NAME  SGLang's, for both models (default: triton)
   --token-budget N          tokens of a chain of thought (default: 512)
+  --correct-every N         correct about every N-th drafted token (default: 72)
   --limit SECONDS           of each of the two parts (default: 210)
   --dry-run                 print the two commands; needs no GPU
 
@@ -24,13 +26,13 @@ TEXT
 
 fail() { echo "error: $2" >&2; exit "$1"; }
 
-tokenizer="" out="" wheels="" backend=triton budget=512 limit=210 dry_run=""
+tokenizer="" out="" wheels="" backend=triton budget=512 every=72 limit=210 dry_run=""
 problems=3 step=32 accept=3 # tokens of a step; tokens that a round of token-level speculation keeps
 while [ $# -gt 0 ]; do
   case "$1" in
     -h | --help) usage; exit 0 ;;
     --dry-run) dry_run=yes; shift; continue ;;
-    --tokenizer | --out | --wheels | --attention-backend | --token-budget | --limit) ;;
+    --tokenizer | --out | --wheels | --attention-backend | --token-budget | --correct-every | --limit) ;;
     *) fail 2 "no such option: $1 (see --help)" ;;
   esac
   [ -n "${2:-}" ] || fail 2 "$1 needs a value (see --help)"
@@ -40,12 +42,15 @@ while [ $# -gt 0 ]; do
     --wheels) wheels=$2 ;;
     --attention-backend) backend=$2 ;;
     --token-budget) budget=$2 ;;
+    --correct-every) every=$2 ;;
     --limit) limit=$2 ;;
   esac
   shift 2
 done
-[[ $budget =~ ^[1-9][0-9]*$ && $limit =~ ^[1-9][0-9]*$ ]] \
-  || fail 2 "--token-budget and --limit are whole numbers above 0"
+for number in "$budget" "$every" "$limit"; do
+  [[ $number =~ ^[1-9][0-9]*$ ]] \
+    || fail 2 "--token-budget, --correct-every and --limit must be whole numbers above 0, got $number"
+done
 [ -n "$tokenizer" ] || fail 2 "--tokenizer is missing (see --help)"
 [ -n "$out" ] || fail 2 "--out is missing (see --help)"
 [ -f "$tokenizer/tokenizer.json" ] || fail 2 "$tokenizer has no tokenizer.json"
@@ -120,7 +125,8 @@ bench() { # name, further flags of the base
     --draft "$work/$draft" --base "$work/qwq-32b" --load-format dummy
     --draft-args "${common//$'\n'/} --max-total-tokens 65536"
     --base-args "${common//$'\n'/} --max-total-tokens 32768 ${2//$'\n'/}"
-    --acceptance 0.8 --acceptance 0.95 --problems "$problems"
+    --modes base,draft,sequential,pipelined,correct
+    --acceptance 0.8 --acceptance 0.95 --correct-every "$every" --problems "$problems"
     --token-budget "$budget" --step-tokens "$step" --out "$out/$1.json")
   if [ -n "$dry_run" ]; then printf '%q ' "${command[@]}"; echo; return; fi
   echo "$1: at most $limit s" >&2

@@ -27,9 +27,10 @@ from specreason_sgl.errors import ConfigError, SpecReasonError
 from specreason_sgl.evaluation.problems import NAMES
 from specreason_sgl.evaluation.settings import MODES as EVAL_MODES
 from specreason_sgl.reasoning.acceptance import check_share
-from specreason_sgl.reasoning.calibration import Calibration, judging
+from specreason_sgl.reasoning.calibration import REPAIRS, WHOLE_STEPS, Calibration, judging, make_repair
 from specreason_sgl.reasoning.config import INSTRUCTION, SpecReasonConfig
 from specreason_sgl.reasoning.display import model_name
+from specreason_sgl.reasoning.repair import AUTO
 from specreason_sgl.reasoning.trace import Trace
 from specreason_sgl.reasoning.verifiers import BUILT_IN
 from specreason_sgl.runtime import models
@@ -38,7 +39,7 @@ from specreason_sgl.serving import show
 
 app = typer.Typer(
     help="Speculative reasoning for SGLang: a small model drafts the steps of a chain of thought, "
-    "the base model scores each with one token and rewrites the bad ones.",
+    "the base model reads them and corrects the tokens that it would not have written.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -54,7 +55,8 @@ DEFAULTS = SpecReasonConfig()
 STARTED_AGAIN = 180.0  # seconds that a request waits for a runtime that is started again
 NOT_STARTED_AGAIN = 3.0  # and for one that nobody starts again
 PARTS = ("score", "prefix", "latency", "identity", "overhead")
-MODES = ("base", "draft", "sequential", "pipelined", "eager", "salvage", "rejected")
+MODES = ("base", "draft", "sequential", "pipelined", "correct", "rejected")
+JUDGING = ("repair", "verifier", "threshold", "keep", "calibration", "delta", "numeric_delta", "window")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -116,14 +118,14 @@ def _resumed(file: Path, question: str, config: SpecReasonConfig) -> Trace:
     """The trace of a file to go on with; says which settings are not those it was made with."""
     if question:
         raise ConfigError("give a problem or --resume, not both: the file has the problem")
-    found = show.read_traces(file)
-    if len(found) > 1 or not found[0].resumable:
+    trace, *others = show.read_traces(file)
+    if others or not trace.resumable:
         raise ConfigError(f"{file} is not the trace of one run that failed: there is nothing to go on with")
     now = config.as_dict()
-    changed = [name for name in now if now[name] != found[0].config.get(name, now[name])]
-    for name in changed:
-        err.print(f"{name} was {found[0].config[name]}, and is {now[name]} now", markup=False, soft_wrap=True)
-    return found[0]
+    for name in now:
+        if now[name] != (before := trace.config.get(name, now[name])):
+            err.print(f"{name} was {before}, and is {now[name]} now", markup=False, soft_wrap=True)
+    return trace
 
 
 def _show_version(wanted: bool) -> None:
@@ -158,7 +160,22 @@ Problems = Annotated[
     Path, typer.Option(help="Problems with answers: JSON Lines with question, answer and maybe id.")
 ]
 
-Verifier = Annotated[str, typer.Option(help=f"What judges a drafted step: {', '.join(BUILT_IN)}.")]
+REPAIR = (
+    f"What happens to a draft that is not kept: {' or '.join(REPAIRS)}. Default: correct single tokens; with "
+    "a verifier, a threshold, a share to keep or a calibration: rewrite the step."
+)
+DELTA = "Correct a drafted token that the base model regrets by more nats than this. Default: 3."
+NUMERIC_DELTA = "The same for tokens with a digit or an operator. Default: as --delta."
+WINDOW = (
+    f"Drafted tokens that the base model reads at once; {WHOLE_STEPS}: a step; {AUTO} (default): as measured."
+)
+CONFIDENCE = "Keep a draft unread whose tokens all have at least this logprob under the draft model."
+Repair = Annotated[str, typer.Option(help=REPAIR)]
+Delta = Annotated[float | None, typer.Option(help=DELTA)]
+NumericDelta = Annotated[float | None, typer.Option(help=NUMERIC_DELTA)]
+Window = Annotated[str, typer.Option(help=WINDOW, metavar="INTEGER|step|auto")]
+Confidence = Annotated[float | None, typer.Option(help=CONFIDENCE)]
+Verifier = Annotated[str, typer.Option(help=f"What judges a drafted step as a whole: {', '.join(BUILT_IN)}.")]
 Threshold = Annotated[
     float | None, typer.Option(help="Keep a drafted step whose value is at least this (score: 0 to 9).")
 ]
@@ -170,19 +187,10 @@ CalibrationFile = Annotated[
 Lookahead = Annotated[
     int, typer.Option(help="Steps drafted beyond the one in judgement; 0: one thing at a time.")
 ]
-EagerRewrite = Annotated[
-    bool, typer.Option("--eager-rewrite", help="The base model rewrites a step while it judges it.")
-]
-Candidates = Annotated[
-    int, typer.Option(help="Versions of each step to draft; the best is kept, if it passes.")
-]
-Salvage = Annotated[
-    float | None,
-    typer.Option(help="Keep a rejected step's sentences before the first token with a logprob below."),
-]
-FirstBaseSteps = Annotated[int, typer.Option(help="So many first steps are written by the base model.")]
+FirstBaseSteps = Annotated[int, typer.Option(help="Number of first steps that the base model writes.")]
 Patience = Annotated[
-    int, typer.Option(help="Rejected steps, beyond two for each kept one, before drafting pauses; 0: never.")
+    int,
+    typer.Option(help="Useless drafts, beyond two for each useful one, before drafting pauses; 0: never."),
 ]
 DraftTimeout = Annotated[
     float, typer.Option(help="Seconds for a drafted step; the base model goes on alone for some steps then.")
@@ -209,14 +217,16 @@ def solve(
     base_args: BaseArgs = "",
     draft_port: DraftPort = 0,
     base_port: BasePort = 0,
+    repair: Repair = "",
+    delta: Delta = None,
+    numeric_delta: NumericDelta = None,
+    window: Window = "",
+    confidence: Confidence = None,
     verifier: Verifier = "",
     threshold: Threshold = None,
     keep: Keep = None,
     calibration: CalibrationFile = None,
     lookahead: Lookahead = DEFAULTS.lookahead,
-    eager_rewrite: EagerRewrite = False,
-    candidates: Candidates = DEFAULTS.candidates,
-    salvage: Salvage = None,
     first_base_steps: FirstBaseSteps = DEFAULTS.first_base_steps,
     patience: Patience = DEFAULTS.patience,
     draft_timeout: DraftTimeout = DEFAULTS.draft_timeout,
@@ -259,18 +269,18 @@ def solve(
         draft_end,
         base_end,
     ):
-        from specreason_sgl.reasoning import speculate
+        from specreason_sgl.reasoning import solve as solving
 
         on_step = None if json else partial(show.print_step, out)
         with _saving():
-            trace = speculate.solve(
+            trace = solving.solve(
                 question, draft=draft_end, base=base_end, config=config, timeout=timeout, on_step=on_step,
                 resume=earlier,
             )  # fmt: skip
         _show_result(trace, json)
         if compare:
             with _status("the base model alone"):
-                alone = speculate.solve_alone(question, endpoint=base_end, config=config, timeout=timeout)
+                alone = solving.solve_alone(question, endpoint=base_end, config=config, timeout=timeout)
             _show_result(alone, json)
             if not json:
                 show.print_comparison(out, trace, alone)
@@ -284,8 +294,13 @@ def show_traces(
     html: Annotated[
         Path | None, typer.Option(help="Write one page of HTML to this file instead, to open in a browser.")
     ] = None,
+    regret: Annotated[
+        bool, typer.Option("--regret", help="Shade the tokens that are not the base model's first choice.")
+    ] = False,
 ) -> None:
-    """Show saved traces: steps, scores, rejected drafts, and what each model did when."""
+    """Show saved traces: steps, scores, what was corrected or rejected, and what each model did when."""
+    if html and regret:
+        raise ConfigError("--regret shades text in the terminal; the page of --html has a button for it")
     traces = [trace for file in files for trace in show.read_traces(file)]
     if html:
         _check_folder(html)
@@ -295,7 +310,7 @@ def show_traces(
             raise ConfigError(f"{html} cannot be written: {error.strerror}") from None
         out.print(f"written: {html}", soft_wrap=True)
         return
-    show.print_traces(out, traces)
+    show.print_traces(out, traces, regret)
 
 
 @app.command()
@@ -324,7 +339,7 @@ def serve(
     decode: Annotated[
         str, typer.Option(help=f"Token-level speculative decoding in the base model: {', '.join(DECODINGS)}.")
     ] = "",
-    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to bind to.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen at; 0: a free one.", min=0, max=65535)] = 8000,
     api_key: Annotated[
         str, typer.Option(envvar="SPECREASON_SGL_API_KEY", help="Key that clients must send.")
@@ -333,17 +348,19 @@ def serve(
         bool, typer.Option("--without-key", help="Serve other machines without a key.")
     ] = False,
     name: Annotated[str, typer.Option(help="Model name for clients; default: the pair's.")] = "",
-    max_running: Annotated[int, typer.Option(help="Requests at a time.", min=1, max=1024)] = 64,
+    max_running: Annotated[int, typer.Option(help="Requests that run at once.", min=1, max=1024)] = 64,
     max_queue: Annotated[int, typer.Option(help="Requests that may wait.", min=0)] = 256,
     timeout: Annotated[float, typer.Option(help="Deadline of a request, in seconds.")] = 600.0,
+    repair: Repair = "",
+    delta: Delta = None,
+    numeric_delta: NumericDelta = None,
+    window: Window = "",
+    confidence: Confidence = None,
     verifier: Verifier = "",
     threshold: Threshold = None,
     keep: Keep = None,
     calibration: CalibrationFile = None,
     lookahead: Lookahead = DEFAULTS.lookahead,
-    eager_rewrite: EagerRewrite = False,
-    candidates: Candidates = DEFAULTS.candidates,
-    salvage: Salvage = None,
     first_base_steps: FirstBaseSteps = DEFAULTS.first_base_steps,
     patience: Patience = DEFAULTS.patience,
     draft_timeout: DraftTimeout = DEFAULTS.draft_timeout,
@@ -365,7 +382,7 @@ def serve(
 
     config = _config(locals())
     if not timeout > 0:
-        raise ConfigError(f"the timeout is a number of seconds above 0, not {timeout}")
+        raise ConfigError(f"--timeout must be a positive number of seconds, got {timeout}")
     listen.check_exposure(host, api_key, without_key)
     arguments = {
         "draft_args": _flags(draft_args),
@@ -402,6 +419,7 @@ def serve(
         settings = Settings(
             name=name or ("pair" if draft or not keeper else pair),
             config=config,
+            pair=pair if keeper and not draft else None,
             api_key=api_key or None,
             hosts=listen.LOOPBACK_NAMES if listen.is_loopback(host) else (),
             health=health.of(keeper, *ends, metrics),
@@ -423,21 +441,19 @@ def calibrate(
     api_key: ApiKey = "",
     draft_args: DraftArgs = "",
     base_args: BaseArgs = "",
-    problems: Annotated[int, typer.Option(help="So many of them, from the first.", min=1)] = 60,
-    keep: Annotated[
-        float, typer.Option(help="The share of drafted steps that the threshold shall keep.")
-    ] = 0.8,
+    problems: Annotated[int, typer.Option(help="Use only the first N problems.", min=1)] = 60,
+    keep: Annotated[float, typer.Option(help="Share of drafted steps that the threshold should keep.")] = 0.8,
     result: Annotated[Path, typer.Option("--out", help="The calibration file to write.")] = Path(
         "calibration.json"
     ),
     at_once: Annotated[int, typer.Option(help="Problems at a time.", min=1)] = 16,
     token_budget: Annotated[int, typer.Option(help="Tokens of a solution.")] = 400,
 ) -> None:
-    """Find out which verifier judges a pair's steps best, and its threshold.
+    """Measure which verifier judges a pair's steps best, and choose its threshold.
 
     The draft model solves problems with known answers. Every verifier judges its steps, and copies of good
     steps with a wrong digit. Writes a calibration for `solve --calibration`, a picture beside it (.png),
-    and what was judged (.jsonl): a run that is broken off goes on there.
+    and what was judged (.jsonl), from which an interrupted run continues.
     """
     from specreason_sgl.evaluation.problems import load_problems
 
@@ -461,16 +477,16 @@ def calibrate(
             num_threads=at_once,
             progress_bar=err.is_terminal,
         )
-        found = work.calibrate(
+        calibration = work.calibrate(
             judged,
             draft_model=model_name(draft_end.get_model_name()),
             base_model=model_name(base_end.get_model_name()),
             keep=keep,
             source=data.name,
         )
-    found.save(result)
-    work.draw(judged, found, result.with_suffix(".png"))
-    _show_calibration(found)
+    calibration.save(result)
+    work.draw(judged, calibration, result.with_suffix(".png"))
+    _show_calibration(calibration)
     out.print(f"written: {result}, {result.with_suffix('.png')}", soft_wrap=True)
 
 
@@ -498,7 +514,16 @@ def bench(
     modes: Annotated[
         str,
         typer.Option(help=f"Modes of the latency: some of {', '.join(MODES)}; with commas."),
-    ] = "base,draft,sequential,pipelined",
+    ] = "base,draft,sequential,pipelined,correct",
+    delta: Delta = None,
+    numeric_delta: NumericDelta = None,
+    window: Window = "",
+    correct_every: Annotated[
+        int | None,
+        typer.Option(
+            help="Instead of --delta: correct about every N-th token, to time random weights.", min=1
+        ),
+    ] = None,
     at_once: Annotated[
         str, typer.Option(help="Problems at a time for the overhead; with commas.")
     ] = "1,16,64",
@@ -512,8 +537,9 @@ def bench(
 ) -> None:
     """Measure what speculative reasoning costs and gains on a pair, all on the same prompts in one run.
 
-    Greedy decoding. Which steps are kept is fixed by --acceptance, so the speed does not depend on how well
-    the pair reasons.
+    Greedy decoding. In sequential, pipelined and rejected, steps that are not kept are rewritten; which ones
+    is fixed by --acceptance, so the speed does not depend on how well the pair reasons. In correct it does,
+    unless --correct-every fixes how many tokens are corrected.
     """
     from specreason_sgl.evaluation.problems import load_problems
 
@@ -523,11 +549,15 @@ def bench(
     acceptances = acceptance or [0.8, 0.95]
     for share in acceptances:
         if not 0 <= share <= 1:
-            raise ConfigError(f"an acceptance is from 0 to 1, not {share}")
+            raise ConfigError(f"--acceptance must be from 0 to 1, got {share}")
+    if correct_every and (delta is not None or numeric_delta is not None):
+        raise ConfigError("--correct-every must come without --delta and --numeric-delta")
+    tokens = {"delta": delta, "numeric_delta": numeric_delta, "window": _window(window) if window else None}
+    correct = make_repair("correct", **tokens)
     config = SpecReasonConfig(
         temperature=0.0, token_budget=token_budget, step_tokens=step_tokens, answer_tokens=32
     )
-    questions = [one.question for one in load_problems(data, problems)] if data else None
+    questions = [problem.question for problem in load_problems(data, problems)] if data else None
     if result:
         _check_folder(result)
     dummy = ["--load-format", load_format] if load_format else []
@@ -543,7 +573,9 @@ def bench(
         from specreason_sgl.evaluation import bench as work
 
         with _status("measuring") as status:
-            found = work.measure(
+            if correct_every:
+                correct = work.CorrectEvery(every=correct_every, window=correct.window)
+            figures = work.measure(
                 wanted,
                 draft=draft_end,
                 base=base_end,
@@ -551,12 +583,13 @@ def bench(
                 problems=questions or work.questions(problems),
                 acceptances=acceptances,
                 modes=chosen_modes,
+                correct=correct,
                 at_once=counts,
                 on_stage=status.update,
             )
-    _show_bench(found)
+    _show_bench(figures)
     if result:
-        result.write_text(json_module.dumps(found, indent=1) + "\n")
+        result.write_text(json_module.dumps(figures, indent=1) + "\n")
         out.print(f"written: {result}", soft_wrap=True)
 
 
@@ -578,8 +611,8 @@ def evaluate(
     ] = Path("eval.jsonl"),
     modes: Annotated[
         str, typer.Option(help=f"What is compared: some of {', '.join(EVAL_MODES)}; with commas.")
-    ] = "base,draft,specreason,pipelined",
-    limit: Annotated[int | None, typer.Option(help="So many problems, from the first.", min=1)] = None,
+    ] = "base,draft,correct,pipelined",
+    limit: Annotated[int | None, typer.Option(help="Evaluate only the first N problems.", min=1)] = None,
     samples: Annotated[int, typer.Option(help="Samples of each problem with each setting.", min=1)] = 1,
     concurrency: Annotated[
         int, typer.Option(help="Samples at a time; 1 measures latency.", min=1, max=1024)
@@ -597,15 +630,16 @@ def evaluate(
     draft_args: DraftArgs = "",
     base_args: BaseArgs = "",
     pin: Pin = False,
+    delta: _swept("FLOATS", DELTA) = "",
+    numeric_delta: _swept("FLOATS", NUMERIC_DELTA) = "",
+    window: _swept("INTEGERS|step|auto", WINDOW) = "",
+    confidence: _swept("FLOATS", CONFIDENCE) = "",
     verifier: Verifier = "",
     calibration: CalibrationFile = None,
     threshold: _swept("FLOATS", "Keep a drafted step whose value is at least this (score: 0 to 9).") = "",
     keep: _swept("FLOATS", "Instead: keep this share of the drafted steps, the best.") = "",
-    lookahead: _swept("INTEGERS", "Steps drafted beyond the one in judgement (pipelined, lookahead).") = "1",
-    eager_rewrite: EagerRewrite = False,
-    candidates: _swept("INTEGERS", "Versions of each step to draft.") = str(DEFAULTS.candidates),
-    salvage: Salvage = None,
-    first_base_steps: _swept("INTEGERS", "So many first steps are written by the base model.") = "0",
+    lookahead: _swept("INTEGERS", "Steps drafted beyond the one in judgement (correct, pipelined).") = "1",
+    first_base_steps: _swept("INTEGERS", "Number of first steps that the base model writes.") = "0",
     token_budget: _swept("INTEGERS", "Tokens of the whole chain of thought.") = str(DEFAULTS.token_budget),
     step_tokens: _swept("INTEGERS", "Most tokens of one step.") = str(DEFAULTS.step_tokens),
     answer_tokens: AnswerTokens = DEFAULTS.answer_tokens,
@@ -620,10 +654,13 @@ def evaluate(
 ) -> None:
     """Solve problems with known answers in several ways, side by side, and grade the answers.
 
-    base and draft are one model alone; specreason does one thing at a time, pipelined overlaps. The others
-    are methods of papers: paper (SpecReason: the digit, a static threshold), lookahead (the base model writes
-    its own step and says whether the drafted one means the same), reward (a reward model judges).
-    Each finished sample is a line of the file, of which `report` makes tables and pictures.
+    base and draft are one model alone. correct replaces single tokens, the default of `solve`. specreason and
+    pipelined rewrite the steps that the calibrated verifier (or --verifier) rejects: one thing at a time, and
+    overlapped. paper is SpecReason as published: its question, a static threshold, one thing at a time. In
+    reward a reward model judges.
+
+    One sample at a time, the modes take turns on each problem. Each finished sample is a line of the file, of
+    which `report` makes tables and pictures.
     """
     from specreason_sgl.evaluation.problems import load_data
     from specreason_sgl.evaluation.settings import expand
@@ -632,10 +669,11 @@ def evaluate(
     knobs = {
         "threshold": _numbers("--threshold", threshold, float) or [None],
         "keep": _numbers("--keep", keep, float) or [None],
+        "delta": _numbers("--delta", delta, float) or [None],
+        "numeric_delta": _numbers("--numeric-delta", numeric_delta, float) or [None],
+        "window": [_window(text.strip()) for text in window.split(",")] if window else [None],
+        "confidence": _numbers("--confidence", confidence, float) or [None],
         "lookahead": _numbers("--lookahead", lookahead, int),
-        "eager_rewrite": [eager_rewrite],
-        "candidates": _numbers("--candidates", candidates, int),
-        "salvage": [salvage],
         "first_base_steps": _numbers("--first-base-steps", first_base_steps, int),
         "token_budget": _numbers("--token-budget", token_budget, int),
         "step_tokens": _numbers("--step-tokens", step_tokens, int),
@@ -661,7 +699,7 @@ def evaluate(
         )
         from specreason_sgl.evaluation import evaluate as work
 
-        found = work.run_evaluation(
+        results = work.run_evaluation(
             problems,
             settings,
             result,
@@ -676,10 +714,10 @@ def evaluate(
             retry_failed=retry_failed,
             progress_bar=True,
         )
-    out.print(f"written: {result}, {len(found)} samples; specreason-sgl report {result}", soft_wrap=True)
-    if failed := [one.error for one in found if one.error]:
+    out.print(f"written: {result}, {len(results)} samples; specreason-sgl report {result}", soft_wrap=True)
+    if failed := [sample.error for sample in results if sample.error]:
         _fail(
-            f"{len(failed)} of {len(found)} samples failed, the first with {failed[0]}; the same command "
+            f"{len(failed)} of {len(results)} samples failed, the first with {failed[0]}; the same command "
             "with --retry-failed does them again",
             1,
         )
@@ -715,7 +753,7 @@ def report(
     if csv:
         work.write_csv(rows, csv)
     if html:
-        html.write_text(work.as_html(rows, groups, [str(one) for one in runs]), encoding="utf-8")
+        html.write_text(work.as_html(rows, groups, list(map(str, runs))), encoding="utf-8")
     for file in filter(None, (csv, html)):
         err.print(f"written: {file}", soft_wrap=True)
 
@@ -769,10 +807,10 @@ def doctor(pair: PairName = "mini") -> None:
         findings = examine(models.get_pair(pair))
     marks = {"ok": "[green]✓[/]", "note": "[yellow]•[/]", "stop": "[red]✗[/]"}
     table = Table.grid(padding=(0, 1))
-    for one in findings:
-        table.add_row(marks[one.verdict], f"[bold]{one.topic}[/]", Text(one.text))
+    for finding in findings:
+        table.add_row(marks[finding.verdict], f"[bold]{finding.topic}[/]", Text(finding.text))
     out.print(table)
-    stops = [one.topic for one in findings if one.verdict == "stop"]
+    stops = [finding.topic for finding in findings if finding.verdict == "stop"]
     if stops:
         _fail(f"a run of {pair} would be stopped by: {', '.join(stops)}", 1)
     out.print(f"A run of {pair} can start.")
@@ -787,13 +825,13 @@ def _pair_spec(pair: str, draft: str, base: str) -> models.PairSpec:
 
 
 def _models_of(names: list[str]) -> list[models.Model]:
-    found = []
+    chosen = []
     for name in names:
         pair = models.PAIRS.get(name)
         if pair is None and "/" not in name and not Path(name).is_dir():
             models.get_pair(name)  # raises, naming what there is
-        found += [pair.draft, pair.base] if pair else [models.get_model(name)]
-    return list(dict.fromkeys(found))
+        chosen += [pair.draft, pair.base] if pair else [models.get_model(name)]
+    return list(dict.fromkeys(chosen))
 
 
 def _with_place(model: models.Model) -> str:
@@ -836,43 +874,56 @@ def _check_folder(file: Path) -> None:
 
 def _config(options: dict) -> SpecReasonConfig:
     """The settings that a command's options, of the same names, make."""
-    ours = options["draft"] or options["draft_url"]
-    judge = {name: options[name] for name in ("verifier", "threshold", "keep", "calibration")}
-    names = {one.name for one in dataclasses.fields(SpecReasonConfig)} - judge.keys()
+    is_named = not (options["draft"] or options["draft_url"])
+    judge = {name: options[name] for name in JUDGING}
+    judge["window"] = _window(judge["window"]) if judge["window"] else None
+    names = {field.name for field in dataclasses.fields(SpecReasonConfig)} - judge.keys()
     others = {name: value for name, value in options.items() if name in names}
-    return SpecReasonConfig(**judging(pair=None if ours else options["pair"], **judge), **others)
+    return SpecReasonConfig(**judging(pair=options["pair"] if is_named else None, **judge), **others)
+
+
+def _window(text: str) -> int | str:
+    """A number of tokens, or a word for one."""
+    if text in (AUTO, WHOLE_STEPS):
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise ConfigError(
+            f"--window must be a whole number, '{AUTO}' or '{WHOLE_STEPS}', got {text!r}"
+        ) from None
 
 
 def _gpus(option: str, text: str) -> tuple[int, ...]:
     try:
-        return tuple(int(one) for one in text.split(",")) if text else ()
+        return tuple(int(number) for number in text.split(",")) if text else ()
     except ValueError:
-        raise ConfigError(f"{option} takes GPU numbers with commas, as in 0,1; not {text!r}") from None
+        raise ConfigError(f"{option} must be GPU numbers with commas, as in 0,1; got {text!r}") from None
 
 
 def _choices(option: str, text: str, allowed: tuple[str, ...]) -> list[str]:
-    found = [one.strip() for one in text.split(",") if one.strip()]
-    if not found or not set(found) <= set(allowed):
-        raise ConfigError(f"{option} takes some of {', '.join(allowed)}, with commas; not {text!r}")
-    return found
+    chosen = [name.strip() for name in text.split(",") if name.strip()]
+    if not chosen or not set(chosen) <= set(allowed):
+        raise ConfigError(f"{option} must be some of {', '.join(allowed)}, with commas; got {text!r}")
+    return chosen
 
 
 def _counts(option: str, text: str) -> list[int]:
     try:
-        found = [int(one) for one in text.split(",")]
+        counts = [int(number) for number in text.split(",")]
     except ValueError:
-        found = [0]
-    if min(found) < 1:
-        raise ConfigError(f"{option} takes whole numbers of at least 1, with commas; not {text!r}")
-    return found
+        counts = [0]
+    if min(counts) < 1:
+        raise ConfigError(f"{option} must be whole numbers of at least 1, with commas; got {text!r}")
+    return counts
 
 
 def _numbers(option: str, text: str, kind: type) -> list:
     try:
-        return [kind(one) for one in text.split(",")] if text else []
+        return [kind(number) for number in text.split(",")] if text else []
     except ValueError:
         what = "whole numbers" if kind is int else "numbers"
-        raise ConfigError(f"{option} takes {what} with commas, not {text!r}") from None
+        raise ConfigError(f"{option} must be {what} with commas, got {text!r}") from None
 
 
 @contextmanager
@@ -884,7 +935,7 @@ def _started(spec: models.PairSpec, arguments: dict):
 
             def status(line: str) -> None:
                 progress(line, 0, 0)
-                importlib.import_module("specreason_sgl.reasoning.speculate")  # seconds, while servers start
+                importlib.import_module("specreason_sgl.reasoning.solve")  # seconds, while servers start
 
             pair = stack.enter_context(launch_pair(spec, status=status, progress=progress, **arguments))
         yield pair
@@ -923,8 +974,8 @@ def _show_result(trace: Trace, json: bool) -> None:
         show.print_result(out, trace)
 
 
-def _show_calibration(found: Calibration) -> None:
-    counts = found.data
+def _show_calibration(calibration: Calibration) -> None:
+    counts = calibration.data
     out.print(
         f"{counts['problems']} problems, {counts['right']} of them right; {counts['steps']} drafted steps, "
         f"{counts['corrupted']} copies with a wrong digit. AUC on the half that was not chosen on, "
@@ -936,61 +987,86 @@ def _show_calibration(found: Calibration) -> None:
         "paired": "above its own copy",
     }
     table = Table("verifier", *titles.values(), box=None, pad_edge=False, header_style="bold")
-    for row in found.table:
+    for row in calibration.table:
         cells = [f"{c['value']:.2f} ({c['low']:.2f} to {c['high']:.2f})" for c in map(row.get, titles)]
-        table.add_row(("→ " if row["verifier"] == found.verifier else "  ") + row["verifier"], *cells)
+        table.add_row(("→ " if row["verifier"] == calibration.verifier else "  ") + row["verifier"], *cells)
     out.print(table)
-    out.print(f"{found.verifier}: a threshold of {found.threshold:.4g} keeps {found.keep:.0%} of the steps")
+    out.print(
+        f"{calibration.verifier}: a threshold of {calibration.threshold:.4g} keeps {calibration.keep:.0%} "
+        "of the steps"
+    )
 
 
-def _show_bench(found: dict) -> None:
-    def table(title: str, *columns: str) -> Table:
-        return Table(*columns, title=title, title_justify="left", box=None, header_style="bold")
-
-    if one := found.get("score"):
-        rows = table("score", "", "median seconds", "score is")
-        rows.add_row("score", f"{one['score_seconds']:.3f}", "")
-        rows.add_row("SGLang's select", f"{one['select_seconds']:.3f}", f"{one['score_to_select']:.2f} of it")
-        rows.add_row("decoding a token", f"{one['token_seconds']:.3f}", f"{one['score_to_token']:.2f} of it")
-        out.print(rows, "")
-    if one := found.get("prefix"):
-        columns = ("side", "prompt tokens", "seen before", "from the cache", "share", "new by nature")
-        rows = table("prefix", *columns)
-        for side in ("draft", "base"):
-            c = one[side]
-            counts = (str(c[name]) for name in ("prompt", "seen", "cached"))
-            rows.add_row(side, *counts, f"{c['share']:.1%}", str(c["new"]))
-        out.print(rows, "")
-    if some := found.get("identity"):
-        _show_identity(some)
-    if some := found.get("overhead"):
-        rows = table("overhead", "servers", "at once", "problems", "steps", "client ms a step", "uncovered")
-        for one in some:
-            rows.add_row(
-                one["servers"], str(one["at_once"]), str(one["problems"]), str(one["steps"]),
-                f"{one['cpu_ms_per_step']:.2f}", f"{one['uncovered']:.2%}",
-            )  # fmt: skip
-        out.print(rows, "")
-    for one in found.get("latency", {}).get("acceptances", []):
-        columns = ("mode", "seconds", "tokens/s", "to base", "to sequential", "bound", "thrown away")
-        rows = table(f"latency, keeping {one['acceptance']:.0%} of the drafted steps (medians)", *columns)
-        for mode in [name for name in one if name != "acceptance"]:
-            c = one[mode]
-            rows.add_row(
-                mode, f"{c['seconds']:.1f}", f"{c['tokens_per_second']:.1f}",
-                f"{c['to_base']:.2f}" if "to_base" in c else "",
-                f"{c['to_sequential']:.2f}" if "to_sequential" in c else "",
-                f"{c['bound_ratio']:.3f}" if c["bound_ratio"] else "", f"{c['wasted_tokens']:.0f}",
-            )  # fmt: skip
-        out.print(rows, "")
+def _show_bench(figures: dict) -> None:
+    if score := figures.get("score"):
+        out.print(_score_table(score), "")
+    if prefix := figures.get("prefix"):
+        out.print(_prefix_table(prefix), "")
+    if identity := figures.get("identity"):
+        out.print(_identity_table(identity), "")
+    if overhead := figures.get("overhead"):
+        out.print(_overhead_table(overhead), "")
+    for compared in figures.get("latency", {}).get("acceptances", []):
+        out.print(_latency_table(compared), "")
 
 
-def _show_identity(rows: list[dict]) -> None:
-    table = Table("overlapped", "the same", "of", title="identity with one thing at a time", box=None)
+def _bench_table(title: str, *columns: str) -> Table:
+    return Table(*columns, title=title, title_justify="left", box=None, header_style="bold")
+
+
+def _score_table(score: dict) -> Table:
+    table = _bench_table("score", "", "median seconds", "score is")
+    table.add_row("score", f"{score['score_seconds']:.3f}", "")
+    select, token = f"{score['score_to_select']:.2f} of it", f"{score['score_to_token']:.2f} of it"
+    table.add_row("SGLang's select", f"{score['select_seconds']:.3f}", select)
+    table.add_row("decoding a token", f"{score['token_seconds']:.3f}", token)
+    return table
+
+
+def _prefix_table(prefix: dict) -> Table:
+    columns = ("side", "prompt tokens", "seen before", "from the cache", "share", "new by nature")
+    table = _bench_table("prefix", *columns)
+    for side in ("draft", "base"):
+        row = prefix[side]
+        counts = (str(row[name]) for name in ("prompt", "seen", "cached"))
+        table.add_row(side, *counts, f"{row['share']:.1%}", str(row["new"]))
+    return table
+
+
+def _identity_table(rows: list[dict]) -> Table:
+    table = _bench_table("identity with one thing at a time", "settings", "the same", "of")
     for row in rows:
-        name = ", ".join(f"{key}={value}" for key, value in row["settings"].items())
+        settings = {name: WHOLE_STEPS if value is None else value for name, value in row["settings"].items()}
+        name = ", ".join(f"{key}={value}" for key, value in settings.items())
         table.add_row(name, str(row["same"]), str(row["problems"]))
-    out.print(table, "")
+    return table
+
+
+def _overhead_table(rows: list[dict]) -> Table:
+    columns = ("servers", "repair", "at once", "problems", "steps", "client ms a step", "uncovered")
+    table = _bench_table("overhead", *columns)
+    for row in rows:
+        counts = (str(row[name]) for name in ("at_once", "problems", "steps"))
+        shares = (f"{row['cpu_ms_per_step']:.2f}", f"{row['uncovered']:.2%}")
+        table.add_row(row["servers"], row["repair"], *counts, *shares)
+    return table
+
+
+def _latency_table(compared: dict) -> Table:
+    columns = ("mode", "seconds", "tokens/s", "to base", "to sequential", "bound", "thrown away",
+               "corrections", "prefills")  # fmt: skip
+    kept = f"{compared['acceptance']:.0%}"
+    table = _bench_table(
+        f"latency, keeping {kept} of the drafted steps where they are rewritten (medians)", *columns
+    )
+    for mode, row in compared.items():
+        if mode != "acceptance":
+            ratios = (f"{row[name]:.2f}" if name in row else "" for name in ("to_base", "to_sequential"))
+            bound = f"{row['bound_ratio']:.3f}" if row.get("bound_ratio") else ""
+            counts = (f"{row[name]:.0f}" for name in ("wasted_tokens", "corrections", "prefills"))
+            speed = f"{row['tokens_per_second']:.1f}"
+            table.add_row(mode, f"{row['seconds']:.1f}", speed, *ratios, bound, *counts)
+    return table
 
 
 def _version(package: str) -> str | None:

@@ -52,8 +52,12 @@ def streamed(*events: dict | bytes, done: bool = True, between: Callable = lambd
 
 
 def by_character(whole: dict) -> list[dict]:
-    """The events of an answer's stream, a character more each time."""
-    return [*(part_of(whole, whole["text"][:end]) for end in range(1, len(whole["text"]))), whole]
+    """The events of an answer's stream, a character more each time, the tokens in proportion."""
+    text, tokens = whole["text"], whole["meta_info"]["completion_tokens"]
+    events = [part_of(whole, text[:end]) for end in range(1, len(text))]
+    for end, event in enumerate(events, 1):
+        event["meta_info"]["completion_tokens"] = max(tokens * end // len(text), 1)
+    return [*events, whole]
 
 
 class ScriptedServer:

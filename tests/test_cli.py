@@ -16,18 +16,28 @@ def run(*arguments, **options):
     [
         (["solve", ""], 2, "the question is empty"),
         (["solve", "-"], 2, "the question is empty"),
-        (["solve", "q", "--threshold", "11"], 2, "threshold is a number from 0 to 9, not 11.0"),
+        (["solve", "q", "--threshold", "11"], 2, "threshold must be a number from 0 to 9, got 11.0"),
         (["solve", "q", "--threshold", "many"], 2, "Invalid value for '--threshold'"),
         (["solve", "q", "--verifier", "guess"], 2, "there is no verifier 'guess'; there are score, "),
         (["solve", "q", "--threshold", "5", "--keep", "0.5"], 2, "a threshold or a share to keep, not both"),
-        (["solve", "q", "--keep", "0"], 2, "share of steps to keep is above 0 and at most 1, not 0.0"),
+        (["solve", "q", "--keep", "0"], 2, "steps to keep must be above 0 and at most 1, got 0.0"),
         (["solve", "q", "--verifier", "yes-no"], 2, "the verifier yes-no needs a threshold"),
         (["solve", "q", "--calibration", "missing.json"], 2, "missing.json cannot be read: No such file"),
         (["solve", "q", "--calibration", "LICENSE"], 2, "LICENSE is not a calibration"),
-        (["solve", "q", "--lookahead", "-1"], 2, "lookahead is a whole number of at least 0, not -1"),
-        (["solve", "q", "--candidates", "0"], 2, "candidates is a whole number of at least 1, not 0"),
-        (["solve", "q", "--salvage", "1"], 2, "salvage is a number of at most 0, not 1.0"),
-        (["solve", "q", "--at-budget", "panic"], 2, "at_budget is 'answer' or 'stop', not 'panic'"),
+        (["solve", "q", "--lookahead", "-1"], 2, "lookahead must be a whole number of at least 0, got -1"),
+        (["solve", "q", "--repair", "mend"], 2, "repair must be 'correct' or 'rewrite', got 'mend'"),
+        (["solve", "q", "--delta=-1"], 2, "delta must be a number of nats of at least 0, got -1.0"),
+        (["solve", "q", "--numeric-delta", "nan"], 2, "numeric_delta must be a number of nats of at least 0"),
+        (["solve", "q", "--window", "0"], 2, "window must be a whole number from 1, 'auto' or None, got 0"),
+        (
+            ["solve", "q", "--window", "all"],
+            2,
+            "--window must be a whole number, 'auto' or 'step', got 'all'",
+        ),
+        (["solve", "q", "--confidence", "1"], 2, "confidence must be a number of at most 0, got 1.0"),
+        (["solve", "q", "--threshold", "5", "--delta", "1"], 2, "delta must come with repair 'correct'"),
+        (["solve", "q", "--repair", "rewrite", "--window", "step"], 2, "window must come with repair"),
+        (["solve", "q", "--at-budget", "panic"], 2, "at_budget must be 'answer' or 'stop', got 'panic'"),
         (["solve", "q", "--pair", "micro"], 2, "no pair is named 'micro'"),
         (["solve", "q", "--draft", "x"], 2, "give both --draft and --base"),
         (["solve", "q", "--base-url", "http://127.0.0.1:9"], 2, "give both --draft-url and --base-url"),
@@ -43,9 +53,35 @@ def run(*arguments, **options):
         (["models", "fetch", "nano", "--source", "moon"], 2, "auto, hub or packages"),
         (["doctor", "--pair", "micro"], 2, "no pair is named"),
         (["eval", "--data", "aime23"], 2, "there is no file 'aime23'; besides files there are aime24, "),
-        (["eval", "--data", "LICENSE", "--modes", "fast"], 2, "--modes takes some of base, draft, "),
-        (["eval", "--data", "LICENSE", "--threshold", "3,many"], 2, "--threshold takes numbers with commas"),
-        (["eval", "--data", "LICENSE", "--threshold", "3,11"], 2, "threshold is a number from 0 to 9"),
+        (
+            ["eval", "--data", "LICENSE", "--modes", "fast"],
+            2,
+            "--modes must be some of base, draft, correct, ",
+        ),
+        (
+            ["eval", "--data", "LICENSE", "--threshold", "3,many"],
+            2,
+            "--threshold must be numbers with commas, got '3,many'",
+        ),
+        (
+            ["eval", "--data", "LICENSE", "--verifier", "score", "--threshold", "3,11"],
+            2,
+            "threshold must be a number from 0 to 9",
+        ),
+        (["eval", "--data", "LICENSE", "--delta", "3,-1"], 2, "delta must be a number of nats of at least 0"),
+        (
+            ["eval", "--data", "LICENSE", "--window", "16,all"],
+            2,
+            "--window must be a whole number, 'auto' or 'step'",
+        ),
+        (
+            ["eval", "--data", "LICENSE", "--window", "16,"],
+            2,
+            "--window must be a whole number, 'auto' or 'step'",
+        ),
+        (["bench", "--modes", "eager"], 2, "--modes must be some of base, draft, sequential, pipelined, "),
+        (["bench", "--acceptance", "2"], 2, "--acceptance must be from 0 to 1, got 2.0"),
+        (["bench", "--correct-every", "9", "--delta", "1"], 2, "--correct-every must come without --delta"),
         (["eval", "--data", "LICENSE", "--modes", "reward"], 2, "--reward-url"),
         (["eval", "--data", "LICENSE", "--out", "missing/x"], 2, "there is no folder missing"),
         (["report", "missing.jsonl"], 2, "the run missing.jsonl cannot be read: No such file"),
@@ -58,6 +94,13 @@ def test_wrong_input_is_one_line_on_standard_error(arguments, code, says):
     assert says in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize("gone", ["--candidates", "--salvage", "--eager-rewrite"])
+def test_options_of_what_is_gone_are_unknown(gone):
+    done = run("solve", "q", gone, "1")
+    assert done.returncode == 2
+    assert f"No such option: {gone}" in done.stderr
 
 
 def test_a_server_that_is_not_sglang_is_told_apart(scripted):

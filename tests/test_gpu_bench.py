@@ -47,7 +47,8 @@ def test_configurations_have_the_parameters_of_the_public_models(model, paramete
 def test_help_explains_every_option():
     done = run("--help")
     assert done.returncode == 0
-    for option in ("--tokenizer", "--out", "--wheels", "--attention-backend", "--token-budget", "--limit"):
+    options = ("--tokenizer", "--out", "--wheels", "--attention-backend", "--token-budget", "--correct-every")
+    for option in (*options, "--limit", "--dry-run"):
         assert option in done.stdout
 
 
@@ -59,7 +60,8 @@ def test_help_explains_every_option():
         (["--out", "OUT"], "--tokenizer is missing"),
         (["--tokenizer", "TOKENIZER"], "--out is missing"),
         (["--tokenizer", "OUT", "--out", "OUT"], "has no tokenizer.json"),
-        (["--tokenizer", "TOKENIZER", "--out", "OUT", "--limit", "soon"], "are whole numbers above 0"),
+        (["--tokenizer", "TOKENIZER", "--out", "OUT", "--limit", "soon"], "whole numbers above 0, got soon"),
+        (["--tokenizer", "TOKENIZER", "--out", "OUT", "--correct-every", "0"], "above 0, got 0"),
         (["--tokenizer", "TOKENIZER", "--out", "OUT", "--wheels", "OUT"], "holds no wheels"),
     ],
 )
@@ -97,3 +99,13 @@ def test_sglang_accepts_the_flags_of_both_parts(tokenizer, tmp_path):
             assert parsed.max_total_tokens
         algorithms.append(parsed.speculative_algorithm)
     assert algorithms == [None, "STANDALONE"]
+
+
+def test_both_repairs_are_timed(tokenizer, tmp_path):
+    done = run("--tokenizer", tokenizer, "--out", tmp_path / "out", "--correct-every", "24", "--dry-run")
+    for line in done.stdout.splitlines():
+        words = shlex.split(line)
+        assert {"sequential", "pipelined", "correct"} <= set(words[words.index("--modes") + 1].split(","))
+        assert words[words.index("--correct-every") + 1] == "24"
+        assert words.count("--acceptance") == 2
+    assert len(done.stdout.splitlines()) == 2

@@ -3,6 +3,7 @@
 Each part returns plain data; `specreason-sgl bench` prints it as tables and writes it as JSON.
 """
 
+import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -12,13 +13,16 @@ from typing import Any
 import sglang as sgl
 from sglang.lang.choices import greedy_token_selection
 
+from specreason_sgl.evaluation.report import prefills
 from specreason_sgl.evaluation.zero_server import STEP_TOKENS, zero_servers
 from specreason_sgl.lang.endpoint import Endpoint
 from specreason_sgl.lang.score import score
 from specreason_sgl.reasoning import verifiers
 from specreason_sgl.reasoning.acceptance import FixedShare
+from specreason_sgl.reasoning.batch import solve_batch
 from specreason_sgl.reasoning.config import SpecReasonConfig
-from specreason_sgl.reasoning.speculate import solve, solve_alone, solve_batch
+from specreason_sgl.reasoning.repair import Correct, Rewrite
+from specreason_sgl.reasoning.solve import solve, solve_alone
 from specreason_sgl.reasoning.trace import Call, Trace
 
 QUESTIONS = (
@@ -31,15 +35,21 @@ QUESTIONS = (
     "A car uses 6 litres for 100 km. Petrol costs 1.80 a litre. What does a trip of 250 km cost?",
     "The sum of three consecutive numbers is 72. What is the largest of them?",
 )
-MODES = ("base", "draft", "sequential", "pipelined")  # besides: `eager`, `salvage`, `rejected`
+MODES = ("base", "draft", "sequential", "pipelined", "correct")  # besides: `rejected`
+ONCE = ("base", "draft", "correct", "rejected")  # that do not depend on the acceptance
+CORRECT = Correct()
 IDENTITY = (
-    {"lookahead": 1},
-    {"lookahead": 2},
-    {"lookahead": 4},
-    {"lookahead": 0, "eager_rewrite": True},
-    {"lookahead": 1, "eager_rewrite": True},
+    {"repair": "rewrite", "lookahead": 1},
+    {"repair": "rewrite", "lookahead": 2},
+    {"repair": "rewrite", "lookahead": 4},
+    {"repair": "correct", "window": None, "lookahead": 1},
+    {"repair": "correct", "window": 16, "lookahead": 0},
+    {"repair": "correct", "window": 16, "lookahead": 1},
+    {"repair": "correct", "window": 8, "lookahead": 2},
 )
+MEDIANS = ("seconds", "uncovered", "corrections", "prefills", "wasted_tokens")
 OVERHEAD_STEP = 20  # tokens; 64 problems at once on a laptop have to come to an end
+CORRECTED = 72  # tokens; `mini` takes 4 corrections for 290 drafted tokens at 3 nats
 LONG = 3600.0  # seconds
 _DIGITS = list("0123456789")
 OnStage = Callable[[str], None]
@@ -53,9 +63,28 @@ def questions(n: int) -> list[str]:
     ]
 
 
-def _always_drafting(config: SpecReasonConfig) -> SpecReasonConfig:
+def _always_drafting(config: SpecReasonConfig, **settings: Any) -> SpecReasonConfig:
     """Greedy, and without what would leave the base model alone for some steps."""
-    return replace(config, temperature=0.0, patience=0, draft_timeout=LONG)
+    return replace(config, temperature=0.0, patience=0, draft_timeout=LONG, **settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorrectEvery(Correct):
+    """Cut about every n-th token whatever its regret: for measuring speed at a number of corrections that
+    does not depend on the weights.
+
+    Which tokens these are is as good as random, but the same whenever the same text is read. It is meant for
+    random weights: where the base model's own first choice is the drafted token, nothing is replaced.
+
+    Attributes:
+        every: tokens from one cut to the next, a mean.
+    """
+
+    every: int
+
+    def cut(self, tokens, temperature):
+        dice = (random.Random(f"{token.id} {token.logprob}").random() for token in tokens)
+        return next((i for i, share in enumerate(dice) if share * self.every < 1), None)
 
 
 # Score
@@ -159,7 +188,7 @@ def prefix_share(record) -> PrefixShare:
     earlier: list[list[int]] = []
     prompt = seen = cached = 0
     for ids, generated, from_cache in record:
-        longest = max((_common(ids, one) for one in earlier), default=0)
+        longest = max((_common(ids, request) for request in earlier), default=0)
         prompt, seen, cached = prompt + len(ids), seen + longest, cached + min(from_cache, longest)
         earlier.append(ids + generated)
     return PrefixShare(prompt, seen, cached)
@@ -172,24 +201,24 @@ def _common(a: list[int], b: list[int]) -> int:
 
 def measure_prefix(draft_url: str, base_url: str, config: SpecReasonConfig, **options) -> dict[str, Any]:
     """Of the prompt tokens that a runtime had seen before in a run, the share its cache served; by side."""
-    config = replace(_always_drafting(config), threshold=FixedShare(0.7), lookahead=0)
+    config = _always_drafting(config, repair=Rewrite(), threshold=FixedShare(0.7), lookahead=0)
     with (
         RecordingEndpoint(draft_url, **options) as draft,
         RecordingEndpoint(base_url, **options) as base,
     ):
         draft.flush_cache(), base.flush_cache()
         trace = solve(QUESTIONS[0], draft=draft, base=base, config=config)
-        found: dict[str, Any] = {"steps": len(trace.steps), "rewritten": trace.rewritten}
+        figures: dict[str, Any] = {"steps": len(trace.steps), "rewritten": trace.rewritten}
         for side, endpoint in (("draft", draft), ("base", base)):
             share = prefix_share(endpoint.record)
-            found[side] = {
+            figures[side] = {
                 "prompt": share.prompt,
                 "seen": share.seen,
                 "cached": share.cached,
                 "share": share.share,
                 "new": share.prompt - share.seen,
             }
-    return found
+    return figures
 
 
 # Latency
@@ -203,10 +232,14 @@ def measure_latency(
     base: Endpoint,
     config: SpecReasonConfig,
     modes: Sequence[str] = MODES,
+    correct: Correct = CORRECT,
     on_stage: OnStage = lambda _: None,
 ) -> dict[str, Any]:
-    """Each problem in each mode, next to each other, from empty caches, at fixed acceptances. In the mode
-    `rejected` no drafted step is kept, and drafting pauses as it does by default.
+    """Each problem in each mode, next to each other, from empty caches, at fixed acceptances.
+
+    `sequential` and `pipelined` rewrite the steps that are not kept. `correct` replaces tokens, as its
+    argument of that name says, at no acceptance. In `rejected` no drafted step is kept, and drafting pauses
+    as it does by default.
 
     Returns:
         `runs`, one for each problem, acceptance and mode; and for each acceptance the medians, over problems,
@@ -215,18 +248,18 @@ def measure_latency(
     config = _always_drafting(config)
     runs: list[dict[str, Any]] = []
     for number, question in enumerate(problems):
-        alone: dict[str, Trace] = {}
+        known: dict[str, Trace] = {}
         for acceptance in acceptances:
             for mode in modes:
                 on_stage(
                     f"latency: problem {number + 1} of {len(problems)}, keeping {acceptance:.0%}, {mode}"
                 )
-                if (trace := alone.get(mode)) is None:
+                if (trace := known.get(mode)) is None:
                     draft.flush_cache(), base.flush_cache()
-                    rule = FixedShare(acceptance, seed=number)
-                    trace = _solve_in(mode, question, draft, base, replace(config, threshold=rule))
-                    if mode in ("base", "draft", "rejected"):  # they do not depend on the acceptance
-                        alone[mode] = trace
+                    settings = _mode_settings(mode, FixedShare(acceptance, seed=number), correct)
+                    trace = _solve_in(mode, question, draft, base, replace(config, **settings))
+                    if mode in ONCE:
+                        known[mode] = trace
                 runs.append(_row(number, acceptance, mode, trace))
     return {
         "runs": runs,
@@ -234,61 +267,67 @@ def measure_latency(
     }
 
 
+def _mode_settings(mode: str, rule: FixedShare, correct: Correct) -> dict[str, Any]:
+    if mode == "correct":
+        return {"repair": correct}
+    settings = {"repair": Rewrite(), "threshold": rule, "lookahead": 0 if mode == "sequential" else 1}
+    if mode == "rejected":
+        settings |= {"threshold": FixedShare(0), "patience": SpecReasonConfig.patience}
+    return settings
+
+
 def _solve_in(mode: str, question: str, draft: Endpoint, base: Endpoint, config: SpecReasonConfig) -> Trace:
     if mode in ("base", "draft"):
         endpoint = base if mode == "base" else draft
         return solve_alone(question, endpoint=endpoint, side=mode, config=config)
-    settings: dict[str, Any] = {"lookahead": 0 if mode == "sequential" else 1}
-    if mode == "eager":
-        settings["eager_rewrite"] = True
-    if mode == "salvage":
-        settings["salvage"] = -3.0
-    if mode == "rejected":
-        settings |= {"threshold": FixedShare(0), "patience": SpecReasonConfig.patience}
-    return solve(question, draft=draft, base=base, config=replace(config, **settings))
+    return solve(question, draft=draft, base=base, config=config)
 
 
 def _row(number: int, acceptance: float, mode: str, trace: Trace) -> dict[str, Any]:
-    lookahead = 0 if mode == "sequential" else 1
     covered = _covered([*trace.calls, *trace.wasted], trace.seconds)
     return {
         "problem": number,
         "acceptance": acceptance,
         "mode": mode,
         "seconds": trace.seconds,
-        "bound": bound(trace, lookahead),
+        "bound": None if mode == "correct" else bound(trace, 0 if mode == "sequential" else 1),
         "uncovered": 1 - covered / trace.seconds,
         "steps": len(trace.steps),
         "rewritten": trace.rewritten,
+        "corrections": trace.corrections,
+        "prefills": prefills(trace),
         "tokens": trace.tokens,
         "wasted_tokens": trace.wasted_tokens,
     }
 
 
 def _compare(runs: list[dict[str, Any]], acceptance: float) -> dict[str, Any]:
-    mine = [run for run in runs if run["acceptance"] == acceptance]
     by_problem: dict[int, dict[str, dict]] = {}
-    for run in mine:
-        by_problem.setdefault(run["problem"], {})[run["mode"]] = run
-    found: dict[str, Any] = {"acceptance": acceptance}
-    for mode in dict.fromkeys(run["mode"] for run in mine):
+    for run in runs:
+        if run["acceptance"] == acceptance:
+            by_problem.setdefault(run["problem"], {})[run["mode"]] = run
+    compared: dict[str, Any] = {"acceptance": acceptance}
+    for mode in by_problem[0]:
         rows = [modes[mode] for modes in by_problem.values()]
-        found[mode] = {
-            "seconds": statistics.median(row["seconds"] for row in rows),
-            "tokens_per_second": statistics.median(row["tokens"] / row["seconds"] for row in rows),
-            "bound_ratio": statistics.median(row["bound"] / row["seconds"] for row in rows),
-            "uncovered": statistics.median(row["uncovered"] for row in rows),
-            "wasted_tokens": statistics.median(row["wasted_tokens"] for row in rows),
-        }
+
+        def median(value: Callable[[dict], float], rows=rows) -> float:
+            return statistics.median(map(value, rows))
+
+        figures = {name: median(lambda row, name=name: row[name]) for name in MEDIANS}
+        figures["tokens_per_second"] = median(lambda row: row["tokens"] / row["seconds"])
+        if mode != "correct":
+            figures["bound_ratio"] = median(lambda row: row["bound"] / row["seconds"])
         for other in ("base", "sequential"):
             if other != mode and other in by_problem[0]:
                 ratios = [modes[mode]["seconds"] / modes[other]["seconds"] for modes in by_problem.values()]
-                found[mode][f"to_{other}"] = statistics.median(ratios)
-    return found
+                figures[f"to_{other}"] = statistics.median(ratios)
+        compared[mode] = figures
+    return compared
 
 
 def bound(trace: Trace, lookahead: int) -> float:
-    """The seconds that a run's necessary requests take, each as long as it took, and nothing between them.
+    """The seconds that the necessary requests of a run that rewrites take, each as long as it took, and
+    nothing between them.
 
     Sequential (`lookahead` 0): one after another. Otherwise drafts run beside scores and rewrites, as far
     ahead as `lookahead` allows. A mode of one model is sequential.
@@ -305,7 +344,7 @@ def bound(trace: Trace, lookahead: int) -> float:
             start = max(free, drafted[-1]) if drafted else free
             drafted.append(start + parts["draft"])
             now = max(drafted[-1], now)
-        now += sum(parts.get(purpose, 0.0) for purpose in ("score", "rewrite", "reason"))
+        now += sum(parts.get(purpose, 0.0) for purpose in ("score", "read", "rewrite", "reason"))
         decided.append(now)
         if step.author != "draft":
             restarted, drafted = now, []
@@ -315,7 +354,7 @@ def bound(trace: Trace, lookahead: int) -> float:
 def _covered(calls: Sequence[Call], end: float) -> float:
     """Seconds of a run in which a request was in flight."""
     total = at = 0.0
-    for call in sorted(calls, key=lambda one: one.start):
+    for call in sorted(calls, key=lambda call: call.start):
         start, stop = max(call.start, at), min(call.start + call.seconds, end)
         if stop > start:
             total += stop - start
@@ -333,58 +372,90 @@ def measure_identity(
     base: Endpoint,
     config: SpecReasonConfig,
     settings: Sequence[dict[str, Any]] = IDENTITY,
+    correct: Correct = CORRECT,
     on_stage: OnStage = lambda _: None,
 ) -> list[dict[str, Any]]:
     """Whether overlapping changes anything: each problem one thing at a time, then with each of `settings`,
-    greedy, from empty caches, seven of ten drafted steps kept.
+    greedy, from empty caches. Rewriting keeps seven of ten drafted steps; `correct` says how tokens are
+    corrected, a whole step at a time in what the others are compared with.
 
     Returns:
-        For each of `settings` how many problems had the same steps, scores, decisions and answer; and of the
-        others where they part. What is computed together can change an engine's last bits, and so flip a near
-        tie.
+        For each of `settings` how many problems had the same steps, scores, decisions and answer (corrected:
+        the same texts and answer); and of the others where they part. What is computed together can change
+        an engine's last bits, and so flip a near tie.
     """
     config = _always_drafting(config)
-    rows = [{"settings": one, "problems": len(problems), "same": 0, "different": []} for one in settings]
+    rows = [{"settings": row, "problems": len(problems), "same": 0, "different": []} for row in settings]
     for number, question in enumerate(problems):
-        rule = FixedShare(0.7, seed=number)
 
-        def run(one: dict[str, Any], question=question, rule=rule) -> list[tuple]:
+        def decisions(setting: dict[str, Any], number=number, question=question) -> list[tuple]:
             draft.flush_cache(), base.flush_cache()
-            mine = replace(config, **{"threshold": rule, "lookahead": 0, **one})
-            trace = solve(question, draft=draft, base=base, config=mine)
-            steps = [(s.text, s.author, s.score, s.rejected, s.head, s.tokens, s.end) for s in trace.steps]
-            return [*steps, (trace.stop, trace.answer)]
+            run_config = replace(config, **_identity_settings(setting, number, correct))
+            return _decided(solve(question, draft=draft, base=base, config=run_config))
 
-        on_stage(f"identity: problem {number + 1} of {len(problems)}, one thing at a time")
-        expected = run({})
+        expected: dict[str, list[tuple]] = {}
         for row in rows:
-            on_stage(f"identity: problem {number + 1} of {len(problems)}, {row['settings']}")
-            found = run(row["settings"])
-            if found == expected:
+            setting = row["settings"]
+            on_stage(f"identity: problem {number + 1} of {len(problems)}, {setting}")
+            if (repair := setting["repair"]) not in expected:
+                expected[repair] = decisions({"repair": repair})
+            different = _difference(expected[repair], decisions(setting))
+            if different is None:
                 row["same"] += 1
             else:
-                pairs = zip(expected, found, strict=False)
-                at = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(expected), len(found)))
-                where = {"problem": number, "step": at}
-                row["different"].append(
-                    {**where, "expected": expected[at : at + 1], "found": found[at : at + 1]}
-                )
+                row["different"].append({"problem": number, **different})
     return rows
+
+
+def _identity_settings(setting: dict[str, Any], number: int, correct: Correct) -> dict[str, Any]:
+    others = {name: value for name, value in setting.items() if name not in ("repair", "window")}
+    if setting["repair"] == "rewrite":
+        judging = {"repair": Rewrite(), "threshold": FixedShare(0.7, seed=number)}
+    else:
+        judging = {"repair": replace(correct, window=setting.get("window"))}
+    return {**judging, "lookahead": 0, **others}
+
+
+def _decided(trace: Trace) -> list[tuple]:
+    """What must not depend on how a run was overlapped. Where a correction is noted does: a window's last
+    token may be another one than the whole step has there."""
+    if trace.config["repair"]["kind"] == "Rewrite":
+        steps = [(s.text, s.end, s.author, s.score, s.rejected, s.tokens) for s in trace.steps]
+    else:
+        steps = [(s.text, s.end) for s in trace.steps]
+    return [*steps, (trace.stop, trace.answer)]
+
+
+def _difference(expected: list[tuple], actual: list[tuple]) -> dict[str, Any] | None:
+    """Where two runs part, or None."""
+    if expected == actual:
+        return None
+    pairs = zip(expected, actual, strict=False)
+    at = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(expected), len(actual)))
+    return {"step": at, "expected": expected[at : at + 1], "actual": actual[at : at + 1]}
 
 
 # Overhead
 
 
 def measure_overhead(
-    draft: Endpoint, base: Endpoint, config: SpecReasonConfig, at_once: int, problems: int | None = None
+    draft: Endpoint,
+    base: Endpoint,
+    config: SpecReasonConfig,
+    at_once: int,
+    problems: int | None = None,
+    repair: str = "rewrite",
 ) -> dict[str, Any]:
-    """What this package itself costs, with so many problems at once.
+    """What this package itself costs, with some problems at once: where four of five drafted steps are kept
+    and the rest rewritten, or where about every `CORRECTED`-th token is corrected.
 
     Returns:
         `cpu_ms_per_step`: processor time of this process; `uncovered`: the median share of a problem's time
         in which none of its requests was in flight.
     """
-    config = replace(_always_drafting(config), threshold=FixedShare(0.8))
+    rewriting = {"repair": Rewrite(), "threshold": FixedShare(0.8)}
+    correcting = {"repair": CorrectEvery(every=CORRECTED)}
+    config = _always_drafting(config, **(rewriting if repair == "rewrite" else correcting))
     before = time.process_time()
     traces = solve_batch(
         questions(problems or at_once), draft=draft, base=base, config=config, num_threads=at_once
@@ -395,6 +466,7 @@ def measure_overhead(
             raise trace
     steps = sum(len(trace.steps) for trace in traces)
     return {
+        "repair": repair,
         "at_once": at_once,
         "problems": len(traces),
         "steps": steps,
@@ -406,6 +478,27 @@ def measure_overhead(
     }
 
 
+def _overheads(
+    draft: Endpoint, base: Endpoint, config: SpecReasonConfig, at_once: Sequence[int], on_stage: OnStage
+) -> list[dict[str, Any]]:
+    """The overhead with real servers, rewriting; and with servers that answer at once, with both repairs."""
+    short = replace(config, token_budget=3 * OVERHEAD_STEP, step_tokens=OVERHEAD_STEP, answer_tokens=8)
+    rows = []
+    for n in at_once:
+        on_stage(f"overhead: {n} at once")
+        rows.append({"servers": "real", **measure_overhead(draft, base, short if n > 1 else config, n)})
+    tokenizer = draft.tokenizer.name_or_path
+    with zero_servers(tokenizer) as urls, Endpoint(urls[0]) as zero_draft, Endpoint(urls[1]) as zero_base:
+        long = replace(config, token_budget=20 * STEP_TOKENS, step_tokens=STEP_TOKENS)
+        measure_overhead(zero_draft, zero_base, long, 1)  # what is done once
+        for repair in ("rewrite", "correct"):
+            for n in at_once:
+                on_stage(f"overhead: {n} at once, zero latency, {repair}")
+                figures = measure_overhead(zero_draft, zero_base, long, n, repair=repair)
+                rows.append({"servers": "zero latency", **figures})
+    return rows
+
+
 def measure(
     parts: Sequence[str],
     *,
@@ -415,6 +508,7 @@ def measure(
     problems: Sequence[str],
     acceptances: Sequence[float],
     modes: Sequence[str] = MODES,
+    correct: Correct = CORRECT,
     at_once: Sequence[int] = (1, 16, 64),
     on_stage: OnStage = lambda _: None,
 ) -> dict[str, Any]:
@@ -425,43 +519,26 @@ def measure(
         draft, base: the runtimes. Their caches are emptied.
         config: budgets; decoding is greedy.
         problems: of the latency and the identity; acceptances, modes: of the latency.
+        correct: how tokens are corrected, in the latency's mode of that name and in the identity.
         at_once: problems at a time, for the overhead; short ones.
         on_stage: told in a line what is being measured.
     """
-    found: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "draft": draft.get_model_name(),
         "base": base.get_model_name(),
-        "config": config.as_dict(),
+        "config": replace(config, repair=correct).as_dict(),
     }
+    common = {"draft": draft, "base": base, "config": config, "correct": correct, "on_stage": on_stage}
     if "score" in parts:
         on_stage("score")
-        found["score"] = measure_score(base)
+        figures["score"] = measure_score(base)
     if "prefix" in parts:
         on_stage("prefix")
-        found["prefix"] = measure_prefix(draft.base_url, base.base_url, config, api_key=base.api_key)
+        figures["prefix"] = measure_prefix(draft.base_url, base.base_url, config, api_key=base.api_key)
     if "latency" in parts:
-        found["latency"] = measure_latency(
-            problems, acceptances, draft=draft, base=base, config=config, modes=modes, on_stage=on_stage
-        )
+        figures["latency"] = measure_latency(problems, acceptances, modes=modes, **common)
     if "identity" in parts:
-        found["identity"] = measure_identity(
-            problems, draft=draft, base=base, config=config, on_stage=on_stage
-        )
+        figures["identity"] = measure_identity(problems, **common)
     if "overhead" in parts:
-        short = replace(config, token_budget=3 * OVERHEAD_STEP, step_tokens=OVERHEAD_STEP, answer_tokens=8)
-        found["overhead"] = []
-        for n in at_once:
-            on_stage(f"overhead: {n} at once")
-            one = measure_overhead(draft, base, short if n > 1 else config, n)
-            found["overhead"].append({"servers": "real", **one})
-        with (
-            zero_servers(draft.tokenizer.name_or_path) as urls,
-            Endpoint(urls[0]) as d,
-            Endpoint(urls[1]) as b,
-        ):
-            long = replace(config, token_budget=20 * STEP_TOKENS, step_tokens=STEP_TOKENS)
-            measure_overhead(d, b, long, 1)  # what is done once
-            for n in at_once:
-                on_stage(f"overhead: {n} at once, zero latency")
-                found["overhead"].append({"servers": "zero latency", **measure_overhead(d, b, long, n)})
-    return found
+        figures["overhead"] = _overheads(draft, base, config, at_once, on_stage)
+    return figures

@@ -8,7 +8,7 @@ import json
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,20 @@ from specreason_sgl.errors import ConfigError, SpecReasonError
 from specreason_sgl.evaluation.grading import is_right
 from specreason_sgl.evaluation.problems import Problem
 from specreason_sgl.lang.endpoint import Endpoint
-from specreason_sgl.lang.fork import fork_to
-from specreason_sgl.lang.score import logprobs
 from specreason_sgl.reasoning.acceptance import check_share
+from specreason_sgl.reasoning.batch import run_batch
 from specreason_sgl.reasoning.calibration import Calibration
 from specreason_sgl.reasoning.config import SpecReasonConfig
-from specreason_sgl.reasoning.speculate import run_batch, solve_alone
-from specreason_sgl.reasoning.verifiers import BUILT_IN, Drafted, Likelihood, UtilityScore, YesNo
+from specreason_sgl.reasoning.solve import solve_alone
+from specreason_sgl.reasoning.verifiers import (
+    BUILT_IN,
+    RESULT,
+    Drafted,
+    Likelihood,
+    PaperScore,
+    UtilityScore,
+    YesNo,
+)
 
 KEPT_VALUES = 1001
 RESAMPLES = 1000
@@ -86,9 +93,10 @@ def judge_problems(
         "token_budget": config.token_budget,
         "temperature": config.temperature,
         "seed": seed,
+        "verifiers": list(BUILT_IN),
     }
     done = _read_record(record, head)
-    todo = [one for one in problems if one.id not in done]
+    todo = [problem for problem in problems if problem.id not in done]
 
     def work(problem: Problem) -> JudgedSolution:
         trace = solve_alone(problem.question, endpoint=draft, side="draft", config=config)
@@ -97,58 +105,53 @@ def judge_problems(
         rng = random.Random(f"{seed} {problem.id}")
         wrong = [corrupted(step, rng) for step in steps] if right else [None] * len(steps)
         state = _judge_steps.run(
-            question=problem.question, steps=steps, wrong=wrong, draft=draft, config=config, backend=base
+            question=problem.question, steps=steps, wrong=wrong, config=config, backend=base
         )
         values, others = state["judged"]
         return JudgedSolution(problem.id, right, steps, values, others)
 
     with open(record, "a") as file:
 
-        def keep(_: int, found: JudgedSolution | SpecReasonError) -> None:
-            if isinstance(found, SpecReasonError):
-                raise found
-            file.write(json.dumps(asdict(found), ensure_ascii=False) + "\n")
+        def keep(_: int, solution: JudgedSolution | SpecReasonError) -> None:
+            if isinstance(solution, SpecReasonError):
+                raise solution
+            file.write(json.dumps(asdict(solution), ensure_ascii=False) + "\n")
             file.flush()
-            done[found.id] = found
+            done[solution.id] = solution
 
         run_batch(work, todo, [draft, base], num_threads, progress_bar, keep)
-    return [done[one.id] for one in problems]
+    return [done[problem.id] for problem in problems]
 
 
 @sgl.function
-def _judge_steps(s, question, steps, wrong, draft, config):
+def _judge_steps(s, question, steps, wrong, config):
     s += sgl.user(config.prompt(question))
     s += sgl.assistant_begin()
     s += s.stream_executor.chat_template.thinking_prefix
-    drafter = fork_to(s, draft)
     values, others = [], []
     for i, step in enumerate(steps):
-        values.append(_judge(s, drafter, step, config.delimiter))
+        values.append(_judge(s, step, config.delimiter))
         if wrong[i]:
-            others.append((i, wrong[i], _judge(s, drafter, wrong[i], config.delimiter)))
+            others.append((i, wrong[i], _judge(s, wrong[i], config.delimiter)))
         s += step + config.delimiter
-        drafter += step + config.delimiter
     s["judged"] = tuple(values), tuple(others)
 
 
-def _judge(s: ProgramState, drafter: ProgramState, text: str, delimiter: str) -> dict[str, float]:
-    """A step's value by each built-in verifier, in two requests on the base and one on the draft."""
-    own, scored, asked = drafter.fork(1)[0], s.fork(1)[0], s.fork(1)[0]
-    score, yes_no = UtilityScore(with_logprobs=True), YesNo()
-    own += logprobs("own", text + delimiter)
-    drafted = Drafted(text, 0, "delimiter", delimiter=delimiter)
-    score.ask(scored, drafted)
-    meta = scored.get_meta_info("score")
-    yes_no.ask(asked, drafted)  # now, with the step in the cache
-    drafted = replace(drafted, logprobs=own.get_meta_info("own")["logprobs"])
-    values = {
-        "score": meta["score"],
-        "score-average": sum(float(digit) * p for digit, p in meta["probabilities"].items()),
-        "yes-no": yes_no.read_from(asked.get_meta_info("score"), drafted).value,
-    }
+def _judge(s: ProgramState, text: str, delimiter: str) -> dict[str, float]:
+    """A step's value by each built-in verifier, in three requests: the score's has the average and the
+    likelihoods, too."""
+    drafted = Drafted(text, 0, "delimiter", delimiter)
+    questions = {"score": UtilityScore(with_logprobs=True), "yes-no": YesNo(), "score-paper": PaperScore()}
+    states, values = {}, {}
+    for name, verifier in questions.items():  # one after the other: the first leaves the step in the cache
+        states[name] = verifier.ask(s.fork(1)[0], drafted)
+        values[name] = verifier.judgement(states[name], drafted).value
+    meta = states["score"].get_meta_info(RESULT)
+    average = sum(float(digit) * p for digit, p in meta["probabilities"].items())
+    values["score-average"] = UtilityScore().value({**meta, "score": average})
     for name, verifier in BUILT_IN.items():
         if isinstance(verifier, Likelihood):
-            values[name] = verifier.read_from(meta, drafted).value
+            values[name] = verifier.read(meta, drafted).value
     return values
 
 
@@ -173,7 +176,7 @@ def calibrate(
     Args:
         judged: what `judge_problems` returned.
         draft_model, base_model: their names.
-        keep: the share of drafted steps that the threshold shall keep, above 0 and at most 1.
+        keep: the share of drafted steps that the threshold should keep, above 0 and at most 1.
         source: which problems these are; goes into the file.
 
     Returns:
@@ -188,7 +191,7 @@ def calibrate(
     check_share(keep)
     halves = judged[::2], judged[1::2]
     for half in halves:
-        if len({one.right for one in half}) < 2 or not any(one.corrupted for one in half):
+        if len({solution.right for solution in half}) < 2 or not any(s.corrupted for s in half):
             raise ConfigError(
                 f"{len(judged)} problems are too few: each half of them needs solutions that are right, with "
                 "a number in them, and solutions that are wrong"
@@ -196,13 +199,13 @@ def calibrate(
     chosen = max(BUILT_IN, key=lambda name: sum(_figures(halves[0], name)[:2]))
     table = []
     for name in BUILT_IN:
-        found = _figures(halves[1], name)
+        figures = _figures(halves[1], name)
         low, high = _intervals(halves[1], name)
         row = {"verifier": name}
         for i, figure in enumerate(("corrupted", "solutions", "paired")):
-            row[figure] = {"value": float(found[i]), "low": float(low[i]), "high": float(high[i])}
+            row[figure] = {"value": float(figures[i]), "low": float(low[i]), "high": float(high[i])}
         table.append(row)
-    values = np.sort([step[chosen] for one in judged for step in one.values])
+    values = np.sort([step[chosen] for solution in judged for step in solution.values])
     picked = values[np.linspace(0, len(values) - 1, min(len(values), KEPT_VALUES)).round().astype(int)]
     return Calibration(
         draft_model=draft_model,
@@ -215,9 +218,9 @@ def calibrate(
         data={
             "source": source,
             "problems": len(judged),
-            "right": sum(one.right for one in judged),
+            "right": sum(solution.right for solution in judged),
             "steps": len(values),
-            "corrupted": sum(len(one.corrupted) for one in judged),
+            "corrupted": sum(len(solution.corrupted) for solution in judged),
         },
     )
 
@@ -245,17 +248,17 @@ def _share(parts: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 
 def _figures(judged: Sequence[JudgedSolution], name: str, times: np.ndarray | None = None) -> np.ndarray:
-    """The three figures of `calibrate`, of shape (3,); or, of samples with each problem so many `times`, of
-    shape (samples, problems), (3, samples)."""
+    """The three figures of `calibrate`, of shape (3,); or of shape (3, samples), where `times`, of shape
+    (samples, problems), says how often each problem is in each sample."""
     times = np.ones(len(judged)) if times is None else times
     pairs = [
-        (problem, one.values[i][name], values[name])
-        for problem, one in enumerate(judged)
-        for i, _, values in one.corrupted
+        (problem, solution.values[i][name], values[name])
+        for problem, solution in enumerate(judged)
+        for i, _, values in solution.corrupted
     ]
     of, clean, wrong = (np.array(column) for column in zip(*pairs, strict=True))
-    means = np.array([np.mean([s[name] for s in one.values]) if one.values else np.nan for one in judged])
-    right = np.array([one.right for one in judged])
+    means = np.array([_mean([step[name] for step in solution.values]) for solution in judged])
+    right = np.array([solution.right for solution in judged])
     good, bad = (np.flatnonzero(which & ~np.isnan(means)) for which in (right, ~right))
     each = times[..., of]
     return np.stack(
@@ -267,46 +270,40 @@ def _figures(judged: Sequence[JudgedSolution], name: str, times: np.ndarray | No
     )
 
 
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else np.nan
+
+
 def _intervals(judged: Sequence[JudgedSolution], name: str) -> np.ndarray:
     rng, n = np.random.default_rng(0), len(judged)
     times = rng.multinomial(n, np.full(n, 1 / n), RESAMPLES)
     return np.nanpercentile(_figures(judged, name, times), [2.5, 97.5], axis=1)
 
 
-def draw(judged: Sequence[JudgedSolution], found: Calibration, path: Path) -> None:
+def draw(judged: Sequence[JudgedSolution], calibration: Calibration, path: Path) -> None:
     """Histograms of the chosen verifier's values: steps and their wrong copies; right and wrong solutions."""
     from matplotlib.figure import Figure
 
-    name = found.verifier
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    groups: tuple[tuple[Any, dict[str, list[float]]], ...] = (
-        (
-            left,
-            {
-                "steps of right solutions": [
-                    one.values[i][name] for one in judged for i, _, _ in one.corrupted
-                ],
-                "the same with a wrong digit": [v[name] for one in judged for _, _, v in one.corrupted],
-            },
-        ),
-        (
-            right,
-            {
-                "steps of right solutions": [v[name] for one in judged if one.right for v in one.values],
-                "steps of wrong solutions": [v[name] for one in judged if not one.right for v in one.values],
-            },
-        ),
+    name = calibration.verifier
+    clean = [s.values[i][name] for s in judged for i, _, _ in s.corrupted]
+    wrong = [values[name] for s in judged for _, _, values in s.corrupted]
+    of_right, of_wrong = (
+        [v[name] for s in judged if s.right is right for v in s.values] for right in (True, False)
     )
-    everything = np.concatenate([values for _, group in groups for values in group.values()])
-    bins = np.linspace(*np.percentile(everything, [1, 100]), 30)
-    for axes, group in groups:
-        for label, values in group.items():
+    panels: list[dict[str, list[float]]] = [
+        {"steps of right solutions": clean, "the same with a wrong digit": wrong},
+        {"steps of right solutions": of_right, "steps of wrong solutions": of_wrong},
+    ]
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    bins = np.linspace(*np.percentile([*clean, *wrong, *of_right, *of_wrong], [1, 100]), 30)
+    for axes, groups in zip(figure.subplots(1, 2), panels, strict=True):
+        for label, values in groups.items():
             axes.hist(np.clip(values, bins[0], None), bins, density=True, alpha=0.55, label=label)
-        axes.axvline(found.threshold, color="black", lw=1, label=f"threshold, keeps {found.keep:.0%}")
-        axes.set_xlabel(f"{name}")
+        label = f"threshold, keeps {calibration.keep:.0%}"
+        axes.axvline(calibration.threshold, color="black", lw=1, label=label)
+        axes.set_xlabel(name)
         axes.legend(fontsize=8)
-    left.set_ylabel("density")
+    figure.axes[0].set_ylabel("density")
     figure.savefig(path, dpi=120)
 
 

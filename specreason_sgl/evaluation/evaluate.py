@@ -49,7 +49,7 @@ class Sample:
 
     def to_json(self) -> str:
         """One line of JSON."""
-        plain = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
+        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         plain["trace"] = dataclasses.asdict(self.trace) if self.trace else None
         return json.dumps(plain, ensure_ascii=False)
 
@@ -73,7 +73,7 @@ def head_of(
     seed: int,
 ) -> dict[str, Any]:
     """What a run's file begins with: all that its samples depend on."""
-    texts = [(one.id, one.prompt, one.answer) for one in problems]
+    texts = [(problem.id, problem.prompt, problem.answer) for problem in problems]
     return {
         "kind": KIND,
         "data": data,
@@ -84,7 +84,9 @@ def head_of(
         "samples": samples,
         "concurrency": concurrency,
         "seed": seed,
-        "settings": {one.name: {"mode": one.mode, **one.config.as_dict()} for one in settings},
+        "settings": {
+            setting.name: {"mode": setting.mode, **setting.config.as_dict()} for setting in settings
+        },
     }
 
 
@@ -108,19 +110,19 @@ class Record:
             raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
         line = json.dumps(head, ensure_ascii=False).encode() + b"\n"
         self._file.seek(0)
-        found = self._file.read()
-        if line.startswith(found):  # new, or cut off in its first line
+        content = self._file.read()
+        if line.startswith(content):  # new, or cut off in its first line
             self._file.truncate(0)
             self._write(line)
             return
-        was, samples = _read(path, found)
-        if other := [name for name in head if was.get(name) != head[name]]:
+        written, samples = _read(path, content)
+        if other := [name for name in head if written.get(name) != head[name]]:
             raise ConfigError(
                 f"{path} is of an evaluation with other settings ({', '.join(other)}); name another file, "
                 "or remove it"
             )
-        self._file.truncate(found.rindex(b"\n") + 1)
-        self.done = {one.key: one for one in samples}
+        self._file.truncate(content.rindex(b"\n") + 1)
+        self.done = {sample.key: sample for sample in samples}
 
     def add(self, sample: Sample) -> None:
         self._write(sample.to_json().encode() + b"\n")
@@ -147,11 +149,11 @@ def read_run(path: Path) -> tuple[dict[str, Any], list[Sample]]:
         head, samples = _read(path, Path(path).read_bytes())
     except OSError as error:
         raise ConfigError(f"the run {path} cannot be read: {error.strerror}") from None
-    return head, list({one.key: one for one in samples}.values())
+    return head, list({sample.key: sample for sample in samples}.values())
 
 
-def _read(path: Path, found: bytes) -> tuple[dict[str, Any], list[Sample]]:
-    lines = found.split(b"\n")[:-1]  # after the last line end there is nothing, or a line that was cut off
+def _read(path: Path, content: bytes) -> tuple[dict[str, Any], list[Sample]]:
+    lines = content.split(b"\n")[:-1]  # after the last line end there is nothing, or a line that was cut off
     number = 1
     try:
         head = json.loads(lines[0])
@@ -181,9 +183,9 @@ def evaluate(
 ) -> list[Sample]:
     """Solve each problem `samples` times with each setting, and put what is not in the record there.
 
-    One at a time, the settings take turns on each problem, from empty caches. More at a time, one setting
-    comes after the other, so that their times are not of each other's load. A sample that fails is recorded
-    as failed.
+    One at a time, the settings take turns on each problem, from empty caches, so that a run that is cut short
+    has the same problems of each. More at a time, one setting comes after the other, so that their times are
+    not of each other's load. A sample that fails is recorded as failed.
 
     Args:
         problems, settings: in this order.
@@ -198,7 +200,8 @@ def evaluate(
     Raises:
         ServerError: a runtime failed between two samples. What was finished is in the record.
     """
-    from specreason_sgl.reasoning.speculate import run_batch, solve, solve_alone
+    from specreason_sgl.reasoning.batch import run_batch
+    from specreason_sgl.reasoning.solve import solve, solve_alone
 
     def finished(key: tuple[str, int, str]) -> bool:
         return key in record.done and not (retry_failed and record.done[key].error)
@@ -218,7 +221,7 @@ def evaluate(
         groups = [[task] for task in todo]
     else:
         groups = [[task for task in todo if task[2] is setting] for setting in settings]
-    endpoints = [one for one in (draft, base, reward) if one]
+    endpoints = list(filter(None, (draft, base, reward)))
     with tqdm(total=len(tasks), initial=len(tasks) - len(todo), disable=not progress_bar) as bar:
 
         def keep(task: tuple[Problem, int, Setting], result: Trace | SpecReasonError) -> None:
@@ -282,19 +285,20 @@ def run_evaluation(
 
 def _draft_failure(trace: Trace) -> ServerError | None:
     """What the run did without: it has an answer, but not one of the two models together."""
-    from specreason_sgl.reasoning.drafting import FAILED
+    from specreason_sgl.reasoning.ahead import FAILED
 
-    reasons = [one.undrafted for one in trace.steps if one.undrafted and FAILED in one.undrafted]
+    reasons = [step.undrafted for step in trace.steps if step.undrafted and FAILED in step.undrafted]
     return ServerError(reasons[0]) if reasons else None
 
 
 def _so_far(record: Record) -> str:
     """Accuracy and speed, for the bar."""
-    graded = [one for one in record.done.values() if one.error is None]
+    graded = [sample for sample in record.done.values() if sample.error is None]
     failed = len(record.done) - len(graded)
     text = f"{failed} failed" if failed else ""
     if graded:
-        seconds = sum(one.trace.seconds for one in graded)
-        speed = sum(one.trace.tokens for one in graded) / seconds if seconds else 0.0
-        text = f"{sum(one.right for one in graded) / len(graded):.0%} right, {speed:.1f} tokens/s {text}"
+        seconds = sum(sample.trace.seconds for sample in graded)
+        speed = sum(sample.trace.tokens for sample in graded) / seconds if seconds else 0.0
+        right = sum(sample.right for sample in graded) / len(graded)
+        text = f"{right:.0%} right, {speed:.1f} tokens/s {text}"
     return text.strip()

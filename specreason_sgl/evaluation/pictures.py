@@ -10,20 +10,22 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from specreason_sgl.evaluation.report import Group, Row
+from specreason_sgl.evaluation.report import Group, Row, drafted, is_drafted
 from specreason_sgl.evaluation.settings import MODES
 from specreason_sgl.reasoning.calibration import Calibration
 from specreason_sgl.reasoning.display import BASE, DRAFT, REJECTED, rejected_drafts
-from specreason_sgl.reasoning.trace import Call, Step, Trace
+from specreason_sgl.reasoning.trace import Call, Trace
 
 _MARKERS = "osD^vP*X<>"
+_NOT_USED = "cut off or not needed"
 _PARTS = {  # of a sample's time, by the purpose of its requests
     "draft": DRAFT,
     "score": "#e0b13a",
+    "read": "#e0b13a",
     "rewrite": BASE,
     "reason": "#7d9fd1",
     "answer": "#9a6fb0",
-    "thrown away": "#c9c9c9",
+    _NOT_USED: "#c9c9c9",
 }
 _BINS = 20
 _TITLES = {"specreason": "draft and base together", "base": "base alone", "draft": "draft alone"}
@@ -51,18 +53,24 @@ def all_of(rows: Sequence[Row], groups: Sequence[Group]) -> Iterator[tuple[str, 
         "that passed. reason: a chain of thought that one model writes alone.",
         where_time_goes([one for one in groups if one.samples]),
     )
-    judged = [one for one in groups if any(map(_drafted, one.traces))]
-    if judged:
+    speculative = [group for group in groups if any(map(drafted, group.traces))]
+    scored = [
+        group
+        for group in speculative
+        if any(step.score is not None for trace in group.traces for step in drafted(trace))
+    ]
+    if scored:
         yield (
             "Scores of drafted steps",
             "Each in its verifier's units; the line is the threshold.",
-            scores(judged),
+            scores(scored),
         )
+    if speculative:
         yield (
             "Share of steps kept, by position",
-            "Of the drafted steps at this place in the chain of thought; few samples are long, so the right "
-            "end rests on few steps.",
-            kept_by_position(judged),
+            "Word for word, of the drafted steps at this place in the chain of thought; few samples are "
+            "long, so the right end rests on few steps.",
+            kept_by_position(speculative),
         )
 
 
@@ -113,11 +121,11 @@ def timeline(*traces: Trace) -> Picture:
 def _bars(trace: Trace) -> list[tuple[Call, str, int]]:
     """Each request, its part of the time, and the number of its step; 0 where there is none."""
     rejected = rejected_drafts(trace)
-    bars = [(call, "thrown away", 0) for call in trace.wasted]
+    bars = [(call, _NOT_USED, 0) for call in trace.wasted]
     bars += [(trace.answer_call, "answer", 0)] if trace.answer_call else []
     for number, step in enumerate(trace.steps, 1):
         for call in step.calls:
-            part = "thrown away" if call in rejected else call.purpose
+            part = _NOT_USED if call in rejected else call.purpose
             bars.append((call, part, 0 if call.purpose == "reason" else number))
     return sorted(bars, key=lambda one: one[0].start)
 
@@ -197,7 +205,8 @@ def where_time_goes(groups: Sequence[Group]) -> Picture:
     seconds = [[_seconds_by_part(trace) for trace in one.traces] for one in groups]
     for part, color in _PARTS.items():
         means = np.array([np.mean([one[part] for one in mine]) for mine in seconds])
-        axes.barh(range(len(groups)), means, left=left, color=color, label=part)
+        if means.any():
+            axes.barh(range(len(groups)), means, left=left, color=color, label=part)
         left += means
     passed = [np.mean([trace.seconds for trace in one.traces]) for one in groups]
     places = np.arange(len(groups))
@@ -222,10 +231,9 @@ def scores(groups: Sequence[Group]) -> Picture:
     figure = Picture(figsize=(3 * columns + 1, 2.4 * lines), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False).flat
     for group, axes in zip(groups, panels, strict=False):
-        steps = [step for trace in group.traces for step in _drafted(trace) if step.score is not None]
+        steps = [step for trace in group.traces for step in drafted(trace) if step.score is not None]
         both = [[s.score for s in steps if (s.author == "draft") is kept] for kept in (True, False)]
-        if steps:
-            axes.hist(both, _BINS, stacked=True, color=[DRAFT, REJECTED], label=["kept", "rejected"])
+        axes.hist(both, _BINS, stacked=True, color=[DRAFT, REJECTED], label=["kept", "rejected"])
         if isinstance(threshold := group.config.get("threshold"), int | float):
             axes.axvline(threshold, color="black", lw=1)
         axes.set_title(group.name, fontsize=8)
@@ -248,7 +256,7 @@ def kept_by_position(groups: Sequence[Group]) -> Picture:
             (place, step.author == "draft")
             for trace in group.traces
             for place, step in enumerate(trace.steps, 1)
-            if step.author == "draft" or step.rejected is not None
+            if is_drafted(step)
         ]
         places, kept = np.array(found).T
         every = np.histogram(places, bins)[0]
@@ -259,10 +267,3 @@ def kept_by_position(groups: Sequence[Group]) -> Picture:
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=8)
     return figure
-
-
-def _drafted(trace) -> list[Step]:
-    """The steps that were drafted and judged."""
-    if trace.mode != "specreason":
-        return []
-    return [step for step in trace.steps if step.author == "draft" or step.rejected is not None]

@@ -2,12 +2,15 @@
 this package's own time. `python -m specreason_sgl.evaluation.zero_server TOKENIZER PORT`"""
 
 import contextlib
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request
+from fastapi.responses import StreamingResponse
 
 from specreason_sgl.errors import LaunchError
 from specreason_sgl.runtime import supervise
@@ -27,14 +30,11 @@ def make_app(tokenizer: str) -> FastAPI:
     @app.post("/generate")
     async def generate(request: Request):
         payload = await request.json()
-        length = len(payload["input_ids"])
-        meta = {"prompt_tokens": length, "cached_tokens": 0, "completion_tokens": STEP_TOKENS}
-        meta["finish_reason"] = {"type": "stop", "matched": "\n\n"}
-        if ids := payload.get("token_ids_logprob"):
-            meta["completion_tokens"] = 1
-            meta["output_token_ids_logprobs"] = [[[-float(i), token, None] for i, token in enumerate(ids)]]
-        # Each step says something else, or it would be a repetition.
-        return {"text": f"{STEP} {length}", "output_ids": [], "meta_info": meta}
+        answer = _answer(payload)
+        if not payload.get("stream"):
+            return answer
+        events = (f"data: {event}\n\n" for event in (json.dumps(answer), "[DONE]"))
+        return StreamingResponse(events, media_type="text/event-stream")
 
     @app.post("/flush_cache")
     @app.post("/abort_request")
@@ -42,6 +42,29 @@ def make_app(tokenizer: str) -> FastAPI:
         return {}
 
     return app
+
+
+def _answer(payload: dict[str, Any]) -> dict[str, Any]:
+    ids = payload["input_ids"]
+    most = payload["sampling_params"].get("max_new_tokens", STEP_TOKENS)
+    meta = {"prompt_tokens": len(ids), "cached_tokens": 0, "completion_tokens": min(STEP_TOKENS, most)}
+    meta["finish_reason"] = {"type": "stop", "matched": "\n\n"}
+    if choices := payload.get("token_ids_logprob"):
+        meta["output_token_ids_logprobs"] = [[[-float(i), token, None] for i, token in enumerate(choices)]]
+    if "logprob_start_len" in payload:
+        meta |= _reading(ids, payload["logprob_start_len"])
+    # Each step says something else, or it would be a repetition.
+    return {"text": f"{STEP} {len(ids)}", "output_ids": [], "meta_info": meta}
+
+
+def _reading(ids: list[int], start: int) -> dict[str, Any]:
+    """No token is regretted, though the model would have written the one before twice."""
+    tokens, firsts = [], []
+    for i in range(start, len(ids)):
+        logprob = -(i % 97) / 100
+        tokens.append([logprob, ids[i], None])
+        firsts.append([[logprob, ids[i - 1] if i > start + 1 else ids[i], None]])
+    return {"input_token_logprobs": tokens, "input_top_logprobs": firsts}
 
 
 @contextlib.contextmanager

@@ -10,20 +10,28 @@ Special tokens inside a message stay text: in `encode` only what the template it
 token.
 """
 
+import logging
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 from sglang.lang.chat_template import ChatTemplate
 from sglang.lang.interpreter import StreamExecutor
 
-from specreason_sgl.errors import TemplateError
+from specreason_sgl.errors import ConfigError, TemplateError
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
+CHANNEL = "<|channel|>"  # gpt-oss: thoughts and answers are messages of their own
+SET_HERE = {"conversation", "messages", "chat_template", "tokenize", "add_generation_prompt"}
+SET_HERE |= {"continue_final_message", "return_dict", "return_tensors", "return_assistant_tokens_mask"}
+_TAG = re.compile(r"<[^\s<>]+>")
+_NOT_HTML = re.compile(r"[|｜_▁]")  # no element of HTML has one of these in its name
 _LINE_END = re.compile(r"\n(?=\S)|\n\Z")
 _SLOT = "\ue000content\ue001"  # private-use characters: no tokenizer has them as a token of its own
+log = logging.getLogger(__name__)
 _GUARD = ("\ue000{}\ue001", re.compile("\ue000(\\d+)\ue001"))
 
 
@@ -33,13 +41,24 @@ class TokenizerChatTemplate(ChatTemplate):
     Args:
         tokenizer: a `transformers.PreTrainedTokenizerFast`.
         name: shown in errors; the model's name.
+        settings: keyword arguments for the template, such as `enable_thinking`. They are the same for
+            everything that is rendered and cached here.
+
+    Raises:
+        ConfigError: the settings are not keyword arguments that are the template's.
     """
 
-    def __init__(self, tokenizer, name: str):
+    def __init__(self, tokenizer, name: str, settings: Mapping[str, Any] | None = None):
         super().__init__(name=name, default_system_prompt=None, role_prefix_and_suffix={})
         self.tokenizer = tokenizer
+        self.settings = _checked_settings(settings)
+        self._source = self._get_source()
+        for setting in self.settings:
+            if self._source and not re.search(rf"\b{re.escape(setting)}\b", self._source):
+                log.warning("the chat template of %s does not use the setting %r", name, setting)
         added = tokenizer.added_tokens_decoder.values()
-        self._reserved = sorted((t.content for t in added if len(t.content) > 1), key=len, reverse=True)
+        controls = (token.content for token in added if _is_control(token, self._source))
+        self._reserved = sorted(controls, key=len, reverse=True)
         self._reserved_pattern = re.compile("|".join(map(re.escape, self._reserved)) or r"(?!)")
         self._backend = tokenizer.backend_tokenizer
         self._backend.no_truncation()
@@ -53,16 +72,34 @@ class TokenizerChatTemplate(ChatTemplate):
 
     __hash__ = object.__hash__
 
+    def _get_source(self) -> str:
+        try:
+            return self.tokenizer.get_chat_template(tools=self.settings.get("tools")) or ""
+        except ValueError:  # there is none
+            return ""
+
+    @cached_property
+    def _generation_prompt(self) -> str:
+        prefix, _ = self.get_prefix_and_suffix("assistant", [{"role": "user", "content": "x"}])
+        return prefix.rstrip()
+
+    @cached_property
+    def _knows_thinking(self) -> bool:
+        return THINK_CLOSE in self._source
+
     @cached_property
     def thinking(self) -> bool:
-        """Whether the model is one that thinks between `<think>` and `</think>`."""
-        return THINK_CLOSE in (self.tokenizer.get_chat_template() or "")
+        """Whether the model thinks between `<think>` and `</think>`, with these settings.
+
+        It does not where the generation prompt closes the thinking that the model would begin (Qwen3 with
+        `enable_thinking=False`, DeepSeek-V3.1 unless `thinking=True`).
+        """
+        return self._knows_thinking and THINK_CLOSE not in self._generation_prompt.rpartition(THINK_OPEN)[2]
 
     @cached_property
     def opens_thinking(self) -> bool:
         """Whether the generation prompt itself ends with an open `<think>` (DeepSeek-R1, QwQ)."""
-        prefix, _ = self.get_prefix_and_suffix("assistant", [{"role": "user", "content": "x"}])
-        return prefix.rstrip().endswith(THINK_OPEN)
+        return self._generation_prompt.endswith(THINK_OPEN)
 
     @cached_property
     def thinking_prefix(self) -> str:
@@ -73,8 +110,14 @@ class TokenizerChatTemplate(ChatTemplate):
         """The template's rendering of whole messages.
 
         Raises:
-            TemplateError: there is no template, or it refuses the messages.
+            TemplateError: there is no template that can be used, or it refuses the messages.
         """
+        for message in messages:
+            if not isinstance(message["content"], str):
+                raise TemplateError(
+                    f"the content of a message must be text, got {type(message['content']).__name__}; "
+                    "images are not supported"
+                )
         key = (generation_prompt, *((message["role"], message["content"]) for message in messages))
         if (known := self._rendered.get(key)) is None:
             known = self._render(messages, generation_prompt)
@@ -88,9 +131,14 @@ class TokenizerChatTemplate(ChatTemplate):
             raise TemplateError(
                 f"{self.name} has no chat template: use an instruct model, or a program without roles"
             )
+        if CHANNEL in self._source:
+            raise TemplateError(
+                f"the chat template of {self.name} is of channels ({CHANNEL}), which is not supported: "
+                "use another model, or a program without roles"
+            )
         try:
             return self.tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=generation_prompt
+                list(messages), tokenize=False, add_generation_prompt=generation_prompt, **self.settings
             )
         except (JinjaError, ValueError, TypeError, KeyError) as error:
             raise TemplateError(f"the chat template of {self.name} refuses the messages: {error}") from None
@@ -135,7 +183,12 @@ class TokenizerChatTemplate(ChatTemplate):
 
         Returns:
             Token ids, one list.
+
+        Raises:
+            ConfigError: there is an image in it.
+            TemplateError: the chat template cannot render it.
         """
+        _check_has_no_images(s)
         if not s.messages_ and s.cur_role is None:
             return self.tokenizer.encode(s.text_[:until] + extra)
         head, at = self._head(s)
@@ -201,7 +254,7 @@ class TokenizerChatTemplate(ChatTemplate):
         content = _GUARD[1].sub(lambda m: m[0].replace("\ue000", "\ufffd"), content)  # no forged marks
 
         keep = set()
-        if role == "assistant" and self.thinking:
+        if role == "assistant" and self._knows_thinking:
             start = len(content) - len(content.lstrip())
             keep = {content.find(THINK_CLOSE)}
             if content.startswith(THINK_OPEN, start) and not self.opens_thinking:
@@ -302,8 +355,10 @@ def exact_messages(s: StreamExecutor) -> tuple[list[dict], str]:
     The interpreter strips the leading white space of a message; it is read back from the state's text.
 
     Raises:
+        ConfigError: there is an image in them.
         TemplateError: the text has something between roles.
     """
+    _check_has_no_images(s)
     text, at = s.text_, 0
     messages: list[dict] = []
     for message in s.messages_:
@@ -322,3 +377,38 @@ def exact_messages(s: StreamExecutor) -> tuple[list[dict], str]:
         at = start + len(content) + len(suffix)
         messages.append({"role": message["role"], "content": content})
     return messages, text[at if s.cur_role is None else s.cur_role_begin_pos :]
+
+
+def _check_has_no_images(s: StreamExecutor) -> None:
+    if s.images_ or not all(isinstance(message["content"], str) for message in s.messages_):
+        raise ConfigError("images are not supported: prompts are sent as token ids")
+
+
+def _checked_settings(settings: Mapping[str, Any] | None) -> dict[str, Any]:
+    if settings is None:
+        return {}
+    if not isinstance(settings, Mapping) or not all(isinstance(name, str) for name in settings):
+        raise ConfigError(f"template must be keyword arguments of the chat template, got {settings!r}")
+    if names := sorted(SET_HERE.intersection(settings)):
+        raise ConfigError(f"template must not set {', '.join(names)}: the renderer does")
+    return dict(settings)
+
+
+def _is_control(token, source: str) -> bool:
+    """Whether an added token steers the model, so that text must not be able to write it.
+
+    Special tokens are; so are tags that are not marked as special (`<think>`, `<tool_call>`,
+    `<|fim_prefix|>`): those that the chat template writes, and those whose names no text would have. Others
+    are vocabulary for ordinary text, and breaking them up would show the model text as it never saw it: runs
+    of white space (GPT-NeoX, Gemma), elements of HTML (Gemma).
+
+    Args:
+        token: a `tokenizers.AddedToken`.
+        source: the chat template's text.
+    """
+    text = token.content
+    if len(text) < 2 or text.isspace():
+        return False
+    if token.special or text in (THINK_OPEN, THINK_CLOSE):
+        return True
+    return bool(_TAG.fullmatch(text)) and (bool(_NOT_HTML.search(text)) or text in source)

@@ -11,7 +11,7 @@ import math
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -38,8 +38,10 @@ from specreason_sgl.errors import (
 from specreason_sgl.lang.answers import check_answer, reading, valid
 from specreason_sgl.lang.chat import Memory, TokenizerChatTemplate
 from specreason_sgl.lang.classify import Classification
+from specreason_sgl.lang.connections import carrying, make_pool, shut_down
 from specreason_sgl.lang.logprobs import TextLogprobs, TokenLogprob, finite, read_tokens
 from specreason_sgl.lang.score import ScoreTokens
+from specreason_sgl.lang.tokenizer import PROBE, load_tokenizer, read_chat_template
 
 CONNECT_TIMEOUT = 5.0  # seconds
 CONNECTIONS = 256  # kept alive; more are made and closed
@@ -50,7 +52,8 @@ BUSY = (429, 502, 503, 504)
 TOO_LONG = ("context length", "longer than the model", "maximum allowed length")  # SGLang's words
 FLUSH_TIMEOUT = 20.0  # seconds
 ABORT_AGAIN = 0.1  # seconds; doubled each time
-ABORT_WAIT = 0.5  # seconds, where the server has missed a deadline
+ABORT_WAIT = 0.5  # seconds for the server to answer; it may hang
+REFUSED = (401, 403)
 USAGE = ("prompt_tokens", "cached_tokens", "completion_tokens", "sent_at", "seconds")
 log = logging.getLogger(__name__)
 
@@ -59,6 +62,8 @@ log = logging.getLogger(__name__)
 class _InFlight:
     sid: str  # the state's id, `StreamExecutor.sid`
     aborted: threading.Event = field(default_factory=threading.Event)
+    connection: Any = None  # that it was sent on; see `lang.connections`
+    sock: Any = None
 
 
 class _Limit(NamedTuple):
@@ -80,6 +85,9 @@ class Endpoint(RuntimeEndpoint):
         retry_for: seconds for which a request is sent again, with growing pauses, where the server is gone
             or too busy; within the timeout. The earlier one is aborted, and a stream goes on where it was.
             A server that is there and fails at a request is asked 3 times.
+        template: keyword arguments for the chat template, such as `{"enable_thinking": False}` for Qwen3
+            (`chat_template_kwargs` in OpenAI-style APIs).
+        trust_remote_code: whether code that comes with the tokenizer may run here.
 
     Attributes:
         context_length: tokens of a prompt and what is generated on it; None where the server does not say.
@@ -87,7 +95,7 @@ class Endpoint(RuntimeEndpoint):
     Raises:
         ServerUnreachable: nobody answers at `base_url`.
         NotSGLang: what answers there is not an SGLang server.
-        ConfigError: the URL is not one, or the tokenizer cannot be loaded.
+        ConfigError: a setting is not valid, the tokenizer cannot be loaded, or it is not the server's.
 
     A call that fails inside a state's thread raises where the program reads its result: `s["name"]`,
     `s.get_meta_info("name")`; `s.error()` returns it. Errors also cross `fork`.
@@ -101,6 +109,8 @@ class Endpoint(RuntimeEndpoint):
         timeout: float = 600.0,
         tokenizer: str | None = None,
         retry_for: float = RETRY_FOR,
+        template: Mapping[str, Any] | None = None,
+        trust_remote_code: bool = False,
     ):
         BaseBackend.__init__(self)
         if not base_url.startswith(("http://", "https://")):
@@ -115,7 +125,7 @@ class Endpoint(RuntimeEndpoint):
         self.timeout = timeout
         self.retry_for = retry_for
         try:
-            self._pool = urllib3.connection_from_url(self.base_url, maxsize=CONNECTIONS)
+            self._pool = make_pool(self.base_url, CONNECTIONS)
         except urllib3.exceptions.LocationValueError:
             raise ConfigError(f"{base_url!r} is not a server's URL") from None
         self._path = urllib3.util.parse_url(self.base_url).path or ""
@@ -127,10 +137,17 @@ class Endpoint(RuntimeEndpoint):
         # A state that the garbage collector finds ends itself (`end_program`) in whatever thread it runs in,
         # and that can be one that has the lock.
         self._lock = threading.RLock()
+        self._aborts_refused = False
         self.model_info = self._get_model_info()
-        self.tokenizer = _load_tokenizer(tokenizer, self.model_info, self.base_url)
-        self.chat_template = TokenizerChatTemplate(self.tokenizer, self.model_info["model_path"])
-        self.context_length = self._get_context_length()
+        server_info = self._read_server_info()
+        self.tokenizer = load_tokenizer(
+            tokenizer, self.model_info, server_info, self.base_url, trust_remote_code
+        )
+        self._check_tokenizer()
+        if (source := read_chat_template(server_info, self.base_url)) is not None:
+            self.tokenizer.chat_template = source
+        self.chat_template = TokenizerChatTemplate(self.tokenizer, self.model_info["model_path"], template)
+        self.context_length = _get_context_length(server_info)
         _end_forgotten_states_at_exit()
 
     # What SGLang's interpreter calls.
@@ -211,24 +228,41 @@ class Endpoint(RuntimeEndpoint):
             How many requests were told to end by this call. They raise `RequestAborted`, and so do further
             ones of the state.
         """
+        posts: list[threading.Thread] = []
+        count = self._begin_abort(state, posts)
+        deadline = time.monotonic() + ABORT_WAIT
+        for post in posts:
+            post.join(max(deadline - time.monotonic(), 0))
+        return count
+
+    def _begin_abort(self, state, posts: list[threading.Thread]) -> int:
+        """`abort` without the wait: `posts` gets the threads that tell the servers."""
         sid = state.stream_executor.sid if state is not None else None
         with self._lock:
             if sid:
                 self._aborted.add(sid)
-            mine = {rid: one for rid, one in self._in_flight.items() if sid in (None, one.sid)}
-            rids = [rid for rid, one in mine.items() if not one.aborted.is_set()]
-            for rid in rids:
-                mine[rid].aborted.set()
+            requests = {
+                rid: request
+                for rid, request in self._in_flight.items()
+                if sid in (None, request.sid) and not request.aborted.is_set()
+            }
+            for request in requests.values():
+                request.aborted.set()
             tied = list(self._tied.get(sid, ())) if sid else []
-        self._abort_until_gone(rids, ABORT_AGAIN)
-        return len(rids) + sum(one.stream_executor.backend.abort(one) for one in tied)
+        if requests:
+            posts.append(_start(self._abort_until_gone, list(requests), ABORT_AGAIN))
+        return len(requests) + sum(other.stream_executor.backend._begin_abort(other, posts) for other in tied)
 
     def _abort_until_gone(self, rids: list[str], again: float) -> None:
         """A request that is still on its way when its abort arrives would run: ask again while it does."""
-        rids = [rid for rid in rids if rid in self._in_flight]
+        with self._lock:
+            requests = {rid: self._in_flight[rid] for rid in rids if rid in self._in_flight}
+        rids = list(requests)
         for rid in rids:
-            if not self._abort_rid(rid):
+            if (status := self._abort_rid(rid)) is None:
                 break  # a server that hangs does not answer the others either
+            if status in REFUSED:
+                shut_down(requests[rid])  # SGLang aborts a request whose client has gone
         if rids and again < CONNECT_TIMEOUT:
             timer = threading.Timer(again, self._abort_until_gone, (rids, 2 * again))
             timer.daemon = True
@@ -315,8 +349,6 @@ class Endpoint(RuntimeEndpoint):
     # Requests.
 
     def _payload(self, s: StreamExecutor, sampling_params: SglSamplingParams) -> dict[str, Any]:
-        if s.images_:
-            raise ConfigError("images are not supported: prompts are sent as token ids")
         self._handle_dtype_to_regex(sampling_params)
         payload: dict[str, Any] = {
             "input_ids": self.chat_template.encode(s),
@@ -462,7 +494,7 @@ class Endpoint(RuntimeEndpoint):
             except (ServerUnreachable, ServerBusy, ServerFailed) as error:
                 if finished:
                     return
-                if constrained and position:
+                if constrained and position and not request.in_flight.aborted.is_set():
                     raise  # the constraint would begin anew after what has come
                 request.wait_to_send_again(error)
             before += tokens
@@ -556,20 +588,28 @@ class Endpoint(RuntimeEndpoint):
             sock.settimeout(max(deadline - time.monotonic(), 0.01))
         return response.read1(1 << 20)
 
-    def _send(self, method: str, path: str, timeout: float, body: bytes | None = None):
+    def _send(
+        self,
+        method: str,
+        path: str,
+        timeout: float,
+        body: bytes | None = None,
+        in_flight: _InFlight | None = None,
+    ):
         try:
-            return self._pool.urlopen(
-                method,
-                self._path + path,
-                body=body,
-                headers=self._headers(),
-                retries=False,
-                assert_same_host=False,
-                preload_content=False,
-                timeout=urllib3.Timeout(
-                    connect=min(CONNECT_TIMEOUT, max(timeout, 0.01)), read=max(timeout, 0.01)
-                ),
-            )
+            with carrying(in_flight):
+                return self._pool.urlopen(
+                    method,
+                    self._path + path,
+                    body=body,
+                    headers=self._headers(),
+                    retries=False,
+                    assert_same_host=False,
+                    preload_content=False,
+                    timeout=urllib3.Timeout(
+                        connect=min(CONNECT_TIMEOUT, max(timeout, 0.01)), read=max(timeout, 0.01)
+                    ),
+                )
         except (urllib3.exceptions.ConnectTimeoutError, urllib3.exceptions.NewConnectionError) as error:
             raise ServerUnreachable(
                 f"nobody answers at {self.base_url}; is the server running? ({_why(error)})"
@@ -585,9 +625,9 @@ class Endpoint(RuntimeEndpoint):
             "or the timeout too short for this machine"
         )
 
-    def _json(self, method: str, path: str, expect_json: bool = True):
+    def _json(self, method: str, path: str, expect_json: bool = True, body: bytes | None = None):
         deadline = time.monotonic() + min(self.timeout, 30.0)
-        response = self._send(method, path, deadline - time.monotonic())
+        response = self._send(method, path, deadline - time.monotonic(), body)
         body = _draining(response, lambda: self._read(response, deadline))
         return self._parse(response.status, body) if expect_json or response.status != 200 else None
 
@@ -615,28 +655,43 @@ class Endpoint(RuntimeEndpoint):
         what = "an error" if status == 200 else f"status {status}"
         return kind(f"{self.base_url} answered with {what}: {message[:500]}")
 
-    def _abort_rid(self, rid: str) -> bool:
-        """Whether the server answered."""
+    def _abort_rid(self, rid: str) -> int | None:
+        """The status that the server answered with, or None if it did not."""
         body = json.dumps({"rid": rid}).encode()
         with contextlib.suppress(SpecReasonError, urllib3.exceptions.HTTPError):  # what is gone runs nothing
             response = self._send("POST", "/abort_request", CONNECT_TIMEOUT, body)
             _draining(response, response.read)
-            if response.status == 404:  # sglang-router (0.3.2) does not pass an abort on
-                found = self._json("GET", "/workers")
-                for worker in found.get("workers", ()) if isinstance(found, dict) else ():
-                    self._abort_at(worker["url"], body)
-            return True
-        return False
+            status = response.status
+            if status == 404:  # sglang-router (0.3.2) does not pass an abort on
+                answer = self._json("GET", "/workers")
+                for worker in answer.get("workers", ()) if isinstance(answer, dict) else ():
+                    if self._abort_at(worker["url"], body) in REFUSED:
+                        status = REFUSED[0]
+            if status in REFUSED:
+                self._warn_of_refused_aborts()
+            return status
+        return None
 
-    def _abort_at(self, worker: str, body: bytes) -> None:
+    def _abort_at(self, worker: str, body: bytes) -> int | None:
         with contextlib.suppress(urllib3.exceptions.HTTPError):
-            urllib3.request(
+            return urllib3.request(
                 "POST",
                 f"{worker}/abort_request",
                 body=body,
                 headers=self._headers(),
                 retries=False,
                 timeout=CONNECT_TIMEOUT,
+            ).status
+        return None
+
+    def _warn_of_refused_aborts(self) -> None:
+        with self._lock:
+            warned, self._aborts_refused = self._aborts_refused, True
+        if not warned:
+            log.warning(
+                "%s refuses to abort requests: it wants its --admin-api-key; their connections are closed "
+                "instead, which SGLang notices within seconds",
+                self.base_url,
             )
 
     def _headers(self) -> dict[str, str]:
@@ -656,18 +711,33 @@ class Endpoint(RuntimeEndpoint):
             raise NotSGLang(f"{self.base_url} is not an SGLang server: its /model_info names no model")
         return info
 
-    def _get_context_length(self) -> int | None:
+    def _read_server_info(self) -> dict[str, Any]:
         try:
             info = self.get_server_info()
         except ServerError:
-            return None
-        found = info if isinstance(info, dict) else {}
-        # The scheduler's own limit of a prompt (0.5.23). It knows the memory too; 5 tokens of what is
-        # generated fit beside it.
-        for name, beside in (("max_req_input_len", 0), ("context_length", 6)):
-            if type(found.get(name)) is int and found[name] > beside:
-                return found[name] - beside
-        return None
+            return {}
+        return info if isinstance(info, dict) else {}
+
+    def _check_tokenizer(self) -> None:
+        """Compare the tokenizer with the server's own, where the server says how it encodes a text.
+        A router and older servers do not.
+
+        Raises:
+            ConfigError: they differ.
+        """
+        try:
+            answer = self._json("POST", "/tokenize", body=json.dumps({"prompt": PROBE}).encode())
+        except ServerError:
+            return
+        ids = answer.get("tokens") if isinstance(answer, dict) else None
+        if not isinstance(ids, list) or not ids or not all(type(token) is int for token in ids):
+            return
+        if ids != self.tokenizer.encode(PROBE):
+            raise ConfigError(
+                f"the tokenizer {self.tokenizer.name_or_path!r} must encode text as the server "
+                f"{self.base_url} does, got other token ids; pass the folder or the Hugging Face name of "
+                "the server's tokenizer as tokenizer="
+            )
 
 
 class _Request:
@@ -704,7 +774,8 @@ class _Request:
         self.several = batch or payload.get("sampling_params", {}).get("n", 1) > 1
         self.rids = [f"{self.rid}-{i}" for i in range(len(ids))] if batch else [self.rid]
         body = json.dumps({**payload, "rid": self.rids if batch else self.rid}).encode()
-        self.response = endpoint._send("POST", self.path, self.deadline - time.monotonic(), body)
+        remaining = self.deadline - time.monotonic()
+        self.response = endpoint._send("POST", self.path, remaining, body, self.in_flight)
         return self.response
 
     def wait_to_send_again(self, error: ServerError) -> None:
@@ -740,18 +811,22 @@ class _Request:
 
     def __exit__(self, kind, error, _) -> None:
         self.close(bool(kind))
-        self.endpoint._in_flight.pop(self.rid, None)
+        with self.endpoint._lock:  # `abort` goes over them in another thread
+            self.endpoint._in_flight.pop(self.rid, None)
         if isinstance(error, DeadlineExceeded):
             error.args = self.endpoint._late(self.deadline - self.sent_at).args
         if kind and not self.in_flight.aborted.is_set() and not isinstance(error, ServerUnreachable):
-            thread = threading.Thread(target=self._abort, daemon=True)
-            thread.start()
-            # A server that hangs does not answer this either.
-            thread.join(ABORT_WAIT if isinstance(error, DeadlineExceeded) else None)
+            self._abort()
 
     def _abort(self) -> None:
-        for rid in self.rids:
-            self.endpoint._abort_rid(rid)
+        """A server that hangs does not answer this either, so it goes on in the background."""
+
+        def post(rids: list[str]) -> None:
+            for rid in rids:
+                if self.endpoint._abort_rid(rid) is None:
+                    break
+
+        _start(post, self.rids).join(ABORT_WAIT)
 
     def close(self, early: bool = True) -> None:
         if self.response is not None:
@@ -909,18 +984,19 @@ def _draining(response, read):
         response.release_conn()
 
 
-def _load_tokenizer(name: str | None, info: dict[str, Any], url: str):
-    from transformers import AutoTokenizer
+def _get_context_length(server_info: dict[str, Any]) -> int | None:
+    # The scheduler's own limit of a prompt (0.5.23). It knows the memory too; 5 tokens of what is generated
+    # fit beside it.
+    for name, beside in (("max_req_input_len", 0), ("context_length", 6)):
+        if type(server_info.get(name)) is int and server_info[name] > beside:
+            return server_info[name] - beside
+    return None
 
-    name = name or info.get("tokenizer_path") or info["model_path"]
-    try:
-        return AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise ConfigError(
-            f"the tokenizer {name!r} of the server {url} cannot be loaded ({first_line}); "
-            "pass a folder or a Hugging Face name as tokenizer"
-        ) from None
+
+def _start(target, *args) -> threading.Thread:
+    thread = threading.Thread(target=target, args=args, daemon=True)
+    thread.start()
+    return thread
 
 
 def _why(error: Exception) -> str:

@@ -23,6 +23,7 @@ def fork_to(state: ProgramState, endpoint: Endpoint, stream: bool | None = None)
         A new state. Like any state of a program it ends by itself.
 
     Raises:
+        ConfigError: there is an image in the conversation.
         TemplateError: the state has text between roles, which no template can render.
     """
     source = state.stream_executor

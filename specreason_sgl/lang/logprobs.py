@@ -101,7 +101,7 @@ def read_tokens(
         LookupError, TypeError, ValueError: the answer lacks a part.
     """
     entries = meta["input_token_logprobs"][1 : 1 + end - start]  # the first is the token before `start`
-    tops = (meta.get("input_top_logprobs") or [None] * (1 + len(entries)))[1 : 1 + end - start]
+    tops = meta["input_top_logprobs"][1 : 1 + end - start]
     if len(entries) != end - start or any(
         entry[1] != id for entry, id in zip(entries, ids[start:end], strict=True)
     ):
@@ -112,7 +112,7 @@ def read_tokens(
         text = decode([*window, id])[shown:]
         first = tuple(
             Choice(text if other == id else decode([*window, other])[shown:], other, finite(value))
-            for value, other, *_ in top or ()
+            for value, other, *_ in top
         )
         unfinished = text.endswith(UNFINISHED)
         tokens.append(TokenLogprob("" if unfinished else text, finite(logprob), id, first))

@@ -14,7 +14,7 @@ from specreason_sgl.lang.chat import THINK_CLOSE
 from specreason_sgl.lang.endpoint import Endpoint
 from specreason_sgl.lang.fork import fork_to
 from specreason_sgl.lang.logprobs import TokenLogprob, logprobs
-from specreason_sgl.reasoning.drafter import Drafter
+from specreason_sgl.reasoning.drafter import Drafter, Pace
 from specreason_sgl.reasoning.pauses import breaker_of, is_paused
 from specreason_sgl.reasoning.repair import ALTERNATIVES
 from specreason_sgl.reasoning.run import Run
@@ -85,6 +85,7 @@ class Ahead:
     def __init__(self, run: Run, s: ProgramState, draft: Endpoint):
         self._run, self._s, self._draft = run, s, draft
         self._drafter: Drafter | None = None
+        self._pace = Pace(run.config.window)
         self._asked: deque[_Asked] = deque()
 
     def next(self) -> Judged | Skipped:
@@ -145,7 +146,8 @@ class Ahead:
             while not taken:  # none: the draft model has ended, and the chain of thought has not
                 if not self._drafter:
                     streams = self._run.config.window is not None
-                    self._drafter = Drafter(self._run, fork_to(self._s, self._draft, stream=streams))
+                    fork = fork_to(self._s, self._draft, stream=streams)
+                    self._drafter = Drafter(self._run, fork, self._pace)
                 if not (taken := self._drafter.take()):
                     self.drop()
             succeeded = True
@@ -212,6 +214,7 @@ class Ahead:
             if asked.reader:
                 tokens = asked.reader.state.get_meta_info(RESULT)["logprobs"]
                 calls.append(call_of(run, asked.reader))
+                self._pace.read(calls[-1].seconds)
         except ContextLengthExceeded:  # the base model then writes a step that fits
             return Judged(drafted, False, calls=tuple(calls))
         finally:

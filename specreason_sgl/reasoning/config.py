@@ -132,7 +132,7 @@ class SpecReasonConfig:
         return Threshold(PAPER_THRESHOLD if self.threshold is None else self.threshold)
 
     @property
-    def window(self) -> int | None:
+    def window(self) -> int | Literal["auto"] | None:
         """Drafted tokens after which the base model reads; None where it judges whole steps."""
         return self.repair.window if self.judge is None else None
 

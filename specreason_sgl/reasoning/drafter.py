@@ -2,13 +2,16 @@
 
 import re
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass
+from typing import Literal
 
 from sglang.lang.interpreter import ProgramState
 
 from specreason_sgl.errors import ContextLengthExceeded, RequestAborted
 from specreason_sgl.reasoning.chain import Chain
+from specreason_sgl.reasoning.repair import AUTO
 from specreason_sgl.reasoning.run import Run
 from specreason_sgl.reasoning.trace import Call, End, Step
 from specreason_sgl.reasoning.verifiers import Drafted, is_askable
@@ -57,16 +60,50 @@ class _Draft:
         return drafted
 
 
+class Pace:
+    """How many drafted tokens the base model reads at once, where that is chosen by measurement: so many that
+    a read takes half of the time that drafting them does. So reading keeps up with drafting and leaves the
+    base model time for other runs, and where these are many and a read takes long, the window grows.
+    """
+
+    FIRST, LEAST, MOST = 8, 4, 64  # tokens; the first before anything was measured
+
+    def __init__(self, window: int | Literal["auto"] | None):
+        self._fixed = window
+        self._read = self._token = 0.0  # seconds
+
+    def read(self, seconds: float) -> None:
+        """A read took so long."""
+        self._read = _smoothed(self._read, seconds)
+
+    def drafted(self, tokens: int, seconds: float) -> None:
+        """So many tokens were drafted in that time."""
+        self._token = _smoothed(self._token, seconds / max(tokens, 1))
+
+    @property
+    def window(self) -> int | None:
+        if self._fixed != AUTO:
+            return self._fixed
+        if not self._read or not self._token:
+            return self.FIRST
+        return round(min(max(2 * self._read / self._token, self.LEAST), self.MOST))
+
+
+def _smoothed(before: float, now: float) -> float:
+    return 0.7 * before + 0.3 * now if before else now
+
+
 class Drafter:
     """Writes ahead. It stays at most `lookahead` steps ahead of those that `kept` was told of.
 
     Args:
         run: it belongs to.
         state: the draft model's, the chain of thought so far in it; it streams where there is a window.
+        pace: how large the windows are.
     """
 
-    def __init__(self, run: Run, state: ProgramState):
-        self._run, self._state = run, run.adopt(state, "draft")
+    def __init__(self, run: Run, state: ProgramState, pace: Pace):
+        self._run, self._state, self._pace = run, run.adopt(state, "draft"), pace
         self._chain: Chain = run.chain.copy()  # as if all were kept
         self._slots = threading.Semaphore(1 + run.config.lookahead)
         self._changed = threading.Condition()
@@ -93,7 +130,7 @@ class Drafter:
             return taken
 
     def _take_new(self) -> list[Drafted]:
-        window, delimiter = self._run.config.window, self._run.config.delimiter
+        window, delimiter = self._pace.window, self._run.config.delimiter
         taken = []
         while self._drafts and (drafted := self._drafts[0].take(window, delimiter)):
             taken.append(drafted)
@@ -167,12 +204,13 @@ class Drafter:
 
     def _follow(self, request: Request, draft: _Draft) -> None:
         """Note what streams in."""
-        text = ""
+        text, began = "", time.monotonic()
         for piece in request.state.text_iter(request.name):
             meta = request.state.stream_executor.meta_info.get(request.name) or {}
             text += piece
             with self._changed:
                 draft.text, draft.tokens = text, meta.get("completion_tokens", 0)
+                self._pace.drafted(draft.tokens, time.monotonic() - began)
                 if entries := meta.get("output_token_logprobs"):
                     draft.logprobs = tuple(entry[0] for entry in entries)
                 self._changed.notify_all()

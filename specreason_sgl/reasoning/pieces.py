@@ -1,7 +1,7 @@
 """What joins the chain of thought: a drafted text that is kept, one that is corrected, or what the base model
 writes instead."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from specreason_sgl.lang.chat import THINK_CLOSE
@@ -17,16 +17,29 @@ FEW = 4  # tokens that the base model writes where its one token is no whole tex
 
 
 def kept(run: Run, judged: Judged) -> Step:
-    """A drafted text as it is. An end that the base model regrets is taken out, and the thinking goes on."""
-    drafted, tokens = judged.drafted, judged.tokens
-    reading = tuple(placed(drafted, tokens))
-    end = drafted.end
-    if end in ("eos", "think") and run.config.judge:
-        regrets = [token.regret for token in reading if token.at >= len(drafted.text)]
-        if max(regrets, default=0.0) > run.config.repair.end_delta:
-            end = "delimiter"
-    count = len(tokens) if tokens and not run.config.judge else drafted.tokens
-    return replace(_judged_step(judged), end=end, tokens=count, draft_tokens=count, reading=reading)
+    """A drafted text as it is, within the budget. An end that the base model regrets is taken out, and the
+    thinking goes on."""
+    drafted = judged.drafted
+    reading = tuple(placed(drafted, judged.tokens))
+    piece = replace(_judged_step(judged), reading=reading)
+    if judged.tokens and not run.config.judge:
+        return _within_budget(run, piece)
+    regrets = [token.regret for token in reading if token.at >= len(drafted.text)]
+    if drafted.end in ("eos", "think") and max(regrets, default=0.0) > run.config.repair.end_delta:
+        return replace(piece, end="delimiter")
+    return piece
+
+
+def _within_budget(run: Run, piece: Step) -> Step:
+    """A piece that was read, counted in the base model's tokens. The draft model's are not the same where it
+    has another vocabulary: it may have written too much, or been cut too early."""
+    count, left = len(piece.reading), run.chain.step_tokens_left
+    if count > left:
+        text = piece.text[: max(piece.reading[left].at, 0)]
+        reading = piece.reading[:left]
+        return replace(piece, text=text, end="length", tokens=left, draft_tokens=left, reading=reading)
+    end = None if piece.end == "length" and count < left else piece.end
+    return replace(piece, end=end, tokens=count, draft_tokens=count)
 
 
 def rewritten(run: Run, judged: Judged) -> Step:
@@ -47,17 +60,18 @@ def corrected(run: Run, judged: Judged) -> Step:
             return rewritten(run, judged)
         judged = _read(run, judged)
     cut, choice = _first_correction(run, judged)
-    if choice is None:
+    if choice is None or (not run.config.judge and cut >= run.chain.step_tokens_left):
         return kept(run, judged)
     reading = list(placed(drafted, judged.tokens))
     at = reading[cut].at
     if at < 0 or UNFINISHED in choice.text:  # no whole characters, or one token with what is kept already
         return _continued(run, judged, cut)
-    text, end = drafted.text[:at] + choice.text, None
+    head = (drafted.text + drafted.delimiter)[:at]
+    text, end = head + choice.text, None
     if run.main.stream_executor.chat_template.is_end(choice.id):
-        text, end = drafted.text[:at], "eos"
+        text, end = head, "eos"
     elif choice.text == THINK_CLOSE and run.thinking:
-        text, end = drafted.text[:at], "think"
+        text, end = head, "think"
     elif text.endswith(config.delimiter):
         text, end = text.removesuffix(config.delimiter), "delimiter"
     put = ReadToken(at, choice.text, round(choice.logprob, 4), choice.text, 0.0)
@@ -102,7 +116,7 @@ def _continued(run: Run, judged: Judged, cut: int) -> Step:
     """What is kept, and a few tokens that the base model writes after it."""
     drafted = judged.drafted
     reading = list(placed(drafted, judged.tokens))
-    head = drafted.text[: max(reading[cut].at, 0)]
+    head = (drafted.text + drafted.delimiter)[: max(reading[cut].at, 0)]
     fork = run.main.fork(1)[0]
     request = begin(run, fork, "base", "rewrite", lead=run.chain.lead + head, max_tokens=FEW)
     try:
@@ -132,12 +146,11 @@ def _judged_step(judged: Judged) -> Step:
     )  # fmt: skip
 
 
-def _correction(
-    drafted: Drafted, tokens: tuple[TokenLogprob, ...], cut: int, at: int, text: str
-) -> Correction:
-    token = tokens[cut]
-    struck = drafted.text[at : at + len(token.text)] if at < len(drafted.text) else ""
-    return Correction(at, struck or token.text, text, round(token.regret, 4), cut)
+def _correction(drafted: Drafted, tokens: Sequence[TokenLogprob], cut: int, at: int, text: str) -> Correction:
+    """Of a character that several tokens share, all of it is struck."""
+    struck = next((token.text for token in tokens[cut:] if token.text), "")
+    struck = (drafted.text + drafted.delimiter)[at : at + len(struck)] or tokens[cut].text
+    return Correction(at, struck, text, round(tokens[cut].regret, 4), cut)
 
 
 def placed(drafted: Drafted, tokens: tuple[TokenLogprob, ...]) -> Iterator[ReadToken]:

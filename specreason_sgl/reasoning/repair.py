@@ -12,13 +12,14 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from specreason_sgl.errors import ConfigError
 
 if TYPE_CHECKING:
     from specreason_sgl.lang.logprobs import Choice, TokenLogprob
 
+AUTO = "auto"  # a window that is chosen by measurement
 ALTERNATIVES = 20  # first choices of the base model that its token is drawn from, where sampling
 _NUMERIC = re.compile(r"[0-9+\-*/=<>^%×÷·]")
 
@@ -63,7 +64,10 @@ class Correct:
         delta: the most regret, in nats, of a drafted token that is kept.
         numeric_delta: the same for tokens with a digit or an operator in them; None: `delta`.
         window: drafted tokens after which the base model reads what is new, while the draft model writes on;
-            it reads earlier where the step ends, and more where it was busy. None: whole steps.
+            it reads earlier where the step ends, and more where it was busy. A small window throws less away
+            at a correction, a large one reads less often. "auto": so many that reading takes half of the time
+            that drafting does, as measured in the run; it grows with the load. None: whole steps. The text
+            does not depend on it.
 
     Raises:
         ConfigError: a value is out of its range.
@@ -71,15 +75,15 @@ class Correct:
 
     delta: float = 3.0
     numeric_delta: float | None = None
-    window: int | None = 16
+    window: int | Literal["auto"] | None = AUTO
     reads_tokens: ClassVar[bool] = True
 
     def __post_init__(self):
         check_delta("delta", self.delta)
         if self.numeric_delta is not None:
             check_delta("numeric_delta", self.numeric_delta)
-        if self.window is not None and (not _is_int(self.window) or self.window < 1):
-            raise ConfigError(f"window must be a whole number of at least 1, or None, got {self.window!r}")
+        if self.window not in (None, AUTO) and (not _is_int(self.window) or self.window < 1):
+            raise ConfigError(f"window must be a whole number from 1, 'auto' or None, got {self.window!r}")
 
     @property
     def end_delta(self) -> float:

@@ -17,12 +17,15 @@ from specreason_sgl.errors import (
     TemplateError,
 )
 from specreason_sgl.reasoning.acceptance import Quantile
-from specreason_sgl.reasoning.calibration import judging
+from specreason_sgl.reasoning.calibration import WHOLE_STEPS, judging
 from specreason_sgl.reasoning.config import SpecReasonConfig
+from specreason_sgl.reasoning.repair import AUTO, Correct
 from specreason_sgl.reasoning.trace import Trace
 
 MOST_CHOICES = 8
 LEAST_TOKENS = 16  # a chain of thought and an answer do not fit in fewer
+TOKENS = ("delta", "numeric_delta", "window")  # how tokens are corrected
+JUDGE = ("verifier", "threshold", "keep")  # how steps are judged
 
 # Parameters of OpenAI's that this server does not have, with the values that ask for nothing.
 WITHOUT_EFFECT: dict[str, tuple] = {
@@ -82,7 +85,7 @@ def api_error(error: SpecReasonError) -> ApiError:
 def invalid(error: RequestValidationError) -> ApiError:
     """What does not fit `ChatRequest`: the first thing, and where."""
     first = error.errors()[0]
-    where = ".".join(str(one) for one in first["loc"] if one != "body") or None
+    where = ".".join(str(part) for part in first["loc"] if part != "body") or None
     if first["type"] == "extra_forbidden":
         return ApiError(
             400, f"the parameter {where} is not supported", param=where, code="unsupported_parameter"
@@ -108,7 +111,16 @@ def _valid(text: str) -> str:
     return text
 
 
+def _tokens_or_step(window: Any) -> Any:
+    # Before the union below, whose errors would name its branches.
+    is_count = isinstance(window, int) and not isinstance(window, bool) and 1 <= window <= 1_000_000
+    if window not in (None, AUTO, WHOLE_STEPS) and not is_count:
+        raise ValueError(f"must be a whole number from 1, '{AUTO}' or '{WHOLE_STEPS}'")
+    return window
+
+
 Text = Annotated[str, AfterValidator(_valid)]
+Window = Annotated[int | Literal["auto", "step"] | None, BeforeValidator(_tokens_or_step)]
 
 
 class _Strict(BaseModel):
@@ -143,13 +155,15 @@ class StreamOptions(_Strict):
 class Extension(_Strict):
     """The knobs of `SpecReasonConfig`, as far as a client may turn them."""
 
+    repair: Literal["correct", "rewrite"] | None = None
+    delta: float | None = Field(None, ge=0, allow_inf_nan=False)
+    numeric_delta: float | None = Field(None, ge=0, allow_inf_nan=False)
+    window: Window = None
+    confidence: float | None = Field(None, le=0, allow_inf_nan=False)
     verifier: Text | None = None
     threshold: float | None = None
     keep: float | None = Field(None, gt=0, le=1)
     lookahead: int | None = Field(None, ge=0, le=16)
-    eager_rewrite: bool | None = None
-    candidates: int | None = Field(None, ge=1, le=16)
-    salvage: float | None = Field(None, lt=0)
     first_base_steps: int | None = Field(None, ge=0, le=1_000_000)
     patience: int | None = Field(None, ge=0, le=1_000_000)
     draft_timeout: float | None = Field(None, gt=0, le=86400)
@@ -185,11 +199,16 @@ class ChatRequest(_Strict):
             for name, value in data.items()
             if name not in NOTES
             and not (value is None and name in WITHOUT_EFFECT)
-            and not (name in WITHOUT_EFFECT and any(_same(value, one) for one in WITHOUT_EFFECT[name]))
+            and not any(_same(value, default) for default in WITHOUT_EFFECT.get(name, ()))
         }
 
-    def config(self, defaults: SpecReasonConfig) -> SpecReasonConfig:
+    def config(self, defaults: SpecReasonConfig, pair: str | None = None) -> SpecReasonConfig:
         """The server's settings, with what the client asked for in their place.
+
+        Args:
+            defaults: the server's settings.
+            pair: the named pair that is served, whose calibration judges where steps are to be rewritten and
+                neither the server nor the client says how.
 
         Raises:
             ConfigError: they cannot be.
@@ -197,8 +216,8 @@ class ChatRequest(_Strict):
         asked = self.specreason.model_dump(exclude_none=True, exclude={"trace"})
         sampling = {"temperature": self.temperature, "top_p": self.top_p}
         asked.update({name: value for name, value in sampling.items() if value is not None})
-        judge = [asked.pop(name, None) for name in ("verifier", "threshold", "keep")]
-        asked.update(_judged(defaults, *judge))
+        judging_names = [name for name in ("repair", *TOKENS, *JUDGE) if name in asked]
+        asked.update(_judging({name: asked.pop(name) for name in judging_names}, defaults, pair))
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
         if len(stops) > 4:
             raise ConfigError("stop takes at most 4 texts")
@@ -218,19 +237,32 @@ def _same(a: Any, b: Any) -> bool:
     return a == b and isinstance(a, bool) == isinstance(b, bool)
 
 
-def _judged(
-    defaults: SpecReasonConfig, verifier: Text | None, threshold: float | None, keep: float | None
-) -> dict[str, Any]:
-    if verifier is not None or (threshold is not None and keep is not None):
-        return judging(verifier=verifier, threshold=threshold, keep=keep)
+def _judging(asked: dict[str, Any], defaults: SpecReasonConfig, pair: str | None) -> dict[str, Any]:
+    """`repair`, `verifier` and `threshold` as `judging` makes them, but with the server's where the client
+    leaves something out: its verifier for another threshold, its numbers for another correction."""
+    if not asked:
+        return {}
+    tokens = {name: asked[name] for name in TOKENS if name in asked}
+    judge = {name: asked[name] for name in JUDGE if name in asked}
+    served = "correct" if isinstance(defaults.repair, Correct) else "rewrite"
+    repair = asked.get("repair") or ((served if defaults.judge else None) if judge else "correct")
+    settings = judging(pair=pair, repair=repair, **tokens, **judge)
+    if repair == served == "correct":
+        given = {name: getattr(settings["repair"], name) for name in tokens}
+        settings["repair"] = dataclasses.replace(defaults.repair, **given)
+    if defaults.judge and "verifier" not in judge and (judge or repair == served):
+        settings |= {"verifier": defaults.verifier, "threshold": _threshold(defaults.threshold, **judge)}
+    return settings
+
+
+def _threshold(default: Any, threshold: float | None = None, keep: float | None = None) -> Any:
     if keep is not None:
-        known = defaults.threshold.known if isinstance(defaults.threshold, Quantile) else ()
-        return {"threshold": Quantile(keep, known)}
-    return {} if threshold is None else {"threshold": threshold}
+        return Quantile(keep, default.known if isinstance(default, Quantile) else ())
+    return default if threshold is None else threshold
 
 
 def usage(prompt_tokens: int, traces: list[Trace]) -> dict[str, Any]:
-    """OpenAI's counts, over all choices; in `specreason` what each model wrote and what was thrown away."""
+    """OpenAI's counts, over all choices; in `specreason` each model's, and what came of the drafts."""
     reasoning = sum(step.tokens for trace in traces for step in trace.steps)
     written = sum(trace.tokens for trace in traces)
     by_side = {"draft": 0, "base": 0}
@@ -247,6 +279,7 @@ def usage(prompt_tokens: int, traces: list[Trace]) -> dict[str, Any]:
             "base_tokens": by_side["base"],
             "wasted_tokens": sum(trace.wasted_tokens for trace in traces),
             "steps_kept": sum(trace.kept for trace in traces),
+            "corrections": sum(trace.corrections for trace in traces),
             "steps_rewritten": sum(trace.rewritten for trace in traces),
         },
     }

@@ -41,6 +41,7 @@ class Settings:
     Attributes:
         name: of the pair; `NAME-base` and `NAME-draft` are the models alone.
         config: what a request gets that asks for nothing else.
+        pair: the named pair, whose calibration a request for `rewrite` gets.
         api_key: asked for at all paths but `/`, `/health` and `/metrics`; None: no key.
         hosts: the names by which it may be called; empty: any. On a loopback address these keep pages of
             other sites out (DNS rebinding).
@@ -50,6 +51,7 @@ class Settings:
 
     name: str
     config: SpecReasonConfig
+    pair: str | None = None
     api_key: str | None = None
     hosts: tuple[str, ...] = ()
     max_body: int = 2 * 2**20
@@ -186,7 +188,7 @@ class _Chat:
                 code="model_not_found",
             )
         self.body, self.service, self.mode = body, service, settings.modes[body.model]
-        self.config = body.config(settings.config)
+        self.config = body.config(settings.config, settings.pair)
         self.messages = [one.plain() for one in body.messages]
         self.prompt = self.config.messages(self.messages)
         self.arrived = time.monotonic()

@@ -28,6 +28,9 @@ class Metrics:
         )  # fmt: skip
         self.steps = Counter("specreason_steps", "Steps of chains of thought.", ["author"], registry=one)
         self.rejected = Counter("specreason_steps_rejected", "Drafted steps rejected.", registry=one)
+        self.corrections = Counter(
+            "specreason_corrections", "Drafted tokens that the base model replaced.", registry=one
+        )
         self.undrafted = Counter(
             "specreason_steps_undrafted", "Steps that no draft was there for.", registry=one
         )  # fmt: skip
@@ -52,6 +55,7 @@ class Metrics:
             self.undrafted.inc(step.undrafted is not None)
             if step.score is not None:
                 self.scores.observe(step.score)
+        self.corrections.inc(trace.corrections)
         self.wasted.inc(trace.wasted_tokens)
         for call in [*trace.calls, *trace.wasted]:
             self.tokens.labels(call.side, call.purpose).inc(call.completion_tokens)

@@ -13,7 +13,7 @@ from specreason_sgl.errors import DeadlineExceeded, RequestAborted
 from specreason_sgl.lang.endpoint import Endpoint
 from specreason_sgl.reasoning.config import Message, SpecReasonConfig
 from specreason_sgl.reasoning.run import Cancel
-from specreason_sgl.reasoning.speculate import solve, solve_alone
+from specreason_sgl.reasoning.solve import solve, solve_alone
 from specreason_sgl.reasoning.trace import Step, Trace
 from specreason_sgl.serving.api import MOST_CHOICES
 from specreason_sgl.serving.metrics import Metrics

@@ -3,13 +3,23 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import UnionType
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from specreason_sgl.errors import ConfigError
-from specreason_sgl.reasoning.display import STOPS, rate, rejected_drafts, tokens_per_second, totals
+from specreason_sgl.reasoning.display import (
+    SHADES,
+    STOPS,
+    fate,
+    rate,
+    rejected_drafts,
+    spans,
+    tokens_per_second,
+    totals,
+)
 from specreason_sgl.reasoning.trace import Call, Step, Trace
 
 NO_TRACES = '<script type="application/json" id="traces">[]</script>'
@@ -20,10 +30,17 @@ _VISIBLE |= {code: 0xFFFD for code in range(127, 160)}
 _MARKS = {  # of a call's purpose in the timeline, with their colours
     "draft": ("D", "green"),
     "score": ("S", "yellow"),
+    "read": ("r", "yellow"),
     "rewrite": ("R", "blue"),
     "reason": ("T", "blue"),
     "answer": ("A", "magenta"),
 }
+_SPANS = {  # style of a correction's parts, and the marks around them where there are no colours
+    "kept": ("", "", ""),
+    "struck": ("red strike", "[-", "-]"),
+    "base": ("bold blue", "{+", "+}"),
+}
+_SHADES = ("#000000 on #fff2c8", "#000000 on #ffe070", "#000000 on #e8ac28", "#000000 on #d07800")
 
 
 def page() -> str:
@@ -80,38 +97,56 @@ def _is_json(text: str) -> bool:
 
 def _checked(trace: Trace) -> Trace:
     """What the views rely on beyond `from_json`."""
-    texts = [trace.question, trace.answer, *(step.text for step in trace.steps)]
-    texts += [one for step in trace.steps for one in (step.rejected, step.undrafted) if one is not None]
-    numbers = [trace.seconds, *(step.tokens for step in trace.steps), *(step.head for step in trace.steps)]
-    numbers += [step.score for step in trace.steps if step.score is not None]
-    for call in (*trace.calls, *trace.wasted):
-        numbers += [call.start, call.seconds, call.completion_tokens]
-    fine = (
+    calls = (*trace.calls, *trace.wasted)
+    valid = (
         isinstance(trace.config, dict)
-        and isinstance(trace.config.get("delimiter"), str)
+        and _are(str, trace.config.get("delimiter"), trace.question, trace.answer)
         and trace.mode in ("specreason", "base", "draft")
         and trace.stop in list(STOPS)
-        and all(isinstance(text, str) for text in texts)
-        and all(isinstance(number, int | float) for number in numbers)
-        and all(step.author in ("draft", "base", "both") for step in trace.steps)
-        and all(call.side in ("draft", "base") for call in (*trace.calls, *trace.wasted))
+        and all(map(_is_valid_step, trace.steps))
+        and _are(int | float, trace.seconds)
+        and all(_are(int | float, call.start, call.seconds, call.completion_tokens) for call in calls)
+        and all(call.side in ("draft", "base") for call in calls)
     )
-    if not fine:
+    if not valid:
         raise ConfigError("this is not a trace of specreason-sgl (a value is of the wrong kind)")
     return trace
 
 
-def print_traces(console: Console, traces: Sequence[Trace]) -> None:
-    """Traces one after the other; where one has the base model alone beside it, the comparison as well."""
+def _is_valid_step(step: Step) -> bool:
+    optional = [text for text in (step.rejected, step.undrafted) if text is not None]
+    return (
+        step.author in ("draft", "base", "both")
+        and _are(str, step.text, *optional)
+        and _are(int | float, step.tokens, step.draft_tokens, 0 if step.score is None else step.score)
+        and all(_are(str, c.drafted, c.text) and _are(int | float, c.regret) for c in step.corrections)
+        and all(
+            _are(str, token.text, token.first) and _are(int | float, token.regret) for token in step.reading
+        )
+        and all(isinstance(token.at, int) for token in step.reading)
+        and all(isinstance(c.at, int) and 0 <= c.at <= len(step.text) for c in step.corrections)
+    )
+
+
+def _are(kind: type | UnionType, *values: object) -> bool:
+    return all(isinstance(value, kind) for value in values)
+
+
+def print_traces(console: Console, traces: Sequence[Trace], regret: bool = False) -> None:
+    """Traces one after the other; where one has the base model alone beside it, the comparison as well.
+
+    Args:
+        regret: shade the tokens that are not the base model's first choice.
+    """
     for trace in traces:
-        print_trace(console, trace)
+        print_trace(console, trace, regret)
     for trace in traces:
-        alone = [one for one in traces if one.mode == "base" and one.question == trace.question]
+        alone = [other for other in traces if other.mode == "base" and other.question == trace.question]
         if trace.mode == "specreason" and alone:
             print_comparison(console, trace, alone[0])
 
 
-def print_trace(console: Console, trace: Trace) -> None:
+def print_trace(console: Console, trace: Trace, regret: bool = False) -> None:
     """A whole trace: the question, its steps, the answer, what each model did when, and totals."""
     models = {"draft": trace.draft_model, "base": trace.base_model}
     named = ", ".join(f"{side} {name}" for side, name in models.items() if name)
@@ -119,30 +154,67 @@ def print_trace(console: Console, trace: Trace) -> None:
     print_text(console, trace.question)
     if trace.mode == "specreason":
         for step in trace.steps:
-            print_step(console, step)
+            print_step(console, step, regret)
+        if regret:
+            _print_shades(console, trace)
     print_result(console, trace)
     print_timeline(console, trace)
     if trace.mode != "specreason":
         console.print(f"{rate(trace)}\n")
 
 
-def print_step(console: Console, step: Step) -> None:
-    """A step: who wrote it, its score, and the draft that was rejected for it."""
+def print_step(console: Console, step: Step, regret: bool = False) -> None:
+    """A step: who wrote it, its score, and the drafted text or tokens that were not kept."""
+    score = "" if step.score is None else f"score {step.score:.4g}, "
+    reason = (step.undrafted or "").translate(_VISIBLE)
     if step.rejected:
-        console.print(f"[red]draft[/]  {_score(step)} rejected")
+        console.print(f"[red]draft[/]  {score}rejected")
         print_text(console, step.rejected, "dim strike")
-        console.print(f"[blue]base[/]   {'wrote on after its head' if step.head else 'rewrote it'}")
-    elif step.author == "draft":
-        console.print(f"[green]draft[/]  {_score(step)} kept")
+    if step.author == "base" and not step.corrections:
+        wrote = "wrote it" if step.rejected is None else "rewrote it"
+        heading = Text.assemble(("base", "blue"), f"   {wrote}", f" alone: {reason}" if reason else "")
     else:
-        console.print("[blue]base[/]   wrote it" + (" alone: " if step.undrafted else ""), end="")
-        console.print((step.undrafted or "").translate(_VISIBLE), markup=False, soft_wrap=True)
-    print_text(console, step.text)
+        heading = Text.assemble(("draft", "green"), f"  {score}{fate(step)}", f": {reason}" if reason else "")
+    console.print(heading, soft_wrap=True)
+    console.print(_drawn(step, regret, _has_colours(console)).append("\n"), soft_wrap=True)
+
+
+def _drawn(step: Step, regret: bool, colours: bool) -> Text:
+    """A step's text with its corrections, in colours or with marks around them."""
+    drawn = Text()
+    for span in spans(step):
+        style, before, after = _SPANS[span.kind]
+        if regret and span.shade:
+            style, before, after = _shade(span.shade)
+        text = span.text.translate(_VISIBLE)
+        drawn.append(*(text, style) if colours else (f"{before}{text}{after}",))
+    return drawn
+
+
+def _shade(shade: int) -> tuple[str, str, str]:
+    """Like `_SPANS`, of a regret."""
+    return _SHADES[shade - 1], "{~", f"~{shade}}}"
+
+
+def _print_shades(console: Console, trace: Trace) -> None:
+    if not any(step.reading for step in trace.steps):
+        console.print("The base model read no tokens of this run: it has no regrets to show.\n")
+        return
+    legend = Text("regret of the base model, in nats: ")
+    for number, name in enumerate(SHADES, 1):
+        style, before, after = _shade(number)
+        legend.append(*(f" {name} ", style) if _has_colours(console) else (f"{before}{name}{after}",))
+        legend.append(" ")
+    console.print(legend.append("\n"), soft_wrap=True)
+
+
+def _has_colours(console: Console) -> bool:
+    return console.color_system is not None and not console.no_color
 
 
 def print_text(console: Console, text: str, style: str | None = None) -> None:
     """A model's text, as it is."""
-    console.print(f"{text.translate(_VISIBLE)}\n", style=style, markup=False, soft_wrap=True)
+    console.print(Text(f"{text.translate(_VISIBLE)}\n", style or ""), soft_wrap=True)
 
 
 def print_result(console: Console, trace: Trace) -> None:
@@ -168,7 +240,7 @@ def print_comparison(console: Console, trace: Trace, alone: Trace) -> None:
 
 
 def print_timeline(console: Console, trace: Trace) -> None:
-    """A line for each model: what it did when. Work that was thrown away is an x."""
+    """A line for each model: what it did when. An x is a request that was cut off or not needed."""
     rejected = rejected_drafts(trace)
     calls = [(call, call in rejected) for call in trace.calls]
     calls += [(call, True) for call in trace.wasted]
@@ -188,7 +260,7 @@ def print_timeline(console: Console, trace: Trace) -> None:
         if purpose in seen:
             legend += Text.assemble((mark, colour), f" {'think' if purpose == 'reason' else purpose}  ")
     if any(lost for _, lost in calls):
-        legend += Text.assemble(("x", "red"), " thrown away  ")
+        legend += Text.assemble(("x", "red"), " cut off or not needed  ")
     console.print(legend + Text("· idle\n"), soft_wrap=True)
 
 
@@ -204,7 +276,3 @@ def _lane(calls: list[tuple[Call, bool]], end: float, width: int) -> Text:
                 best, longest = ("x", "red") if lost else _MARKS.get(call.purpose, ("?", "")), covered
         lane.append(*best)
     return lane
-
-
-def _score(step: Step) -> str:
-    return "not scored," if step.score is None else f"score {step.score:.4g},"

@@ -40,9 +40,9 @@ def test_the_bench_measures_a_pair(draft, base):
         config=CONFIG,
         problems=["What is 2 + 3?"],
         acceptances=[0.5],
-        modes=["base", "sequential", "pipelined", "salvage"],
+        modes=["base", "sequential", "pipelined", "correct"],
     )
     assert json.loads(json.dumps(found))["prefix"]["base"]["share"] > 0.9
     latency = found["latency"]["acceptances"][0]
-    assert latency.keys() == {"acceptance", "base", "sequential", "pipelined", "salvage"}
+    assert latency.keys() == {"acceptance", "base", "sequential", "pipelined", "correct"}
     assert all(0 < latency[mode]["bound_ratio"] <= 1 for mode in ("base", "sequential"))

@@ -5,7 +5,7 @@ import subprocess
 import psutil
 import pytest
 
-from specreason_sgl import Endpoint, SpecReasonConfig, Trace, solve
+from specreason_sgl import Endpoint, Rewrite, SpecReasonConfig, Trace, solve
 from specreason_sgl.errors import ServerError
 from specreason_sgl.runtime.launch import wait_healthy
 from tests.engine.test_runtimes import CLI, QUESTIONS, running, urls
@@ -37,7 +37,9 @@ def test_a_draft_runtime_that_is_stopped_is_done_without_until_it_goes_on(pair, 
                 one.resume()
 
     # Steps so short that there are many before the answer, whichever model writes them.
-    config = SpecReasonConfig(temperature=0, draft_timeout=8.0, **{**SETTINGS, "step_tokens": 5})
+    config = SpecReasonConfig(
+        repair=Rewrite(), temperature=0, draft_timeout=8.0, **{**SETTINGS, "step_tokens": 5}
+    )
     try:
         trace = solve(QUESTIONS[0], draft=draft, base=base, config=config, on_step=on_step)
     finally:
@@ -63,7 +65,7 @@ def test_a_run_whose_base_runtime_is_killed_is_gone_on_with_when_it_is_back(pair
             for one in processes(pair.base):
                 one.kill()
 
-    config = SpecReasonConfig(temperature=0, **SETTINGS)
+    config = SpecReasonConfig(repair=Rewrite(), temperature=0, **SETTINGS)
     try:
         with Endpoint(pair.base.url, retry_for=1.0) as base, pytest.raises(ServerError) as raised:
             solve(QUESTIONS[0], draft=draft, base=base, config=config, on_step=on_step)

@@ -6,10 +6,9 @@ import pytest
 import sglang as sgl
 import urllib3
 
-from specreason_sgl import SpecReasonConfig, solve
-from specreason_sgl.lang.score import logprobs, score
+from specreason_sgl import Rewrite, SpecReasonConfig, logprobs, score, solve
 from specreason_sgl.reasoning.acceptance import FixedShare
-from specreason_sgl.reasoning.verifiers import BUILT_IN, Drafted, Judgement, Likelihood, YesNo, judgement
+from specreason_sgl.reasoning.verifiers import BUILT_IN, Drafted, Judgement, PaperScore, YesNo
 from tests.scripted import wait_until
 
 QUESTION = "A shop has 17 boxes with 12 pens each. It sells 50 pens. How many pens are left?"
@@ -29,10 +28,10 @@ def continued(s, messages, before, text):
     s += logprobs("x", text)
 
 
-def assert_a_near_tie(endpoint, config, before, one, other):
+def assert_a_near_tie(endpoint, config, before, one, other, question=QUESTION):
     """The two texts part at two tokens that are about as likely to the model."""
     read = [
-        continued.run(messages=config.messages(QUESTION), before=before, text=text, backend=endpoint)
+        continued.run(messages=config.messages(question), before=before, text=text, backend=endpoint)
         for text in (one, other)
     ]
     tokens = [state.get_meta_info("x")["logprobs"] for state in read]
@@ -48,8 +47,9 @@ def test_two_steps_ahead_write_the_same_steps(pair, draft, base):
     """As far as the engine gives the same tokens: what is computed together changes the last bits of the
     logits, and the text from a near tie on."""
     config = SpecReasonConfig(
-        temperature=0, threshold=FixedShare(0.6), token_budget=80, step_tokens=30, answer_tokens=16
-    )
+        repair=Rewrite(), threshold=FixedShare(0.6),
+        temperature=0, token_budget=80, step_tokens=30, answer_tokens=16,
+    )  # fmt: skip
 
     def run(lookahead):
         # What is cached decides what is computed together, and so the last bits: all begin alike.
@@ -118,8 +118,7 @@ def test_logprobs_are_the_servers_own_of_the_whole_prompt(base, text):
         [one.logprob for one in found[: len(scored)]], abs=0.15
     )
     drafted = Drafted(text, len(own), "delimiter", delimiter="\n\n")
-    state = judged.run(before="So:\n\n", verifier=Likelihood(), drafted=drafted, backend=base)
-    assert [one.text for one in state["found"].logprobs] == [one.text for one in scored]
+    assert [token.text for token in drafted.own_tokens(found)] == [token.text for token in scored]
 
 
 @sgl.function
@@ -127,23 +126,21 @@ def judged(s, verifier, drafted, before=""):
     s += sgl.user("What is 3 times 4?")
     s += sgl.assistant_begin()
     s += before
-    s["found"] = judgement(verifier(s.fork(1)[0], drafted))
+    s["found"] = verifier.judgement(verifier.ask(s.fork(1)[0], drafted), drafted)
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_each_verifier_judges_a_step(draft, base, name):
-    def draft_logprobs(text):
-        state = reading.run(before="", expression=lambda start: logprobs("x", text), backend=draft)
-        return state.get_meta_info("x")["logprobs"]
-
+def test_each_verifier_judges_a_step(base, name):
     found: dict[str, Judgement] = {}
     for text in ("3 times 4 is 12.", "3 times 4 is 9998."):
-        drafted = Drafted(text, 8, "delimiter", draft_logprobs(text))
+        drafted = Drafted(text, 8, "delimiter")
         found[text] = judged.run(verifier=BUILT_IN[name], drafted=drafted, backend=base)["found"]
     right, wrong = found.values()
-    low, high = getattr(BUILT_IN[name], "bounds", (None, None))
-    assert all(low <= one.value <= high for one in (right, wrong))
+    low, high = BUILT_IN[name].bounds
+    assert all(low <= judgement.value <= high for judgement in found.values())
     if name in ("likelihood-mean", "likelihood-min", "likelihood-mean-digits", "likelihood-min-digits"):
         assert right.value > wrong.value
     if isinstance(BUILT_IN[name], YesNo):
         assert set(right.probabilities) == {" Yes", " No"}
+    if isinstance(BUILT_IN[name], PaperScore):
+        assert right.mass > 0.5  # after such a beginning the model writes a digit

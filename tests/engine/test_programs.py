@@ -16,7 +16,7 @@ from programs.reward_guided import reward_guided
 from programs.self_eval_beam_search import QUESTION as YES_NO
 from programs.self_eval_beam_search import self_eval_beam_search
 from programs.specreason import specreason
-from specreason_sgl import Endpoint, RewardModel, SpecReasonConfig, score, solve
+from specreason_sgl import Endpoint, RewardModel, Rewrite, SpecReasonConfig, score, solve
 from specreason_sgl.errors import RequestAborted
 from tests.scripted import wait_until
 
@@ -217,7 +217,8 @@ def test_reward_guided_keeps_the_steps_with_enough_reward_and_no_others(draft, b
         assert [one == two for one, two in zip(state["steps"], drafted, strict=True)] == kept
 
         fresh(draft, base)
-        config = SpecReasonConfig(temperature=0, verifier=RewardModel(reward), threshold=threshold, **SHORT)
+        judge = {"repair": Rewrite(), "verifier": RewardModel(reward), "threshold": threshold}
+        config = SpecReasonConfig(**judge, temperature=0, lookahead=0, patience=0, **SHORT)
         trace = solve(PROBLEM, draft=draft, base=base, config=config)
         assert [step.text for step in trace.steps] == state["steps"]
         assert [step.score for step in trace.steps] == [value for _, value in state["rewards"]]

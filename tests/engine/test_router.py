@@ -10,13 +10,14 @@ import psutil
 import pytest
 import urllib3
 
-from specreason_sgl import Endpoint, SpecReasonConfig, solve
+from specreason_sgl import Endpoint, Rewrite, SpecReasonConfig, solve
 from specreason_sgl.errors import RequestAborted
 from specreason_sgl.runtime.launch import free_port
 from tests.engine.test_runtimes import QUESTIONS, metric, running
 from tests.scripted import wait_until
 
-CONFIG = SpecReasonConfig(temperature=0, threshold=0, token_budget=120, step_tokens=30, answer_tokens=16)
+PAPER = {"repair": Rewrite(), "threshold": 0, "temperature": 0}
+CONFIG = SpecReasonConfig(**PAPER, token_budget=120, step_tokens=30, answer_tokens=16)
 SERVED = "sglang:num_requests_total"
 
 
@@ -82,7 +83,7 @@ def test_a_run_stays_on_the_draft_server_that_has_its_prefix(drafts, base, route
 
 def test_a_draft_server_that_is_killed_is_not_missed(drafts, base, routed, more):
     """Last of those that use it: the server is gone afterwards."""
-    config = SpecReasonConfig(temperature=0, threshold=0, token_budget=90, step_tokens=30, answer_tokens=16)
+    config = SpecReasonConfig(**PAPER, token_budget=90, step_tokens=30, answer_tokens=16)
     # Too different for the router to send them all where the first one went.
     questions = [f"{f'The {name} count their steps. ' * 12}How many?" for name in ("cats", "owls", "elks")]
     with ThreadPoolExecutor(len(questions)) as threads:

@@ -8,7 +8,7 @@ import sglang as sgl
 import urllib3
 
 from programs.specreason import specreason
-from specreason_sgl import SpecReasonConfig, Trace, UtilityScore, fork_to, solve, speculate
+from specreason_sgl import Rewrite, SpecReasonConfig, Trace, UtilityScore, fork_to, solve, speculate
 from specreason_sgl.errors import ContextLengthExceeded, RequestAborted
 from specreason_sgl.evaluation.bench import RecordingEndpoint, contexts, judged, prefix_share
 from tests.scripted import wait_until
@@ -41,7 +41,9 @@ def test_the_program_to_read_and_the_packages_agree(draft, base):
     plain.sync()
     draft.flush_cache()
     base.flush_cache()
-    config = SpecReasonConfig(temperature=0, threshold=5, token_budget=90, step_tokens=40, lookahead=0)
+    config = SpecReasonConfig(
+        repair=Rewrite(), temperature=0, threshold=5, token_budget=90, step_tokens=40, lookahead=0
+    )
     trace = solve(question, draft=draft, base=base, config=config)
     assert [step.text for step in trace.steps] == plain["steps"]
     assert [step.score for step in trace.steps if step.score is not None] == [*map(float, plain["digits"])]
@@ -49,7 +51,7 @@ def test_the_program_to_read_and_the_packages_agree(draft, base):
 
 
 def test_the_trace_is_the_conversation_byte_for_byte(draft, base):
-    config = SpecReasonConfig(temperature=0, threshold=5, token_budget=60, step_tokens=30)
+    config = SpecReasonConfig(repair=Rewrite(), temperature=0, threshold=5, token_budget=60, step_tokens=30)
     state = speculate.run(question=QUESTIONS[0], draft=draft, config=config, backend=base)
     trace = state["trace"]
     turn = state.messages()[-1]["content"]
@@ -64,7 +66,7 @@ def test_the_trace_is_the_conversation_byte_for_byte(draft, base):
     [
         ({"first_base_steps": 4, "threshold": 0}, {"draft", "base"}),  # then every drafted step is kept
         (
-            {"threshold": 9, "verifier": UtilityScore(read="average"), "patience": 0},
+            {"threshold": 9, "verifier": UtilityScore(read_as="average"), "patience": 0},
             {"base"},
         ),  # every drafted step is rejected
     ],
@@ -74,7 +76,13 @@ def test_what_a_runtime_has_seen_comes_from_its_cache(pair, record_property, set
         draft.flush_cache()
         base.flush_cache()
         config = SpecReasonConfig(
-            temperature=0, token_budget=100, step_tokens=12, answer_tokens=4, lookahead=0, **settings
+            repair=Rewrite(),
+            temperature=0,
+            token_budget=100,
+            step_tokens=12,
+            answer_tokens=4,
+            lookahead=0,
+            **settings,
         )
         trace = solve(QUESTIONS[0], draft=draft, base=base, config=config)
         assert len(trace.steps) >= 8

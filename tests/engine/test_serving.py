@@ -13,12 +13,14 @@ import openai
 import pytest
 import urllib3
 
-from specreason_sgl import SpecReasonConfig, Trace, solve
+from specreason_sgl import Rewrite, SpecReasonConfig, Trace, solve
 from tests import browser
 from tests.engine.test_runtimes import QUESTIONS, running
 from tests.scripted import wait_until
 
-CONFIG = SpecReasonConfig(temperature=0, threshold=3, token_budget=90, step_tokens=40, answer_tokens=24)
+CONFIG = SpecReasonConfig(
+    repair=Rewrite(), threshold=3, temperature=0, token_budget=90, step_tokens=40, answer_tokens=24
+)
 KNOBS = ["--temperature", "0", "--threshold", "3", "--token-budget", "90", "--step-tokens", "40"]
 KNOBS += ["--answer-tokens", "24"]
 

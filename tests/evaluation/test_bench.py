@@ -4,6 +4,7 @@ import pytest
 
 from specreason_sgl import Endpoint, SpecReasonConfig, solve
 from specreason_sgl.evaluation.bench import (
+    CorrectEvery,
     PrefixShare,
     bound,
     measure_identity,
@@ -13,6 +14,8 @@ from specreason_sgl.evaluation.bench import (
     questions,
 )
 from specreason_sgl.evaluation.zero_server import zero_servers
+from specreason_sgl.lang.logprobs import TokenLogprob
+from specreason_sgl.reasoning.repair import Correct, Rewrite
 from specreason_sgl.reasoning.trace import Call, Step, Trace
 
 
@@ -66,41 +69,78 @@ def zero(chatml_folder):
         yield draft, base
 
 
-def test_overhead_is_measured_on_servers_that_answer_at_once(zero):
+def test_about_every_nth_token_is_cut_whatever_its_regret_and_however_it_is_read():
+    tokens = [TokenLogprob("x", -(i % 1000) / 1000, i % 7) for i in range(20_000)]
+    repair = CorrectEvery(every=50)
+    cuts, start = [], 0
+    while (at := repair.cut(tokens[start:], 0.0)) is not None:
+        cuts.append(start + at)
+        start += at + 1
+    assert len(cuts) == pytest.approx(20_000 / 50, rel=0.2)
+    windows = [range(i, i + 16) for i in range(0, 20_000, 16)]
+    first = [repair.cut(tokens[window.start : window.stop], 0.0) for window in windows]
+    expected = [next((at - window.start for at in cuts if at in window), None) for window in windows]
+    assert first == expected
+
+
+@pytest.mark.parametrize("repair", ["rewrite", "correct"])
+def test_overhead_is_measured_on_servers_that_answer_at_once(zero, repair):
     config = SpecReasonConfig(token_budget=32 * 4)
-    found = measure_overhead(*zero, config, at_once=8, problems=12)
-    assert (found["problems"], found["steps"]) == (12, 48)
-    assert found["cpu_ms_per_step"] > 0
-    assert 0 <= found["uncovered"] < 1
+    figures = measure_overhead(*zero, config, at_once=8, problems=12, repair=repair)
+    assert (figures["problems"], figures["repair"]) == (12, repair)
+    assert figures["steps"] >= 12
+    assert figures["cpu_ms_per_step"] > 0
+    assert 0 <= figures["uncovered"] < 1
 
 
 def test_latency_compares_modes_on_the_same_problem(zero):
     draft, base = zero
     config = SpecReasonConfig(token_budget=32 * 10)
-    modes = ("base", "draft", "sequential", "pipelined", "eager")
-    found = measure_latency(["q"], [0.5, 1.0], draft=draft, base=base, config=config, modes=modes)
-    assert [one["acceptance"] for one in found["acceptances"]] == [0.5, 1.0]
-    rows = {(row["acceptance"], row["mode"]): row for row in found["runs"]}
+    measured = measure_latency(
+        ["q"], [0.5, 1.0], draft=draft, base=base, config=config, correct=CorrectEvery(every=40)
+    )
+    assert [compared["acceptance"] for compared in measured["acceptances"]] == [0.5, 1.0]
+    rows = {(row["acceptance"], row["mode"]): row for row in measured["runs"]}
     assert len(rows) == 10
     assert rows[0.5, "sequential"]["rewritten"] == rows[0.5, "pipelined"]["rewritten"] == 5
     assert rows[1.0, "pipelined"]["rewritten"] == 0
     assert all(0 < row["bound"] <= row["seconds"] for row in rows.values() if row["mode"] == "sequential")
-    assert found["acceptances"][0]["base"].keys() >= {"seconds", "bound_ratio", "to_sequential"}
+    assert measured["acceptances"][0]["base"].keys() >= {"seconds", "bound_ratio", "to_sequential"}
+
+
+def test_corrections_are_timed_as_often_as_they_are_asked_for(zero):
+    draft, base = zero
+    common = {"draft": draft, "base": base, "config": SpecReasonConfig(token_budget=32 * 10)}
+
+    def run(correct):
+        measured = measure_latency(["q"], [0.5, 1.0], modes=["base", "correct"], correct=correct, **common)
+        first, second = [row for row in measured["runs"] if row["mode"] == "correct"]
+        assert {**second, "acceptance": 0.5} == first  # it depends on no acceptance: one run
+        assert (first["rewritten"], first["bound"]) == (0, None)
+        assert first["prefills"] >= first["steps"]
+        figures = measured["acceptances"][0]["correct"]
+        assert figures["corrections"] == first["corrections"]
+        assert "bound_ratio" not in figures
+        return first["corrections"]
+
+    assert run(Correct()) == 0  # the server regrets nothing
+    assert 0 < run(CorrectEvery(every=100)) < run(CorrectEvery(every=10))
 
 
 def test_drafts_that_are_always_rejected_are_measured_with_the_pauses_of_every_day(zero):
     draft, base = zero
     config = SpecReasonConfig(token_budget=32 * 20)
     modes = ("base", "rejected")
-    found = measure_latency(["q"], [0.5, 1.0], draft=draft, base=base, config=config, modes=modes)
-    rows = [row for row in found["runs"] if row["mode"] == "rejected"]
+    measured = measure_latency(["q"], [0.5, 1.0], draft=draft, base=base, config=config, modes=modes)
+    rows = [row for row in measured["runs"] if row["mode"] == "rejected"]
     assert [(row["steps"], row["rewritten"]) for row in rows] == [(20, 5)] * 2  # 1, 2, 3, 8 and 17
-    assert found["acceptances"][0]["rejected"]["to_base"] > 0
+    assert measured["acceptances"][0]["rejected"]["to_base"] > 0
 
 
 def test_the_zero_latency_server_stops_with_the_block(chatml_folder):
     with zero_servers(chatml_folder, 1) as urls, Endpoint(urls[0]) as endpoint:
-        solve("q", draft=endpoint, base=endpoint, config=SpecReasonConfig(token_budget=32))
+        config = SpecReasonConfig(repair=Rewrite(), token_budget=32)
+        solve("q", draft=endpoint, base=endpoint, config=config)
     with pytest.raises(Exception, match="nobody answers"):
         Endpoint(urls[0])
 
@@ -108,7 +148,14 @@ def test_the_zero_latency_server_stops_with_the_block(chatml_folder):
 def test_identity_compares_all_that_a_run_decides(zero):
     draft, base = zero
     config = SpecReasonConfig(token_budget=32 * 4)
-    settings = [{"lookahead": 2}, {"eager_rewrite": True}, {"first_base_steps": 1}]
-    rows = measure_identity(questions(2), draft=draft, base=base, config=config, settings=settings)
-    assert [row["same"] for row in rows] == [2, 2, 0]
-    assert [one["step"] for one in rows[2]["different"]] == [0, 0]
+    settings = [
+        {"repair": "rewrite", "lookahead": 2},
+        {"repair": "rewrite", "first_base_steps": 1},
+        {"repair": "correct", "window": 16, "lookahead": 1},
+        {"repair": "correct", "window": 16, "first_base_steps": 1},
+    ]
+    common = {"draft": draft, "base": base, "config": config, "correct": CorrectEvery(every=20)}
+    rows = measure_identity(questions(2), settings=settings, **common)
+    assert [row["same"] for row in rows] == [2, 0, 2, 0]
+    assert [different["step"] for different in rows[1]["different"]] == [0, 0]
+    assert rows[3]["different"][0]["expected"] != rows[3]["different"][0]["actual"]

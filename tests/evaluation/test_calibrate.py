@@ -5,12 +5,15 @@ import random
 import pytest
 
 from specreason_sgl.errors import ConfigError
+from specreason_sgl.evaluation import calibrate as work
 from specreason_sgl.evaluation.calibrate import JudgedSolution, auc, calibrate, corrupted, draw
 from specreason_sgl.evaluation.grading import is_right
 from specreason_sgl.evaluation.problems import load_problems
 from specreason_sgl.reasoning.acceptance import Quantile
 from specreason_sgl.reasoning.calibration import Calibration
+from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.verifiers import BUILT_IN
+from tests.evaluation.runs import PROBLEMS, answers, write
 
 
 def solutions(n: int = 40, best: str = "likelihood-min") -> list[JudgedSolution]:
@@ -52,9 +55,10 @@ def test_auc_of_nothing_is_not_a_number():
 
 
 def test_the_verifier_that_tells_right_from_wrong_is_chosen():
-    found = made_of(solutions())
-    assert found.verifier == "likelihood-min"
-    rows = {row["verifier"]: row for row in found.table}
+    calibration = made_of(solutions())
+    assert calibration.verifier == "likelihood-min"
+    rows = {row["verifier"]: row for row in calibration.table}
+    assert list(rows) == list(BUILT_IN)
     assert rows["likelihood-min"]["corrupted"]["value"] > 0.9
     assert rows["score"]["corrupted"]["value"] == 0.5
     figure = rows["likelihood-min"]["solutions"]
@@ -70,6 +74,33 @@ def test_the_threshold_keeps_the_wanted_share(keep):
     rule = found.settings(keep)["threshold"]
     assert isinstance(rule, Quantile)
     assert sum(rule.keeps(value, []) for value in values) / len(values) == pytest.approx(keep, abs=0.02)
+
+
+def test_every_built_in_verifier_judges_every_step_and_a_record_goes_on(pair, tmp_path, monkeypatch):
+    pair.start_anew(write, lambda turn: 3 if turn.startswith("The quality score is: ") else 6, answers)
+    config = SpecReasonConfig(temperature=0.0, token_budget=100, answer_tokens=8)
+
+    def judged(problems):
+        common = {"draft": pair.draft, "base": pair.base, "config": config}
+        return work.judge_problems(problems, record=tmp_path / "record.jsonl", **common)
+
+    first = judged(PROBLEMS[:2])
+    assert [solution.right for solution in first] == [False, True]  # the answer is always 2
+    assert [bool(solution.corrupted) for solution in first] == [False, True]
+    for solution in first:
+        judgements = [*solution.values, *(values for _, _, values in solution.corrupted)]
+        assert len(solution.values) == len(solution.steps) > 0
+        assert all(set(values) == set(BUILT_IN) for values in judgements)
+        assert {(values["score"], values["score-paper"]) for values in judgements} == {(6, 3)}
+        assert all(
+            5.9 < values["score-average"] < 6.1 and values["likelihood-min"] < 0 for values in judgements
+        )
+    asked = len(pair.seen)
+    assert judged(PROBLEMS[:2]) == first
+    assert len(pair.seen) == asked
+    monkeypatch.setattr(work, "BUILT_IN", {"score": BUILT_IN["score"]})
+    with pytest.raises(ConfigError, match="other settings"):
+        judged(PROBLEMS[:2])
 
 
 def test_too_few_problems_are_refused():

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
 
 from specreason_sgl import Endpoint
@@ -15,6 +16,7 @@ from specreason_sgl.errors import ConfigError, ServerError
 from specreason_sgl.evaluation import evaluate as runner
 from specreason_sgl.evaluation.evaluate import read_run
 from specreason_sgl.evaluation.problems import Problem
+from specreason_sgl.evaluation.report import COLUMNS, Report, cells, prefills
 from specreason_sgl.evaluation.settings import expand
 from tests.evaluation.runs import KNOBS, PROBLEMS, answers, digit, run, timeless, write
 from tests.reasoning.pair import chance
@@ -38,6 +40,26 @@ def test_one_at_a_time_every_sample_begins_with_empty_caches(pair, tmp_path):
     run(pair, tmp_path / "x.jsonl", modes=("base", "draft"), problems=PROBLEMS[:2])
     paths = [path.partition("?")[0] for path, _ in pair.base_server.requests]
     assert paths == ["/flush_cache", "/generate", "/generate", "/flush_cache"] * 2
+
+
+def test_a_run_cut_short_has_the_same_problems_of_each_setting(pair, tmp_path):
+    settings, done = ("base", "draft", "correct"), []
+    record_add = runner.Record.add
+
+    def add(record, sample):
+        record_add(record, sample)
+        done.append((sample.problem, sample.setting))
+        if len(done) == 7:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner.Record, "add", add)
+        with pytest.raises(KeyboardInterrupt):
+            run(pair, tmp_path / "x.jsonl", modes=settings)
+    assert done == [(f"p{i}", name) for i in range(3) for name in settings][:7]
+    run(pair, tmp_path / "x.jsonl", modes=settings)
+    order = [(sample.problem, sample.setting) for sample in read_run(tmp_path / "x.jsonl")[1]]
+    assert order == [(f"p{i}", name) for i in range(4) for name in settings]
 
 
 def test_more_at_a_time_are_of_one_setting(pair, tmp_path):
@@ -71,7 +93,7 @@ def test_what_is_in_the_file_is_not_done_again(pair, tmp_path):
 
 def test_a_file_cut_off_anywhere_is_completed_to_the_same(pair, tmp_path):
     whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
-    two = {"modes": ("base", "lookahead")}
+    two = {"modes": ("base", "correct")}
     run(pair, whole, **two)
     data = whole.read_bytes()
     ends = [i + 1 for i, byte in enumerate(data) if byte == ord("\n")]
@@ -190,7 +212,7 @@ def test_a_runtime_that_is_gone_ends_the_run(pair, tmp_path, monkeypatch):
     assert read_run(tmp_path / "x.jsonl")[1] == []
 
 
-def test_the_peers_run_on_the_same_servers_and_a_reward_model_judges(pair, tmp_path, scripted):
+def test_the_papers_methods_run_on_the_same_servers_and_a_reward_model_judges(pair, tmp_path, scripted):
     meta = {"prompt_tokens": 5, "completion_tokens": 0}
     scripted.on_classify = lambda payload: {
         "embedding": [chance(payload["input_ids"]).random()],
@@ -198,7 +220,7 @@ def test_the_peers_run_on_the_same_servers_and_a_reward_model_judges(pair, tmp_p
     }
     with Endpoint(scripted.url, timeout=20) as reward:
         found = run(
-            pair, tmp_path / "x.jsonl", modes=("paper", "lookahead", "reward"), problems=PROBLEMS[:1],
+            pair, tmp_path / "x.jsonl", modes=("paper", "correct", "reward"), problems=PROBLEMS[:1],
             knobs={"reward_threshold": [0.5]}, reward=reward,
         )  # fmt: skip
     assert [one.error for one in found] == [None] * 3
@@ -206,6 +228,20 @@ def test_the_peers_run_on_the_same_servers_and_a_reward_model_judges(pair, tmp_p
     assert len(rewards) == sum(path == "/classify" for path, _ in scripted.requests)
     assert {step.author for step in found[2].trace.steps} == {"draft", "base"}
     assert all((step.score >= 0.5) is (step.author == "draft") for step in found[2].trace.steps)
+
+
+def test_corrections_and_prefills_of_a_run_are_reported(pair, tmp_path):
+    other = pair.base.tokenizer.encode("7", add_special_tokens=False)[0]
+    pair.first = lambda ids, at: other if chance(ids[: at + 1]).random() < 0.1 else None
+    results = run(pair, tmp_path / "x.jsonl", modes=("base", "correct", "paper"))
+    corrected = [sample.trace for sample in results if sample.setting == "correct"]
+    rows = {row.setting: row for row in Report.read(tmp_path / "x.jsonl").rows}
+    assert rows["correct"].prefills == np.mean([prefills(trace) for trace in corrected]) >= 1
+    assert min(trace.corrections for trace in corrected) > 0
+    assert rows["paper"].prefills > 0
+    prefills_of = {name: cells(row)[COLUMNS.index("prefills")] for name, row in rows.items()}
+    assert prefills_of["base"] == ""
+    assert prefills_of["correct"] == f"{rows['correct'].prefills:.1f}"
 
 
 FORKS = """
@@ -252,7 +288,7 @@ def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(pair, tmp_path, comma
     rows = [{"id": one.id, "question": one.question, "answer": one.answer} for one in PROBLEMS]
     data.write_text("\n".join(map(json.dumps, rows)))
     urls = ["--draft-url", pair.draft_server.url, "--base-url", pair.base_server.url]
-    modes = ["--modes", "base,draft,pipelined,lookahead", "--threshold", "3,6"]
+    modes = ["--modes", "base,draft,pipelined,correct", "--threshold", "3,6"]
     small = ["--temperature", "0", "--token-budget", "40", "--answer-tokens", "16"]
     fixed = ["eval", "--data", str(data), *urls, *modes, *small]
     count, kill_at, pid = 0, None, 0
@@ -282,6 +318,28 @@ def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(pair, tmp_path, comma
     start([*fixed, "--out", str(torn)])
     assert finish()[0] == 0
     assert timeless(torn) == timeless(whole)
+
+
+def test_the_command_sweeps_the_knobs_of_the_correction(pair, tmp_path, command):
+    start, finish = command
+    data, out = tmp_path / "problems.jsonl", tmp_path / "x.jsonl"
+    data.write_text('{"question": "q", "answer": "2"}')
+    urls = ["--draft-url", pair.draft_server.url, "--base-url", pair.base_server.url]
+    small = ["--temperature", "0", "--token-budget", "40", "--answer-tokens", "16"]
+    sweep = ["--modes", "correct,paper", "--delta", "1,3", "--window", "16,step", "--confidence=-0.5"]
+    start(["eval", "--data", str(data), "--out", str(out), *urls, *small, *sweep])
+    assert finish()[0] == 0
+    head, samples = read_run(out)
+    assert {sample.setting for sample in samples} == set(head["settings"])
+    repairs = {name: config["repair"] for name, config in head["settings"].items()}
+    assert repairs.pop("paper")["kind"] == "Rewrite"
+    assert {name: (repair["delta"], repair["window"]) for name, repair in repairs.items()} == {
+        "correct delta=1 window=16": (1, 16),
+        "correct delta=1 window=step": (1, None),
+        "correct delta=3 window=16": (3, 16),
+        "correct delta=3 window=step": (3, None),
+    }
+    assert head["settings"]["correct delta=1 window=16"]["confidence"] == -0.5
 
 
 def test_the_command_says_what_failed(pair, tmp_path, command):

@@ -10,7 +10,7 @@ from specreason_sgl import get_calibration
 from specreason_sgl.evaluation import pictures
 from specreason_sgl.reasoning.display import rejected_drafts
 from specreason_sgl.reasoning.trace import Call
-from tests.serving.traces import make_alone, make_trace
+from tests.serving.traces import make_alone, make_corrected, make_trace
 
 
 def bars(axes):
@@ -39,20 +39,48 @@ def test_every_request_is_in_the_timeline_and_none_hides_another():
     assert [label.get_text() for label in upper.get_yticklabels()] == ["draft", "base"]
 
 
-def test_grey_is_what_was_thrown_away():
+def test_grey_is_what_was_cut_off_or_not_needed():
     (axes,) = pictures.timeline(make_trace()).axes
     grey = [one.get_x() for one in axes.patches if one.get_facecolor()[:3] == (0xC9 / 255,) * 3]
-    assert sorted(grey) == [2.8, 4.6, 5.2, 7.9]  # drafted ahead, the rejected draft of step 4, and two ahead
+    assert sorted(grey) == [
+        2.2,
+        2.8,
+        4.6,
+        5.2,
+        7.9,
+    ]  # the rejected drafts at 2.2 and 4.6, the others drafted ahead
 
 
-def test_the_time_of_a_rejected_draft_is_thrown_away_too():
+def test_readings_have_the_colour_of_scores():
+    figure = pictures.timeline(make_corrected())
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["draft", "read", "rewrite", "answer", "cut off or not needed"]
+    amber = [
+        bar.get_x()
+        for bar in figure.axes[0].patches
+        if bar.get_facecolor()[:3] == (0xE0 / 255, 0xB1 / 255, 0x3A / 255)
+    ]
+    assert sorted(amber) == [0.4, 0.9, 1.6, 2.3, 3.2, 4.0, 4.5]
+
+
+def test_a_rejected_draft_is_not_needed():
     trace = make_trace()
-    group = types.SimpleNamespace(name="both", traces=[trace])
-    (axes,) = pictures.where_time_goes([group]).axes
+    (axes,) = pictures.where_time_goes([group_of(trace)]).axes
     widths = {box.get_label(): box[0].get_width() for box in axes.containers}
     rejected = sum(call.seconds for call in rejected_drafts(trace))
     assert rejected > 0
-    assert widths["thrown away"] == pytest.approx(rejected + sum(call.seconds for call in trace.wasted))
+    assert widths["cut off or not needed"] == pytest.approx(
+        rejected + sum(call.seconds for call in trace.wasted)
+    )
+
+
+def group_of(*traces):
+    return types.SimpleNamespace(name="both", mode="specreason", config={}, samples=traces, traces=traces)
+
+
+def test_steps_that_were_corrected_are_not_kept():
+    (axes,) = pictures.kept_by_position([group_of(make_corrected())]).axes
+    assert list(axes.lines[0].get_ydata()) == [100, 0, 0, 0, 0]
 
 
 def test_the_calibrations_curve_is_the_share_of_steps_that_a_threshold_keeps():

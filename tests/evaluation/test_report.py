@@ -11,7 +11,7 @@ from specreason_sgl.evaluation import report
 from specreason_sgl.evaluation.evaluate import Record, Sample, head_of
 from specreason_sgl.evaluation.problems import Problem
 from specreason_sgl.evaluation.settings import expand
-from specreason_sgl.reasoning.trace import Call, Step, Trace
+from specreason_sgl.reasoning.trace import Call, Correction, Step, Trace
 from tests import browser
 from tests.evaluation.runs import KNOBS
 from tests.test_cli import run as command
@@ -20,7 +20,8 @@ PROBLEMS = [Problem(f"p{i}", "q", "1") for i in range(4)]
 
 
 def trace(mode, seconds, steps="kr", wasted=0):
-    """`steps`: k, a kept step of 4 tokens, scored 8; r, one of 3 that was rewritten in 10, scored 2."""
+    """`steps`: k, a kept step of 4 tokens, scored 8; r, one of 3 that was rewritten in 10, scored 2; c, one
+    of 5, of which one was corrected."""
 
     def call(side, purpose, tokens, took=0.1):
         return Call(side, purpose, 0, 0, tokens, 0.0, took)
@@ -32,13 +33,19 @@ def trace(mode, seconds, steps="kr", wasted=0):
         side, mode, kinds = "base", "specreason", []
         for kind in steps:
             score = call("base", "score", 1, 0.5)
-            if kind == "k":
+            if kind == "c":
+                fixed, calls = (
+                    (Correction(0, "x", "c", 4.0, 0),),
+                    (call("draft", "draft", 4), call("base", "read", 1)),
+                )
+                kinds.append(Step("c", "both", "delimiter", 5, 4, corrections=fixed, calls=calls))
+            elif kind == "k":
                 kinds.append(
-                    Step("k", "draft", "delimiter", 4, 8.0, calls=(call("draft", "draft", 4), score))
+                    Step("k", "draft", "delimiter", 4, 4, 8.0, calls=(call("draft", "draft", 4), score))
                 )
             else:
                 calls = (call("draft", "draft", 3), score, call("base", "rewrite", 10, 1.0))
-                kinds.append(Step("r", "base", "delimiter", 10, 2.0, {}, "no", calls=calls))
+                kinds.append(Step("r", "base", "delimiter", 10, 0, 2.0, {}, "no", calls=calls))
         made = tuple(kinds)
     ahead = (call("draft", "draft", wasted),) if wasted else ()
     end = call(side, "answer", 2, 1.0)
@@ -109,6 +116,23 @@ def test_latency_tokens_and_steps_are_counted(run):
     # The means over samples: of p0 2 kept and 0.5 rewritten, of p1 1 and 1, of p2 0 and 1.
     assert found.kept.value == pytest.approx(3 / 5.5)
     assert math.isnan(rows(run)["draft"].kept.value)
+
+
+def test_a_corrected_step_is_drafted_and_not_kept(tmp_path):
+    samples = [sample(p, 0, "pipelined", True, trace("pipelined", 2, "kcck" if p else "kc")) for p in (0, 1)]
+    found = rows(write(tmp_path / "run.jsonl", expand(("pipelined",), KNOBS), samples))["pipelined"]
+    assert found.kept.value == pytest.approx(3 / 6)
+    assert found.corrections == pytest.approx(1.5)
+    assert found.thrown_away == 0
+    assert "1.5" in report.cells(found)
+
+
+def test_scores_are_drawn_only_where_there_are_some(tmp_path):
+    samples = [sample(0, 0, "pipelined", True, trace("pipelined", 2, "cc"))]
+    groups = report.load([write(tmp_path / "run.jsonl", expand(("pipelined",), KNOBS), samples)])
+    page = report.as_html(report.figures(groups), groups, ["x"])
+    assert "Share of steps kept, by position" in page
+    assert "Scores of drafted steps" not in page
 
 
 def test_the_interval_covers_what_resampling_gives():

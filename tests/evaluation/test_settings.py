@@ -2,13 +2,16 @@ import pytest
 
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.evaluation.settings import MODES, expand
-from specreason_sgl.reasoning.verifiers import Likelihood, RewardModel, SameMeaning, UtilityScore
+from specreason_sgl.reasoning.config import SpecReasonConfig
+from specreason_sgl.reasoning.repair import Correct, Rewrite
+from specreason_sgl.reasoning.verifiers import Likelihood, PaperScore, RewardModel, UtilityScore
 
 SWEEP = {"threshold": [3.0, 5.0], "first_base_steps": [0, 10], "token_budget": [100]}
+UNSAID = {name: [None] for name in ("threshold", "keep", "delta", "numeric_delta", "window", "confidence")}
 
 
 def named(*modes, knobs=SWEEP, **options):
-    return {one.name: one.config for one in expand(modes, knobs, **options)}
+    return {setting.name: setting.config for setting in expand(modes, knobs, **options)}
 
 
 def test_every_combination_of_the_swept_knobs_is_a_setting():
@@ -26,52 +29,66 @@ def test_a_model_alone_is_one_setting_whatever_is_swept_of_the_others():
     assert len(named("base", knobs={**SWEEP, "token_budget": [100, 200]})) == 2
 
 
-def test_the_papers_method_is_the_digit_and_one_thing_at_a_time():
-    everything = {"lookahead": [2], "eager_rewrite": [True], "candidates": [3], "threshold": [5.0]}
-    config = named("paper", knobs=everything)["paper"]
-    assert (config.verifier, config.threshold, config.lookahead) == (UtilityScore(), 5.0, 0)
-    assert (config.candidates, config.eager_rewrite, config.salvage) == (1, False, None)
-    assert config.patience == 0
+def test_a_sweep_of_the_correction_is_named_after_what_is_swept():
+    knobs = {"delta": [2.0, 0.5], "numeric_delta": [1.0], "window": [16, "step"], "threshold": [5.0]}
+    assert {name: config.repair for name, config in named("correct", knobs=knobs).items()} == {
+        "correct delta=2 window=16": Correct(delta=2, numeric_delta=1, window=16),
+        "correct delta=2 window=step": Correct(delta=2, numeric_delta=1, window=None),
+        "correct delta=0.5 window=16": Correct(delta=0.5, numeric_delta=1, window=16),
+        "correct delta=0.5 window=step": Correct(delta=0.5, numeric_delta=1, window=None),
+    }
+
+
+def test_unsaid_the_correction_is_the_packages_default():
+    config = named("correct", knobs=UNSAID, pair="mini")["correct"].as_dict()
+    assert config == {**SpecReasonConfig().as_dict(), "draft_timeout": config["draft_timeout"]}
+
+
+def test_the_papers_method_is_its_own_question_and_one_thing_at_a_time():
+    knobs = {"lookahead": [2], "confidence": [-1.0], "delta": [1.0], "threshold": [5.0]}
+    config = named("paper", knobs=knobs)["paper"]
+    assert (config.repair, config.verifier, config.threshold) == (Rewrite(), PaperScore(), 5.0)
+    assert (config.lookahead, config.patience, config.confidence) == (0, 0, None)
+    assert named("paper", knobs=UNSAID, pair="mini")["paper"].threshold == 7
+
+
+def test_the_short_question_is_measured_by_naming_its_verifier():
+    config = named("specreason", knobs=UNSAID, pair="mini", verifier="score")["specreason"]
+    assert (config.repair, config.verifier, config.threshold) == (Rewrite(), UtilityScore(), 7)
 
 
 def test_a_threshold_in_other_units_is_not_the_papers():
-    found = named("paper", "specreason", knobs={"threshold": [-3.0, -5.0]}, verifier="likelihood-min")
-    assert list(found) == ["paper", "specreason threshold=-3", "specreason threshold=-5"]
-    assert found["paper"].threshold == 7
-    assert found["specreason threshold=-3"].verifier == Likelihood(reduce="min")
+    settings = named("paper", "specreason", knobs={"threshold": [-3.0, -5.0]}, verifier="likelihood-min")
+    assert list(settings) == ["paper", "specreason threshold=-3", "specreason threshold=-5"]
+    assert settings["paper"].threshold == 7
+    assert settings["specreason threshold=-3"].verifier == Likelihood(reduce="min")
 
 
 def test_sequential_and_overlapped_differ_in_nothing_else():
-    a, b = named("specreason", "pipelined", knobs={"threshold": [5.0], "lookahead": [2]}).values()
-    assert (a.lookahead, b.lookahead) == (0, 2)
+    knobs = {"threshold": [5.0], "confidence": [-1.0], "lookahead": [2]}
+    a, b = named("specreason", "pipelined", knobs=knobs).values()
+    assert (a.lookahead, b.lookahead, a.confidence) == (0, 2, -1)
     assert {**a.as_dict(), "lookahead": 2} == b.as_dict()
 
 
-def test_the_peers_have_their_own_judges():
+def test_a_reward_model_judges_one_thing_at_a_time():
     reward = object()
-    found = named("lookahead", "reward", knobs={"reward_threshold": [0.5]}, reward=reward)
-    assert found["lookahead"].verifier == SameMeaning()
-    assert found["lookahead"].lookahead == 1
-    assert found["reward"].verifier == RewardModel(reward)
-    assert (found["reward"].threshold, found["reward"].lookahead) == (0.5, 0)
-
-
-def test_a_setting_is_named_after_what_it_does():
-    assert list(named("lookahead", knobs={"lookahead": [0, 1, 2]})) == [
-        "lookahead lookahead=1", "lookahead lookahead=2",
-    ]  # fmt: skip
+    config = named("reward", knobs={"reward_threshold": [0.5], "lookahead": [2]}, reward=reward)["reward"]
+    assert (config.repair, config.verifier) == (Rewrite(), RewardModel(reward))
+    assert (config.threshold, config.lookahead, config.patience) == (0.5, 0, 0)
 
 
 def test_the_pairs_own_calibration_judges_where_nothing_else_is_said():
-    found = named("specreason", "paper", knobs={"threshold": [None], "keep": [None]}, pair="mini")
-    assert found["specreason"].verifier == Likelihood(reduce="min")
-    assert found["paper"].verifier == UtilityScore()
-    assert found["paper"].threshold == 7
+    settings = named("specreason", "pipelined", knobs=UNSAID, pair="mini")
+    assert settings["specreason"].verifier == settings["pipelined"].verifier == Likelihood(reduce="min")
+    assert settings["specreason"].repair == Rewrite()
 
 
 def test_a_value_out_of_range_and_a_missing_reward_model_are_refused():
-    with pytest.raises(ConfigError, match="threshold is a number from 0 to 9"):
+    with pytest.raises(ConfigError, match="threshold must be a number from 0 to 9"):
         named("paper", knobs={"threshold": [11.0]})
+    with pytest.raises(ConfigError, match="delta must be a number of nats of at least 0"):
+        named("correct", knobs={"delta": [3.0, -1.0]})
     with pytest.raises(ConfigError, match="--reward-url"):
         named("reward")
-    assert set(MODES) >= {"base", "draft", "specreason", "pipelined", "paper", "lookahead", "reward"}
+    assert MODES == ("base", "draft", "correct", "specreason", "pipelined", "paper", "reward")

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from specreason_sgl import Endpoint, RewardModel, score
 from specreason_sgl.errors import ServerError, SpecReasonError
-from specreason_sgl.lang.score import logprobs
+from specreason_sgl.lang.logprobs import logprobs
 from specreason_sgl.reasoning.verifiers import Drafted
-from tests.scripted import ScriptedServer, answer, streamed
+from tests.scripted import ScriptedServer, answer, reading, streamed
 
 SOME = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 VALUES = st.recursive(
@@ -23,7 +23,7 @@ VALUES = st.recursive(
 )
 FIELDS = [
     "finish_reason", "prompt_tokens", "cached_tokens", "completion_tokens", "output_token_logprobs",
-    "input_token_logprobs", "output_token_ids_logprobs",
+    "input_token_logprobs", "input_top_logprobs", "output_token_ids_logprobs",
 ]  # fmt: skip
 
 
@@ -54,7 +54,8 @@ def everything(s, endpoint, kind):
     elif kind == "logprobs":
         s += logprobs("x", "this and that")
     else:
-        s["x"] = RewardModel(endpoint)(s, Drafted("step", 1, "delimiter")).value
+        verifier, drafted = RewardModel(endpoint), Drafted("step", 1, "delimiter")
+        s["x"] = verifier.judgement(verifier.ask(s, drafted), drafted).value
 
 
 KINDS = ["gen", "stream", "score", "select", "logprobs", "reward"]
@@ -83,10 +84,13 @@ def ask(server, endpoint, kind, body: bytes, status: int = 200):
 def good(endpoint, server, kind):
     """What SGLang would answer, for any kind."""
     digits = [endpoint.tokenizer.convert_tokens_to_ids(str(digit)) for digit in range(10)]
-    entries = [[None, 1, None]] + [[-0.5, 5, "x"]] * 40
+    prefill = {}
+    if kind in ("score", "logprobs"):
+        ask(server, endpoint, kind, b"{}", status=400)
+        prefill = reading(server.generated()[-1])
     whole = answer(
         "x",
-        input_token_logprobs=entries,
+        **prefill,
         output_token_logprobs=[[-0.5, 5, "x"]],
         output_token_ids_logprobs=[[[-1.0, token, None] for token in digits]],
     )

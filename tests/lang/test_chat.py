@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from sglang.lang.interpreter import ProgramState, StreamExecutor
 from sglang.lang.ir import SglRoleBegin
 
-from specreason_sgl.errors import TemplateError
+from specreason_sgl.errors import ConfigError, TemplateError
 from specreason_sgl.lang.chat import TokenizerChatTemplate, exact_messages
 from specreason_sgl.lang.fork import fork_to
 from tests.conftest import SPECIAL_TOKENS, make_tokenizer
@@ -14,9 +14,9 @@ from tests.conftest import SPECIAL_TOKENS, make_tokenizer
 class Backend:
     """Just enough of a backend for a state to hold text."""
 
-    def __init__(self, tokenizer, name="test"):
+    def __init__(self, tokenizer, name="test", settings=None):
         self.tokenizer = tokenizer
-        self.chat_template = TokenizerChatTemplate(tokenizer, name)
+        self.chat_template = TokenizerChatTemplate(tokenizer, name, settings)
 
     def get_chat_template(self):
         return self.chat_template
@@ -25,8 +25,9 @@ class Backend:
         pass
 
 
-def new_state(tokenizer) -> ProgramState:
-    return ProgramState(StreamExecutor(Backend(tokenizer), {}, None, chat_template=None, stream=False))
+def new_state(tokenizer, settings=None) -> ProgramState:
+    backend = Backend(tokenizer, settings=settings)
+    return ProgramState(StreamExecutor(backend, {}, None, chat_template=None, stream=False))
 
 
 def sent(state: ProgramState) -> list[int]:
@@ -291,3 +292,124 @@ def test_a_token_that_swallows_the_line_break_before_it_is_encoded_whole():
     text = "One line.\n"
     template._encode_growing(text)
     assert template._encode_growing(text + "<mask> more") == encoded(template, text + "<mask> more")
+
+
+CLOSED = "<think>\n\n</think>\n\n"
+DEEPSEEK_V31 = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}{{ m.content.split('</think>')[-1] }}{% else %}"
+    "<｜User｜>{{ m.content }}{% endif %}{% endfor %}{% if add_generation_prompt %}<｜Assistant｜>"
+    "{% if thinking %}<think>{% else %}</think>{% endif %}{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "thinking", "opens", "prefix"),
+    [
+        ("qwen3", {"enable_thinking": True}, True, False, "<think>\n"),
+        ("qwen3", {"enable_thinking": False}, False, False, ""),
+        ("deepseek-v3.1", {}, False, False, ""),
+        ("deepseek-v3.1", {"thinking": False}, False, False, ""),
+        ("deepseek-v3.1", {"thinking": True}, True, True, ""),
+    ],
+)
+def test_a_model_thinks_where_its_generation_prompt_lets_it(name, settings, thinking, opens, prefix):
+    tokenizer = make_tokenizer("deepseek-r1" if name == "deepseek-v3.1" else name)
+    if name == "deepseek-v3.1":
+        tokenizer.chat_template = DEEPSEEK_V31
+    template = TokenizerChatTemplate(tokenizer, name, settings)
+    assert (template.thinking, template.opens_thinking, template.thinking_prefix) == (thinking, opens, prefix)
+
+
+@pytest.mark.parametrize("conversation", CONVERSATIONS)
+@pytest.mark.parametrize("enabled", [True, False])
+def test_settings_of_the_template_are_in_all_that_is_sent(conversation, enabled):
+    tokenizer = make_tokenizer("qwen3")
+    turns = CONVERSATIONS[conversation]
+    state = new_state(tokenizer, {"enable_thinking": enabled})
+    for role, content in turns:
+        state += getattr(sgl, role)(content)
+    state += sgl.assistant_begin()
+    state += "So far"
+    text = tokenizer.apply_chat_template(
+        [{"role": role, "content": content} for role, content in turns],
+        tokenize=False,
+        add_generation_prompt=True,
+        enable_thinking=enabled,
+    )
+    assert text.endswith(CLOSED) != enabled
+    assert sent(state) == tokenizer.encode(text + "So far", add_special_tokens=False)
+    assert state.text().endswith(f"{'' if enabled else CLOSED}So far")
+
+
+def test_the_templates_settings_are_those_it_was_made_with():
+    settings = {"enable_thinking": False}
+    template = TokenizerChatTemplate(make_tokenizer("qwen3"), "qwen3", settings)
+    settings["enable_thinking"] = True
+    assert not template.thinking
+
+
+@pytest.mark.parametrize(
+    "settings", [["enable_thinking"], "x", {1: True}, {"tokenize": True, "messages": []}]
+)
+def test_settings_that_are_not_the_templates_are_refused(settings):
+    with pytest.raises(ConfigError, match="template must"):
+        TokenizerChatTemplate(make_tokenizer("qwen3"), "qwen3", settings)
+
+
+def test_a_setting_that_the_template_does_not_use_is_said(caplog):
+    TokenizerChatTemplate(make_tokenizer("qwen3"), "qwen3", {"enable_thinking": False, "thinkin": 1})
+    TokenizerChatTemplate(make_tokenizer("qwen2.5"), "qwen2.5", {"enable_thinking": False})
+    assert [record.getMessage() for record in caplog.records] == [
+        "the chat template of qwen3 does not use the setting 'thinkin'",
+        "the chat template of qwen2.5 does not use the setting 'enable_thinking'",
+    ]
+
+
+VOCABULARY = ["\n\n", "\n\n\n", "  ", "    ", "<table>", "</h1>", "<unused7>", "[multimodal]", "ing"]
+
+
+def with_added_tokens(name, special, *texts):
+    from tokenizers import AddedToken
+
+    tokenizer = make_tokenizer(name)
+    tokenizer.add_tokens([AddedToken(text, special=special, normalized=False) for text in texts])
+    return tokenizer
+
+
+@pytest.mark.parametrize("name", ["gemma-2", "qwen3"])
+@pytest.mark.parametrize(
+    "text", ["a\n\nb\n\n\nc", "x\n    y  z", "<table></h1> <unused7>", "[multimodal]ing"]
+)
+@pytest.mark.parametrize("marked", ["", " <|im_end|><eos>"])
+def test_added_tokens_for_ordinary_text_are_sent_whole(name, text, marked):
+    tokenizer = with_added_tokens(name, False, *VOCABULARY)
+    state = new_state(tokenizer)
+    state += sgl.user(f"{text}{marked}")
+    state += sgl.assistant_begin()
+    expected = [token for token in tokenizer.encode(text) if tokenizer.decode([token]) in VOCABULARY]
+    assert expected
+    at_start = iter(sent(state))
+    assert all(token in at_start for token in expected)  # in this order
+
+
+@pytest.mark.parametrize(
+    ("text", "special"),
+    [
+        ("<|fim_prefix|>", False),
+        ("<｜tool▁calls▁begin｜>", False),
+        ("<tool_call>", False),
+        ("</think>", False),
+        ("<answer>", False),  # because the template writes it
+        ("[INST]", True),
+        ("<html>", True),
+    ],
+)
+def test_control_tokens_in_a_message_are_broken_up(text, special):
+    tokenizer = with_added_tokens("chatml", special, text)
+    tokenizer.chat_template += "{# <answer> #}"
+    state = new_state(tokenizer)
+    state += sgl.user(f"Say {text} now.")
+    state += sgl.assistant_begin()
+    ids = sent(state)
+    assert tokenizer.convert_tokens_to_ids(text) not in ids
+    assert f"Say {text} now." in tokenizer.decode(ids)

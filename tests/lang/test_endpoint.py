@@ -24,8 +24,9 @@ from specreason_sgl.errors import (
     Unauthorized,
 )
 from specreason_sgl.lang import endpoint as module
-from specreason_sgl.lang.score import logprobs as logprobs_of
+from specreason_sgl.lang.logprobs import logprobs as logprobs_of
 from tests.scripted import answer, part_of, streamed, wait_until
+from tests.scripted import reading as prefill
 
 
 @sgl.function
@@ -666,10 +667,9 @@ def with_logprobs(endpoint):
     """Answers with -i of the i-th prompt token, and 3 for the digit."""
 
     def reply(payload):
-        ids, meta = payload["input_ids"], {}
-        if (start := payload.get("logprob_start_len")) is not None:
-            entries = [[-float(i), ids[i], None] for i in range(start, len(ids))]
-            meta["input_token_logprobs"] = [[None, *entries[0][1:]], *entries[1:]]
+        meta = {}
+        if "logprob_start_len" in payload:
+            meta = prefill(payload, logprob=lambda ids, at: -float(at))
         if wanted := payload.get("token_ids_logprob"):
             meta["output_token_ids_logprobs"] = [[[-float(i != 3), t, None] for i, t in enumerate(wanted)]]
         return answer("", {"type": "length"}, **meta)
@@ -704,7 +704,8 @@ def test_the_logprobs_of_a_text_are_of_its_tokens(scripted, endpoint, text):
     assert payload["sampling_params"]["max_new_tokens"] == 0
     assert payload["return_logprob"] is True
     assert [one.logprob for one in found] == [-float(i) for i in range(len(ids) - len(own), len(ids))]
-    assert [one.text for one in found] == [endpoint.tokenizer.decode([token]) for token in own]
+    assert "".join(token.text for token in found) == text
+    assert [token.id for token in found] == own
     assert state["x"] == text
     assert state.text().endswith("So:" + text)
 
@@ -750,7 +751,7 @@ def test_a_token_that_two_texts_share_is_of_neither(scripted, endpoint):
 
 
 def test_an_empty_text_has_no_logprobs():
-    with pytest.raises(ConfigError, match="empty text"):
+    with pytest.raises(ConfigError, match="not empty"):
         logprobs_of("x", "")
 
 

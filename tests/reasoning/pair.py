@@ -79,12 +79,16 @@ class Pair:
     def of(self, purpose: str) -> list[Seen]:
         return [one for one in self.seen if one.purpose == purpose]
 
+    def turn_of(self, side: str, ids: list[int]) -> str:
+        """What the assistant has said in a prompt."""
+        turn = self.draft.tokenizer.decode(ids).rpartition("<|im_start|>assistant\n")[2]
+        return turn.removeprefix("<think>\n")
+
     def _reply(self, side, payload):
         ids, most = payload["input_ids"], payload["sampling_params"]["max_new_tokens"]
         if isinstance(ids[0], list):
             return self._reply_select(side, payload)
-        turn = self.draft.tokenizer.decode(ids).rpartition("<|im_start|>assistant\n")[2]
-        turn = turn.removeprefix("<think>\n")
+        turn = self.turn_of(side, ids)
         if "token_ids_logprob" in payload:
             purpose = "score"
         elif "logprob_start_len" in payload:

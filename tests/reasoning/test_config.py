@@ -3,23 +3,24 @@ import dataclasses
 import pytest
 
 from specreason_sgl.errors import ConfigError
+from specreason_sgl.reasoning.acceptance import FixedShare
 from specreason_sgl.reasoning.config import SpecReasonConfig
+from specreason_sgl.reasoning.repair import Correct, Rewrite
+from specreason_sgl.reasoning.verifiers import Likelihood, UtilityScore
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("threshold", 11),
-        ("threshold", -1),
-        ("threshold", float("nan")),
-        ("threshold", "7"),
-        ("threshold", True),
+        ("repair", "correct"),
+        ("repair", Correct),
         ("verifier", "score"),
+        ("confidence", 0.1),
+        ("confidence", "-1"),
         ("lookahead", -1),
-        ("candidates", 0),
-        ("salvage", 1),
+        ("patience", -1),
+        ("draft_timeout", 0),
         ("at_budget", "go on"),
-        ("eager_rewrite", 1),
         ("first_base_steps", -1),
         ("first_base_steps", 1.5),
         ("token_budget", 0),
@@ -38,10 +39,51 @@ def test_a_value_out_of_range_is_refused_by_name(name, value):
         SpecReasonConfig(**{name: value})
 
 
-def test_defaults_are_the_papers():
+@pytest.mark.parametrize("threshold", [11, -1, float("nan"), "7", True])
+def test_a_threshold_must_be_in_its_verifiers_units(threshold):
+    with pytest.raises(ConfigError, match="threshold must be a number from 0 to 9, got"):
+        SpecReasonConfig(repair=Rewrite(), threshold=threshold)
+
+
+def test_a_threshold_must_have_something_to_compare_with():
+    with pytest.raises(ConfigError, match="threshold needs repair=Rewrite"):
+        SpecReasonConfig(threshold=7)
+    with pytest.raises(ConfigError, match="threshold must be given with the verifier"):
+        SpecReasonConfig(verifier=Likelihood())
+    assert SpecReasonConfig(verifier=Likelihood(), threshold=FixedShare(0.5)).rule == FixedShare(0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("delta", -0.1),
+        ("delta", float("nan")),
+        ("delta", "3"),
+        ("numeric_delta", -1),
+        ("window", 0),
+        ("window", 1.5),
+    ],
+)
+def test_a_correction_out_of_range_is_refused_by_name(name, value):
+    with pytest.raises(ConfigError, match=f"^{name} must be a .*, got"):
+        Correct(**{name: value})
+
+
+def test_by_default_tokens_are_corrected_and_nothing_judges_steps():
     config = SpecReasonConfig()
-    assert (config.threshold, config.token_budget, config.step_tokens) == (7.0, 8192, 512)
+    assert (config.repair, config.judge, config.window) == (Correct(delta=3.0, window="auto"), None, "auto")
+    assert (config.token_budget, config.step_tokens, config.lookahead) == (8192, 512, 1)
     assert (config.temperature, config.top_p, config.delimiter) == (0.6, 0.95, "\n\n")
+
+
+def test_rewriting_is_judged_by_the_papers_digit_and_threshold():
+    config = SpecReasonConfig(repair=Rewrite())
+    assert (config.judge, config.rule.at, config.window) == (UtilityScore(), 7, None)
+
+
+def test_steps_that_a_verifier_judges_first_are_not_read_by_windows():
+    config = SpecReasonConfig(verifier=UtilityScore(), repair=Correct(window=8))
+    assert (config.judge, config.window) == (UtilityScore(), None)
 
 
 def test_a_config_cannot_be_changed():

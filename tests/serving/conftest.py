@@ -33,7 +33,7 @@ def three_steps(side, turn, most):
 
 
 @contextlib.contextmanager
-def serving(pair: Pair, *, limits=None, **settings):
+def serving(pair: Pair, /, *, limits=None, **settings):
     """The server in front of a scripted pair, on a port; gives its URL."""
     service = Service(pair.draft, pair.base, Metrics(), **(limits or {}))
     server = Server(service, Settings(**{"name": "two", "config": CONFIG, **settings}))

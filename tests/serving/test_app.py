@@ -9,7 +9,18 @@ import openai
 import pytest
 import urllib3
 
-from specreason_sgl import Trace
+from specreason_sgl import (
+    Correct,
+    Likelihood,
+    Rewrite,
+    SpecReasonConfig,
+    Trace,
+    UtilityScore,
+    get_calibration,
+)
+from specreason_sgl.errors import ConfigError
+from specreason_sgl.reasoning.acceptance import Quantile
+from specreason_sgl.serving.api import ChatRequest
 from tests.reasoning.pair import aborted
 from tests.scripted import wait_until
 from tests.serving.conftest import serving, three_steps
@@ -44,7 +55,7 @@ def refusal(response):
 
 
 def test_a_client_gets_thinking_answer_and_counts(pair, client):
-    reply = client.chat.completions.create(**ASK)
+    reply = client.chat.completions.create(**ASK, extra_body={"specreason": {"repair": "rewrite"}})
     message = reply.choices[0].message
     assert message.reasoning_content == "draft 1\n\ndraft 2\n\ndraft 3"
     assert message.content == message.content.strip() != ""
@@ -153,6 +164,76 @@ def test_parameters_reach_the_runtimes(pair, client):
     assert len(pair.of("draft")) == 2
 
 
+def test_tokens_are_corrected_as_the_client_asks(pair, client):
+    seven = pair.base.tokenizer.encode("7", add_special_tokens=False)[0]
+    two = pair.base.tokenizer.encode("2", add_special_tokens=False)[0]
+    pair.first = lambda ids, at: seven if ids[at] == two else None  # with a regret of 9.5 nats
+
+    def corrected(**knobs):
+        extension = {"specreason": {"trace": True, **knobs}}
+        reply = client.chat.completions.create(**ASK, extra_body=extension)
+        (trace,) = reply.specreason["traces"]
+        return {c["text"] for step in trace["steps"] for c in step["corrections"]}, trace["config"]["repair"]
+
+    assert corrected()[0] == {"7"}
+    assert corrected(delta=10) == (set(), Correct(delta=10).__dict__ | {"kind": "Correct"})
+    texts, repair = corrected(delta=10, numeric_delta=1, window="step")
+    assert (texts, repair["window"]) == ({"7"}, None)
+    assert corrected(repair="rewrite")[0] == set()
+
+
+CORRECTS = SpecReasonConfig(repair=Correct(delta=2, window=8))
+JUDGES_FIRST = SpecReasonConfig(repair=Correct(delta=2), verifier=UtilityScore(), threshold=5)
+REWRITES = SpecReasonConfig(repair=Rewrite(), **get_calibration("mini").settings())
+LIKELIHOOD, MINI = Likelihood(reduce="min"), get_calibration("mini")
+
+
+@pytest.mark.parametrize(
+    ("server", "asked", "expected"),
+    [
+        (CORRECTS, {}, (CORRECTS.repair, None, None)),
+        (CORRECTS, {"repair": "correct"}, (CORRECTS.repair, None, None)),
+        (CORRECTS, {"delta": 1}, (Correct(delta=1, window=8), None, None)),
+        (CORRECTS, {"window": "step"}, (Correct(delta=2, window=None), None, None)),
+        (CORRECTS, {"repair": "rewrite"}, (Rewrite(), LIKELIHOOD, MINI.threshold)),
+        (CORRECTS, {"threshold": 5}, (Rewrite(), UtilityScore(), 5)),
+        (CORRECTS, {"keep": 0.5}, (Rewrite(), LIKELIHOOD, Quantile(0.5, MINI.values))),
+        (CORRECTS, {"repair": "correct", "threshold": 5}, (CORRECTS.repair, UtilityScore(), 5)),
+        (JUDGES_FIRST, {"threshold": 8}, (Correct(delta=2), UtilityScore(), 8)),
+        (JUDGES_FIRST, {"threshold": 8, "delta": 1}, (Correct(delta=1), UtilityScore(), 8)),
+        (JUDGES_FIRST, {"numeric_delta": 1}, (Correct(delta=2, numeric_delta=1), UtilityScore(), 5)),
+        (JUDGES_FIRST, {"repair": "rewrite"}, (Rewrite(), LIKELIHOOD, MINI.threshold)),
+        (REWRITES, {"repair": "rewrite"}, (Rewrite(), LIKELIHOOD, MINI.threshold)),
+        (REWRITES, {"threshold": -3}, (Rewrite(), LIKELIHOOD, -3)),
+        (REWRITES, {"keep": 0.5}, (Rewrite(), LIKELIHOOD, Quantile(0.5))),
+        (REWRITES, {"verifier": "score"}, (Rewrite(), UtilityScore(), 7)),
+        (REWRITES, {"repair": "correct"}, (Correct(), None, None)),
+        (REWRITES, {"delta": 1}, (Correct(delta=1), None, None)),
+    ],
+)
+def test_what_a_client_leaves_out_is_the_servers(server, asked, expected):
+    config = ChatRequest(**ASK, specreason=asked).config(server, "mini")
+    assert (config.repair, config.verifier, config.threshold) == expected
+
+
+def test_without_a_named_pair_a_rewrite_is_judged_by_the_papers_digit():
+    config = ChatRequest(**ASK, specreason={"repair": "rewrite"}).config(CORRECTS)
+    assert (config.repair, config.verifier, config.threshold) == (Rewrite(), UtilityScore(), 7)
+
+
+@pytest.mark.parametrize("server", [CORRECTS, REWRITES])
+def test_a_correction_and_a_judge_need_to_be_told_apart(server):
+    with pytest.raises(ConfigError, match="delta must come with repair 'correct', got 'rewrite'"):
+        ChatRequest(**ASK, specreason={"threshold": -3, "delta": 1}).config(server)
+
+
+def test_the_server_tells_requests_its_pair(pair):
+    with serving(pair, pair="mini") as url:
+        extension = {"repair": "rewrite", "trace": True}
+        (trace,) = post(url, {**ASK, "specreason": extension}).json()["specreason"]["traces"]
+    assert trace["config"]["threshold"] == MINI.threshold
+
+
 def test_n_choices_are_n_answers(client):
     reply = client.chat.completions.create(**ASK, n=3)
     assert [one.index for one in reply.choices] == [0, 1, 2]
@@ -196,6 +277,18 @@ def test_an_answer_that_was_cut_says_so(pair, client):
         ({"surprise": 1}, "surprise"),
         ({"specreason": {"surprise": 1}}, "specreason.surprise"),
         ({"specreason": {"lookahead": 99}}, "specreason.lookahead"),
+        ({"specreason": {"repair": "mend"}}, "specreason.repair"),
+        ({"specreason": {"delta": -1}}, "specreason.delta"),
+        ({"specreason": {"delta": "3"}}, "specreason.delta"),
+        ({"specreason": {"numeric_delta": -0.5}}, "specreason.numeric_delta"),
+        ({"specreason": {"window": 0}}, "specreason.window"),
+        ({"specreason": {"window": "all"}}, "specreason.window"),
+        ({"specreason": {"window": 1.5}}, "specreason.window"),
+        ({"specreason": {"window": True}}, "specreason.window"),
+        ({"specreason": {"confidence": 0.1}}, "specreason.confidence"),
+        ({"specreason": {"repair": "rewrite", "delta": 1}}, None),
+        ({"specreason": {"threshold": 5, "window": "step"}}, None),
+        ({"specreason": {"eager_rewrite": True}}, "specreason.eager_rewrite"),
         ({"specreason": {"threshold": 11}}, None),
         ({"specreason": {"threshold": 5, "keep": 0.5}}, None),
         ({"specreason": {"verifier": "guess"}}, None),
@@ -247,7 +340,7 @@ def test_errors_are_the_clients_own_exceptions(client):
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_runtime_that_fails_is_a_502_before_anything_was_sent(pair, url, stream):
-    pair.start_anew(three_steps, lambda turn: 9, lambda seen: FAILS if seen.purpose == "score" else None)
+    pair.start_anew(three_steps, lambda turn: 9, lambda seen: FAILS if seen.purpose == "read" else None)
     response = post(url, {**ASK, "stream": stream})
     assert response.status == 502
     assert "boom" in refusal(response)["message"]
@@ -424,9 +517,10 @@ def test_health_says_how_the_runtimes_are(pair):
 def test_what_happens_is_counted(pair):
     digits = {"draft 1": 9, "draft 2": 3}
     pair.start_anew(three_steps, lambda turn: digits.get(turn.split("\n\n")[-1], 9))
+    knobs = {"repair": "rewrite", "lookahead": 0}
     with serving(pair) as url:
-        post(url, {**ASK, "specreason": {"lookahead": 0}})
-        post(url, {**ASK, "stream": True, "specreason": {"lookahead": 0}})
+        post(url, {**ASK, "specreason": knobs})
+        post(url, {**ASK, "stream": True, "specreason": knobs})
         post(url, {**ASK, "temperature": 9})
         assert value(url, 'specreason_requests_total{model="two",status="ok"}'.partition("{")[0]) == 2
         assert value(url, "specreason_steps_total") == 6

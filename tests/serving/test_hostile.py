@@ -36,6 +36,8 @@ BODIES = {
     "a boolean for a number": asking(max_tokens=True),
     "a text for a number": asking(max_tokens="100"),
     "too many messages": asking(messages=ASK["messages"] * 1001),
+    "an infinite delta": asking(specreason={"delta": 0}).replace(b"0", b"1e999"),
+    "a delta that is not a number": asking(specreason={"delta": 0}).replace(b"0", b"NaN"),
     "a patience below 0": asking(specreason={"patience": -1}),
     "no time for a draft": asking(specreason={"draft_timeout": 0}),
 }
@@ -68,7 +70,7 @@ def test_the_knobs_of_faults_can_be_asked_for(pair, url):
     pair.start_anew(
         lambda side, turn, most: (f"{side} {turn.count(chr(10))}", "delimiter", 3), lambda turn: 0
     )
-    knobs = {"trace": True, "patience": 1, "draft_timeout": 5.5, "lookahead": 0}
+    knobs = {"trace": True, "repair": "rewrite", "patience": 1, "draft_timeout": 5.5, "lookahead": 0}
     (trace,) = post(url, asking(specreason=knobs)).json()["specreason"]["traces"]
     assert (trace["config"]["patience"], trace["config"]["draft_timeout"]) == (1, 5.5)
     assert [step["undrafted"] for step in trace["steps"][:3]] == [None, *["a pause after rejections"] * 2]

@@ -14,10 +14,12 @@ from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
+from specreason_sgl.reasoning.display import SHADES, spans
+from specreason_sgl.reasoning.trace import Correction, ReadToken
 from specreason_sgl.serving.show import as_html, page, read_traces
 from tests import browser
 from tests.scripted import wait_until
-from tests.serving.traces import QUESTION, make_alone, make_trace
+from tests.serving.traces import QUESTION, make_alone, make_corrected, make_trace
 
 pytestmark = browser.needed
 PAIR = "mini"
@@ -153,21 +155,107 @@ def test_a_question_is_asked_by_keyboard_and_its_steps_are_seen_in_order(view, s
     assert view.text("#asked") == QUESTION
     assert view.texts("#steps .number") == ["1", "2", "3", "4", "5"]
     by = [[one.text for one in step.find_elements(By.CSS_SELECTOR, ".by")] for step in view.all(".step")]
-    assert by == [["base"], ["draft"], ["draft", "base"], ["base"], ["draft"]]
+    assert by == [["base"], ["draft"], ["base"], ["base"], ["draft"]]
     scores = [text.split("Prob")[0].split("9:")[0] for text in view.texts("#steps .score")]
     assert [text.split("score")[1].lstrip(": ")[0] for text in scores] == ["8", "4", "2", "9"]
     steps = make_trace().steps
     shown = view.texts("#steps .step > .text")
-    assert [shown[i] for i in (0, 1, 3, 4)] == [steps[i].text for i in (0, 1, 3, 4)]
+    assert shown == [step.text for step in steps]
     assert view.text("#answer") == make_trace().answer
 
 
-def test_the_head_from_the_draft_is_shown_apart_from_the_rest(view):
+def opened(view, server, *traces):
+    server.html = as_html(traces)
+    view.open(server.url)
+    view.wait_for("#answer", traces[0].answer)
+
+
+def test_a_correction_stands_in_its_step_with_the_drafted_token_struck_out(view, server):
+    server.on_chat = lambda body: [sse(chunks_of(make_corrected()))]
     view.open().ask_and_wait()
-    step = make_trace().steps[2]
-    draft, base = view.texts(".step.both .part")
-    assert draft == "draft" + step.text[: step.head]
-    assert base == "base" + step.text[step.head :]
+    steps = make_corrected().steps
+    shown = view.texts("#steps .step > .text")
+    assert shown == ["".join(span.text for span in spans(step)) for step in steps]
+    assert shown[1].endswith("That is 0 45 / 60 = <i>&amp; 0.75 hours.")
+    assert view.texts(".text del") == [" 0", " <i>&amp;", " because", "⏎"]
+    assert view.texts(".text ins") == [" 45", " 0", "⏎", " km/h"]
+    titles = [one.get_attribute("title") for one in view.all(".text del")]
+    assert titles[0] == "drafted; regret 4.21 nats"
+    assert "line-through" in view.one(".text del").value_of_css_property("text-decoration")
+    meta = [text.replace("draft", "draft ", 1) for text in view.texts(".step .meta")]
+    assert [text.partition(" ")[2] for text in meta] == [
+        "kept9 tokens",
+        "2 corrected24 tokens",
+        "1 corrected16 tokens",
+        "1 corrected11 tokens",
+        "then base: the draft model's runtime failed9 tokens",
+    ]
+    assert not view.seen("#reveal")
+
+
+def test_the_steps_are_said_with_their_corrections(view, server):
+    begun = sse(list(chunks_of(make_corrected()))[:3]).removesuffix(b"data: [DONE]\n\n")
+    server.on_chat = lambda body: [begun, server.gate, sse(list(chunks_of(make_corrected()))[3:])]
+    view.open().ask()
+    view.wait_for("#status", "Step 2: draft, 2 corrected")
+    wait_until(lambda: view.texts("#totals dt")[:2] == ["steps kept", "corrected"])
+    assert view.seen("#regret")
+    server.gate.set()
+    view.wait_for("#status", "Done: the token budget is used up")
+
+
+def test_what_is_selected_of_a_step_is_its_text(view, server):
+    opened(view, server, make_corrected())
+    for step, text in zip(view.all(".step > .text"), make_corrected().steps, strict=True):
+        script = "getSelection().selectAllChildren(arguments[0]); return getSelection().toString()"
+        assert view.driver.execute_script(script, step) == text.text
+
+
+@pytest.mark.parametrize("key", [Keys.SPACE, Keys.ENTER])
+def test_regrets_are_shaded_on_demand_by_keyboard(view, server, key):
+    def shaded():
+        script = """return [...document.querySelectorAll(".text [class^=regret]")]
+            .filter((one) => getComputedStyle(one).backgroundColor !== "rgba(0, 0, 0, 0)")
+            .map((one) => [one.textContent, one.className])"""
+        return view.driver.execute_script(script)
+
+    opened(view, server, make_corrected())
+    assert shaded() == []
+    assert view.one("#regret").get_attribute("aria-pressed") == "false"
+    assert not view.seen("#shades")
+    view.one("#regret").send_keys(key)
+    parts = [span for step in make_corrected().steps for span in spans(step) if span.shade]
+    assert shaded() == [[span.text, f"regret-{span.shade}"] for span in parts]
+    titles = [one.get_attribute("title") for one in view.all(".text [class^=regret]")]
+    assert titles == [span.detail for span in parts]
+    assert view.one("#regret").get_attribute("aria-pressed") == "true"
+    assert view.texts("#shades span") == list(SHADES)
+    assert view.seen("#shades")
+    view.one("#regret").send_keys(key)
+    assert shaded() == []
+    assert not view.seen("#shades")
+
+
+def test_where_nothing_was_read_there_is_nothing_to_shade(view, server):
+    opened(view, server, make_trace(), make_corrected())
+    assert not view.seen("#regret")
+    view.one("#runs").send_keys("2")
+    wait_until(lambda: view.seen("#regret"))
+    view.one("#regret").click()
+    view.one("#runs").send_keys("1")
+    wait_until(lambda: not view.seen("#regret"))
+    assert not view.seen("#shades")
+
+
+def test_a_regret_without_bound_is_shown(view, server):
+    step = make_corrected().steps[1]
+    infinite = [token._replace(regret=float("inf")) if token.regret else token for token in step.reading]
+    infinite.append(ReadToken(-3, "\n\n🚆", -9.0, "", float("inf")))  # it begins in the step before
+    correction = dataclasses.replace(step.corrections[0], regret=float("inf"))
+    changed = dataclasses.replace(step, reading=tuple(infinite), corrections=(correction,))
+    opened(view, server, make_corrected(steps=(changed,)))
+    assert {one.get_attribute("class") for one in view.all(".text [class^=regret]")} == {"regret-4"}
+    assert view.one(".text del").get_attribute("title") == "drafted; regret Infinity nats"
 
 
 def test_steps_and_the_answer_are_shown_as_they_come(view, server):
@@ -214,15 +302,14 @@ def test_a_stream_cut_anywhere_is_read_all_the_same(view, server, size):
     view.open()
     view.driver.execute_script(SMALL_CHUNKS.replace("SIZE", str(size)))
     view.ask_and_wait()
-    assert view.texts(".step.draft > .text") == [make_trace().steps[i].text for i in (1, 4)]
-    assert "🚆" in view.text(".part.draft")
+    assert view.texts(".step > .text") == [step.text for step in make_trace().steps]
     assert view.text("#answer") == make_trace().answer
 
 
 def test_rejected_drafts_are_shown_on_demand(view):
     view.open().ask_and_wait()
     assert not view.seen("del")
-    view.one(".step.both summary").click()
+    view.one(".step summary").click()
     assert [one.is_displayed() for one in view.all("del")] == [True, False]
     view.one("#reveal").send_keys(Keys.SPACE)
     wait_until(lambda: all(one.is_displayed() for one in view.all("del")))
@@ -235,30 +322,52 @@ def test_the_timeline_has_a_bar_for_each_request(view):
     trace = make_trace()
     titles = view.texts("#timeline .bar title")
     assert len(titles) == len(trace.calls) + len(trace.wasted)
-    assert sum("thrown away: done ahead" in title for title in titles) == len(trace.wasted)
-    assert sum("thrown away: rejected" in title for title in titles) == 1
-    assert len(view.all("#timeline .bar.lost")) == 4
+    assert sum(title.endswith("cut off or not needed") for title in titles) == len(trace.wasted)
+    assert sum(title.endswith("rejected") for title in titles) == 2
+    assert len(view.all("#timeline .bar.lost")) == 5
     assert view.texts("#timeline .lane") == ["draft", "base"]
-    assert view.texts("#legend li") == ["draft", "score", "rewrite", "answer", "hatched: thrown away"]
+    assert view.texts("#legend li") == [
+        "draft",
+        "score",
+        "rewrite",
+        "answer",
+        "hatched: cut off or not needed",
+    ]
     assert "8 s" in view.texts("#timeline text")
     view.one("#requests summary").click()
     wait_until(lambda: len(view.all("#requests tr")) == len(titles) + 1)
 
 
-def test_totals_are_the_trace_s(view):
-    view.open().ask_and_wait()
-    trace = make_trace()
+def test_readings_are_in_the_timeline(view, server):
+    opened(view, server, make_corrected())
+    assert view.texts("#legend li") == [
+        "draft",
+        "read",
+        "rewrite",
+        "answer",
+        "hatched: cut off or not needed",
+    ]
+    fills = {one.get_attribute("fill") for one in view.all("#timeline .bar.read:not(.lost) rect")}
+    assert fills == {"var(--read)"}
+    assert len(view.all("#timeline .bar.lost")) == len(make_corrected().wasted)
+
+
+@pytest.mark.parametrize("make", [make_trace, make_corrected])
+def test_totals_are_the_trace_s(view, server, make):
+    trace = make()
+    opened(view, server, trace)
     names, values = view.texts("#totals dt"), view.texts("#totals dd")
-    found = {name: value.split(" ")[0] for name, value in zip(names, values, strict=True)}
+    shown = dict(zip(names, values, strict=True))
     everything = [*trace.calls, *trace.wasted]
     by = {side: sum(c.completion_tokens for c in everything if c.side == side) for side in ("draft", "base")}
-    assert found == {
-        "steps kept": str(trace.kept),
-        "rewritten": str(trace.rewritten),
-        "seconds": "9.8",
+    counts = {"corrected": "3 4 tokens"} if trace.corrections else {"rewritten": str(trace.rewritten)}
+    assert shown == {
+        "steps kept": f"{trace.kept} of 5",
+        **counts,
+        "seconds": "9.8 11.5 tok/s" if trace.rewritten else "6.9 11.9 tok/s",
         "draft tokens": str(by["draft"]),
         "base tokens": str(by["base"]),
-        "thrown away": str(trace.wasted_tokens),
+        "thrown away": f"{trace.wasted_tokens} tokens",
     }
 
 
@@ -441,17 +550,17 @@ def test_shift_and_enter_begin_a_new_line(view, server):
 
 def test_a_saved_trace_is_opened_and_saved_again(view, tmp_path):
     file = tmp_path / "trace.json"
-    file.write_text(make_trace().to_json(), encoding="utf-8")
+    file.write_text(make_corrected().to_json(), encoding="utf-8")
     view.open()
     view.one("#file").send_keys(str(file))
-    view.wait_for("#answer", make_trace().answer)
+    view.wait_for("#answer", make_corrected().answer)
     assert len(view.all(".step")) == 5
     assert not view.seen("#chooser")
     assert not view.seen("#compare")
     view.one("#save").click()
     saved = view.driver.downloads / "trace-specreason.json"
     wait_until(saved.exists)
-    assert read_traces(saved) == [make_trace()]
+    assert read_traces(saved) == [make_corrected()]
 
 
 def test_several_traces_in_a_file_can_be_chosen_from(view, tmp_path):
@@ -481,6 +590,12 @@ def test_a_trace_is_opened_by_dropping_it(view):
     assert not view.all("body.drop")
 
 
+def broken(**fields):
+    trace = json.loads(make_corrected().to_json())
+    trace["steps"][1].update(fields)
+    return json.dumps(trace)
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
@@ -488,9 +603,19 @@ def test_a_trace_is_opened_by_dropping_it(view):
         ("hello", "trace.json is not a trace of specreason-sgl."),
         ("null", "trace.json is not a trace of specreason-sgl."),
         ("[1, 2]", "trace.json is not a trace of specreason-sgl."),
-        (make_trace(version=2).to_json(), "trace.json is not a trace of specreason-sgl."),
+        (make_trace(version=1).to_json(), "trace.json has version 1; this page reads version 2."),
+        (
+            f"{make_trace().to_json()}\n{make_trace(version=1).to_json()}",
+            "trace.json, line 2, has version 1; this page reads version 2.",
+        ),
         (make_trace(seconds="1").to_json(), "trace.json is not a trace of specreason-sgl."),
         (make_trace(steps=({"text": "a"},)).to_json(), "trace.json is not a trace of specreason-sgl."),
+        (broken(corrections=None), "trace.json is not a trace of specreason-sgl."),
+        (
+            broken(corrections=[{"at": -1, "drafted": "", "text": ""}]),
+            "trace.json is not a trace of specreason-sgl.",
+        ),
+        (broken(reading=[[0, "a"]]), "trace.json is not a trace of specreason-sgl."),
         (make_trace().to_json() + "\n{}", "trace.json, line 2, is not a trace of specreason-sgl."),
     ],
 )
@@ -508,8 +633,13 @@ EVIL = "</script><img src=x onerror=\"document.title='broken'\"><script>document
 
 
 def evil_trace():
-    steps = [dataclasses.replace(step, text=EVIL, head=min(step.head, 20)) for step in make_trace().steps]
+    steps = [dataclasses.replace(step, text=EVIL) for step in make_trace().steps]
     steps[3] = dataclasses.replace(steps[3], rejected=EVIL, probabilities={EVIL: 0.5, "<b>": 0.5})
+    reading = (ReadToken(9, EVIL, -5.0, EVIL, 4.0),)
+    corrections = (Correction(0, EVIL, EVIL[:9], 5.0, 0),)
+    steps[4] = dataclasses.replace(
+        steps[4], author="both", corrections=corrections, reading=reading, undrafted=EVIL
+    )
     return make_trace(
         question=EVIL, steps=tuple(steps), answer=EVIL, draft_model=EVIL, config={"delimiter": EVIL}
     )
@@ -525,6 +655,8 @@ def test_markup_in_a_model_s_text_stays_text(view, server, way):
         view.open(server.url)
     view.wait_for("#answer", EVIL)
     assert view.texts("#steps .step > .text")[0] == EVIL
+    assert view.texts("#steps .step > .text")[4] == EVIL + EVIL
+    assert view.text(".text .regret-3") == EVIL[9:]
     assert view.text("#asked") == EVIL
     assert view.all("img") == []
     assert view.driver.title == "specreason"
@@ -547,14 +679,17 @@ def test_a_page_with_traces_needs_no_server(view, tmp_path):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_scrolls_in_one_direction_only(view, server, scheme):
     long = "x" * 400
-    steps = tuple(dataclasses.replace(step, text=step.text + long) for step in make_trace().steps)
-    server.on_chat = lambda body: [sse(chunks_of(make_trace(steps=steps, answer=long)))]
+    steps = [dataclasses.replace(step, text=step.text + long) for step in make_trace().steps]
+    corrected = dataclasses.replace(make_corrected().steps[2].corrections[0], drafted=long)
+    steps += [dataclasses.replace(make_corrected().steps[2], corrections=(corrected,))]
+    server.on_chat = lambda body: [sse(chunks_of(make_trace(steps=tuple(steps), answer=long)))]
     view.emulate(360, scheme)
     view.open().ask_and_wait()
     server.on_chat = lambda body: [sse(chunks_of(make_alone(answer=long)))]
     wait_until(lambda: view.seen("#go"))
     view.one("#alone").click()
     view.wait_for("#race", "times as long")
+    view.one("#regret").click()
     for one in view.all("details"):
         view.driver.execute_script("arguments[0].open = true", one)
     wait_until(lambda: len(view.all("#requests tr")) > 1)
@@ -595,11 +730,14 @@ return found;
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_all_text_has_enough_contrast(view, scheme):
+def test_all_text_has_enough_contrast(view, server, scheme):
+    steps = (*make_trace().steps, *make_corrected().steps)
+    server.on_chat = lambda body: [sse(chunks_of(make_trace(steps=steps)))]
     view.emulate(scheme=scheme)
     view.open()
     found = view.driver.execute_script(CONTRASTS)
     view.ask_and_wait()
+    view.one("#regret").click()
     view.driver.execute_script("for (const one of document.querySelectorAll('details')) one.open = true")
     wait_until(lambda: len(view.all("#requests tr")) > 1)
     found += view.driver.execute_script(CONTRASTS)
@@ -607,14 +745,17 @@ def test_all_text_has_enough_contrast(view, scheme):
     assert [one for one in found if one[0] < 4.5] == []
 
 
-def test_everything_that_takes_input_has_a_name(view):
+def test_everything_that_takes_input_has_a_name(view, server):
+    server.on_chat = lambda body: [sse(chunks_of(make_corrected()))]
     view.open().ask_and_wait()
     controls = [one for one in view.all("input, select, textarea, button, summary") if one.is_displayed()]
     assert len(controls) > 10
     assert [one.get_attribute("outerHTML") for one in controls if not one.accessible_name] == []
 
 
-def test_the_tab_key_leads_through_the_whole_page_and_out(view):
+def test_the_tab_key_leads_through_the_whole_page_and_out(view, server):
+    steps = (*make_trace().steps, *make_corrected().steps)
+    server.on_chat = lambda body: [sse(chunks_of(make_trace(steps=steps)))]
     view.open().ask_and_wait()
     view.one("#question").click()
     ids = []
@@ -623,11 +764,5 @@ def test_the_tab_key_leads_through_the_whole_page_and_out(view):
         ids.append(view.focused())
         if ids[-1] == "save":
             break
-    assert [one for one in ids if one in ("model", "go", "alone", "timeline", "reveal", "save")] == [
-        "model",
-        "go",
-        "alone",
-        "timeline",
-        "reveal",
-        "save",
-    ]
+    stops = ["model", "go", "alone", "timeline", "reveal", "regret", "save"]
+    assert [one for one in ids if one in stops] == stops

@@ -61,9 +61,11 @@ def test_a_taken_port_is_told_before_anything_is_started(pair, process):
     ("arguments", "says"),
     [
         (["--host", "0.0.0.0"], "give an --api-key"),
-        (["--draft-gpus", "x"], "--draft-gpus takes GPU numbers"),
+        (["--draft-gpus", "x"], "--draft-gpus must be GPU numbers with commas, as in 0,1; got 'x'"),
+        (["--repair", "rewrite", "--delta", "1"], "delta must come with repair 'correct'"),
+        (["--window", "all"], "--window must be a whole number or 'step', got 'all'"),
         (["--threshold", "11"], "threshold"),
-        (["--timeout", "0"], "timeout"),
+        (["--timeout", "0"], "--timeout must be a positive number of seconds, got 0"),
         (["--draft-url", "http://127.0.0.1:9"], "give both"),
         (["--decode", "guess"], "--decode takes one of"),
     ],
@@ -79,7 +81,13 @@ def test_the_description_of_the_api_names_what_it_takes(process):
     url = url_of(process)
     schema = urllib3.request("GET", f"{url}/openapi.json").json()
     assert "422" not in json.dumps(schema["paths"])
-    assert "lookahead" in schema["components"]["schemas"]["Extension"]["properties"]
+    knobs = schema["components"]["schemas"]["Extension"]["properties"]
+    assert {"repair", "delta", "numeric_delta", "window", "confidence", "lookahead", "threshold"} <= set(
+        knobs
+    )
+    assert not {"eager_rewrite", "candidates", "salvage"} & set(knobs)
+    assert knobs["repair"]["anyOf"][0]["enum"] == ["correct", "rewrite"]
+    assert [kind.get("type") for kind in knobs["window"]["anyOf"]] == ["integer", "string", "null"]
     asked = schema["components"]["schemas"]["ChatRequest"]["properties"]
     assert asked["model"]["enum"] == ["two", "two-base", "two-draft"]
     assert [*schema["paths"]["/metrics"]["get"]["responses"]["200"]["content"]] == ["text/plain"]

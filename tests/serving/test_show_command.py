@@ -1,7 +1,7 @@
 import pytest
 
 from specreason_sgl.serving.show import as_html
-from tests.serving.traces import make_alone, make_trace
+from tests.serving.traces import make_alone, make_corrected, make_trace
 from tests.test_cli import run
 
 
@@ -20,6 +20,13 @@ def test_show_prints_the_traces_of_all_files(file):
     assert max(map(len, done.stdout.splitlines())) < 200
 
 
+def test_show_marks_regrets_on_demand(tmp_path):
+    file = tmp_path / "corrected.json"
+    file.write_text(make_corrected().to_json(), encoding="utf-8")
+    assert "=[- <i>&amp;-]{+ 0+}.75 hours." in run("show", str(file)).stdout
+    assert "{~ minutes~4}" in run("show", str(file), "--regret").stdout
+
+
 def test_show_writes_a_page_and_says_where(file, tmp_path):
     page = tmp_path / "page.html"
     done = run("show", str(file), "--html", str(page))
@@ -35,6 +42,7 @@ def test_show_writes_a_page_and_says_where(file, tmp_path):
         (["tests"], "the trace tests cannot be read: Is a directory"),
         (["LICENSE"], "LICENSE, line 2: this is not a trace of specreason-sgl"),
         (["{file}", "--html", "no/such/folder.html"], "there is no folder no/such to write to"),
+        (["{file}", "--regret", "--html", "{file}.html"], "--regret shades text in the terminal"),
         (["{file}", "--html", "tests"], "tests cannot be written: Is a directory"),
         (["{file}", "LICENSE", "--html", "{file}.html"], "LICENSE, line 2: this is not a trace"),
     ],

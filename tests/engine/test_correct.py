@@ -1,0 +1,77 @@
+"""Correction on real runtimes: two vocabularies, two templates."""
+
+from dataclasses import replace
+
+import pytest
+
+from programs.correct import correct
+from specreason_sgl import Correct, SpecReasonConfig, Trace, solve, solve_alone
+from tests.engine.test_pipelined import assert_a_near_tie
+
+QUESTION = "A shop has 17 boxes with 12 pens each. It sells 50 pens. How many pens are left?"
+CONFIG = SpecReasonConfig(
+    repair=Correct(window=8), temperature=0, patience=0, token_budget=60, step_tokens=40, answer_tokens=4
+)
+
+
+def fresh(*endpoints):
+    """Empty caches: what is computed together changes the last bits of the logits."""
+    for endpoint in endpoints:
+        endpoint.flush_cache()
+
+
+def assert_the_same_up_to_a_near_tie(base, text, other):
+    """What a prefill and a decoding step compute differs in the last bits, which can decide a near tie."""
+    if text != other:
+        assert_a_near_tie(base, CONFIG, "", text, other, QUESTION)
+
+
+def test_at_delta_0_the_text_is_the_base_models_own(draft, base):
+    fresh(draft, base)
+    config = replace(CONFIG, repair=Correct(delta=0, window=8))
+    trace = solve(QUESTION, draft=draft, base=base, config=config)
+    fresh(base)
+    alone = solve_alone(QUESTION, endpoint=base, config=config)
+    print(trace.corrections, trace.reasoning)
+    assert trace.corrections > 0
+    assert trace.wasted_tokens > 0
+    own = alone.reasoning[: len(trace.reasoning)]
+    assert_the_same_up_to_a_near_tie(base, trace.reasoning, own)
+
+
+def test_a_delta_without_bound_is_the_draft_models_text(draft, base):
+    fresh(draft, base)
+    trace = solve(QUESTION, draft=draft, base=base, config=replace(CONFIG, repair=Correct(delta=1e9)))
+    fresh(draft)
+    alone = solve_alone(QUESTION, endpoint=draft, side="draft", config=CONFIG)
+    assert trace.corrections == 0
+    length = min(len(trace.reasoning), len(alone.reasoning))
+    assert trace.reasoning[:length] == alone.reasoning[:length]
+
+
+@pytest.mark.parametrize("window", [4, "auto", None])
+def test_a_window_decides_when_things_happen_and_not_what_is_written(draft, base, window):
+    fresh(draft, base)
+    state = correct.run(question=QUESTION, draft=draft, token_budget=60, step_tokens=40, backend=base)
+    base.abort(state)  # its final answer is not compared
+    fresh(draft, base)
+    trace = solve(QUESTION, draft=draft, base=base, config=replace(CONFIG, repair=Correct(window=window)))
+    text = state["chain"].removesuffix("\n\n")
+    length = min(len(text), len(trace.reasoning))
+    assert_the_same_up_to_a_near_tie(base, trace.reasoning[:length], text[:length])
+    assert Trace.from_json(trace.to_json()) == trace
+
+
+def test_the_base_model_decodes_nothing_of_the_chain(draft, base):
+    trace = solve(QUESTION, draft=draft, base=base, config=CONFIG)
+    decoded = [call for call in trace.calls if call.side == "base" and call.purpose != "answer"]
+    assert {call.purpose for call in decoded} == {"read"}
+    assert sum(call.completion_tokens for call in decoded) == 0
+    assert all(call.cached_tokens > 0.5 * call.prompt_tokens for call in decoded[1:])
+
+
+def test_sampled_corrections_come_from_the_base_models_first_choices(draft, base):
+    config = replace(CONFIG, temperature=0.8, top_p=0.9, repair=Correct(delta=0.5, window=8))
+    trace = solve(QUESTION, draft=draft, base=base, config=config)
+    assert trace.corrections > 0
+    assert trace.reasoning

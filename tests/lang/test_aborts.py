@@ -1,0 +1,223 @@
+"""Ending requests on servers that refuse it, hang, or are busy in other threads."""
+
+import logging
+import sys
+import threading
+import time
+
+import pytest
+import sglang as sgl
+
+from specreason_sgl import Endpoint
+from specreason_sgl.errors import RequestAborted
+from specreason_sgl.lang import endpoint as module
+from specreason_sgl.lang.endpoint import _Request
+from tests.scripted import ScriptedServer, answer, part_of, streamed, wait_until
+
+
+@sgl.function
+def ask(s, regex=None):
+    s += sgl.user("q")
+    s += sgl.assistant(sgl.gen("a", max_tokens=4, regex=regex))
+
+
+@pytest.fixture
+def endpoint(scripted):
+    with Endpoint(scripted.url, timeout=20, retry_for=0) as endpoint:
+        yield endpoint
+
+
+class Clients:
+    """An `on_generate` that never answers, and notes whose clients have gone."""
+
+    def __init__(self):
+        self.asked, self.gone = 0, threading.Semaphore(0)
+
+    def __call__(self, payload):
+        return self.wait
+
+    def wait(self, handler):
+        self.asked += 1
+        if handler.connection.recv(1) == b"":
+            self.gone.release()
+        handler.close_connection = True
+
+
+def warnings_of(caplog):
+    return [r.getMessage() for r in caplog.records if "refuses to abort" in r.getMessage()]
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_abort_closes_the_connection_and_is_said_once(scripted, endpoint, caplog, status):
+    scripted.on_generate = clients = Clients()
+    scripted.on_abort = lambda payload: (status, b"{}")
+    with caplog.at_level(logging.WARNING):
+        for asked in (1, 2):
+            state = ask.run(backend=endpoint)
+            wait_until(lambda: clients.asked == asked)  # noqa: B023
+            assert endpoint.abort(state) == 1
+            assert clients.gone.acquire(timeout=10)
+            with pytest.raises(RequestAborted):
+                state["a"]
+    assert len(warnings_of(caplog)) == 1
+    assert f"{scripted.url} refuses" in warnings_of(caplog)[0]
+
+
+@pytest.mark.parametrize("regex", [None, "[0-9]+"])
+def test_a_refused_abort_closes_a_streams_connection(scripted, endpoint, regex):
+    gone = threading.Event()
+
+    def begin(handler):
+        streamed(part_of(answer("12"), "1"), done=False)(handler)
+        if handler.connection.recv(1) == b"":
+            gone.set()
+
+    scripted.on_generate = lambda payload: begin
+    scripted.on_abort = lambda payload: (401, b"{}")
+    state = ask.run(backend=endpoint, stream=True, regex=regex)
+    assert next(state.text_iter("a")) == "1"
+    assert endpoint.abort(state) == 1
+    assert gone.wait(10)
+    with pytest.raises(RequestAborted):
+        state["a"]
+
+
+def test_a_refused_abort_leaves_the_connections_of_other_requests(scripted, endpoint):
+    scripted.on_generate = clients = Clients()
+    scripted.on_abort = lambda payload: (401, b"{}")
+    first, second = (ask.run(backend=endpoint) for _ in range(2))
+    wait_until(lambda: clients.asked == 2)
+    endpoint.abort(first)
+    assert clients.gone.acquire(timeout=10)
+    with pytest.raises(RequestAborted):
+        first["a"]
+    assert endpoint.in_flight() == 1
+    assert not clients.gone.acquire(blocking=False)
+    endpoint.abort(second)
+    assert clients.gone.acquire(timeout=10)
+
+
+def test_a_connection_that_another_request_has_taken_is_left_alone(scripted, endpoint):
+    ask.run(backend=endpoint).sync()
+    with _Request(endpoint, "earlier") as earlier:
+        response = earlier.send({"input_ids": [1]})
+        response.read()  # the connection is in the pool again
+        scripted.on_generate = clients = Clients()
+        later = ask.run(backend=endpoint)
+        wait_until(lambda: clients.asked == 1)
+        assert scripted.connections == 1
+        module.shut_down(earlier.in_flight)
+        assert not clients.gone.acquire(timeout=0.2)
+    endpoint.abort(later)
+
+
+def test_nobody_waits_long_for_a_server_that_hangs_to_abort(scripted, chatml_folder):
+    with ScriptedServer(chatml_folder) as other:
+        for server in (scripted, other):
+            server.on_generate = server.on_abort = server.hang
+        endpoints = [Endpoint(server.url, timeout=20) for server in (scripted, other)]
+        first, second = (ask.run(backend=endpoint) for endpoint in endpoints)
+        endpoints[0].tie(first, [second])
+        wait_until(lambda: scripted.generated() and other.generated())
+        start = time.monotonic()
+        assert endpoints[0].abort(first) == 2
+        assert time.monotonic() - start < 2 * module.ABORT_WAIT  # both servers together
+        scripted.released.set(), other.released.set()
+        for state, endpoint in zip((first, second), endpoints, strict=True):
+            with pytest.raises(RequestAborted):
+                state["a"]
+            endpoint.close()
+
+
+def test_a_state_is_refused_while_its_abort_still_waits(scripted):
+    scripted.on_generate = scripted.on_abort = scripted.hang
+
+    @sgl.function
+    def two(s):
+        s += sgl.user("q")
+        s += sgl.assistant(sgl.gen("a", max_tokens=4) + sgl.gen("b", max_tokens=4))
+
+    with Endpoint(scripted.url, timeout=20) as endpoint:
+        state = two.run(backend=endpoint)
+        wait_until(lambda: scripted.generated())
+        endpoint.abort(state)
+        scripted.released.set()
+        with pytest.raises(RequestAborted):
+            state["b"]
+    assert len(scripted.generated()) == 1
+
+
+def test_a_request_that_failed_does_not_wait_long_for_its_abort(scripted, endpoint):
+    scripted.on_generate = lambda payload: (500, b"{}")
+    scripted.on_abort = scripted.hang
+    start = time.monotonic()
+    ask.run(backend=endpoint).sync()
+    tries = len(scripted.generated())
+    assert time.monotonic() - start < (tries + 1) * module.ABORT_WAIT + module.FIRST_WAIT * 2**tries
+    assert module.CONNECT_TIMEOUT > 4 * module.ABORT_WAIT
+
+
+class Watched(dict):
+    """A dictionary that is used under a lock only."""
+
+    def __init__(self, lock):
+        super().__init__()
+        self.lock, self.misuses = lock, []
+
+    def check(self, method):
+        if not self.lock._is_owned():
+            self.misuses.append(method)
+
+    def items(self):
+        self.check("items")
+        return super().items()
+
+    def pop(self, *args):
+        self.check("pop")
+        return super().pop(*args)
+
+    def __setitem__(self, key, value):
+        self.check("set")
+        super().__setitem__(key, value)
+
+    def __contains__(self, key):
+        self.check("contains")
+        return super().__contains__(key)
+
+    def __getitem__(self, key):
+        self.check("get")
+        return super().__getitem__(key)
+
+
+def test_requests_end_while_other_threads_abort(scripted, endpoint, monkeypatch):
+    """8 threads begin and end 100 requests each while one aborts all 200 times."""
+    endpoint._in_flight = watched = Watched(endpoint._lock)
+    monkeypatch.setattr(endpoint, "_send", lambda *_, **__: None)
+    monkeypatch.setattr(endpoint, "_abort_rid", lambda rid: 200)
+    errors, begin = [], threading.Barrier(9)
+
+    def request_often(name):
+        begin.wait()
+        for _ in range(100):
+            try:
+                with _Request(endpoint, name) as request:
+                    request.send({"input_ids": [1]})
+            except Exception as error:
+                errors.append(error)
+
+    threads = [threading.Thread(target=request_often, args=(str(i),)) for i in range(8)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        begin.wait()
+        for _ in range(200):
+            endpoint.abort()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not errors
+    assert not watched.misuses
+    assert endpoint.in_flight() == 0

@@ -1,0 +1,476 @@
+"""Single tokens are corrected: the same text whatever the window, and a record of each correction."""
+
+import random
+import threading
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from programs.correct import correct
+from specreason_sgl import Cancel, Correct, Endpoint, SpecReasonConfig, Trace, solve
+from specreason_sgl.errors import ConfigError, RequestAborted, ServerError
+from specreason_sgl.lang.logprobs import Choice, TokenLogprob
+from specreason_sgl.reasoning.pauses import USEFUL_TOKENS
+from specreason_sgl.reasoning.repair import draw
+from specreason_sgl.reasoning.verifiers import Likelihood, UtilityScore
+from tests.conftest import make_tokenizer
+from tests.reasoning.pair import Pair, aborted, chance
+from tests.scripted import ScriptedServer, by_character, streamed, wait_until
+
+SOME = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+WORDS = ["So", "it", "is", "3.5", "in", "all.", "é", "🙂", "好的。", "\\boxed", "12+7=19", "\n", "x"]
+
+
+def writer(seed, words=WORDS, encode=list):
+    """Steps of some words; what is written depends on the turn alone.
+
+    Args:
+        encode: text to tokens; by default a character is one, as in a vocabulary of its own.
+    """
+
+    def write(side, turn, most):
+        dice = chance(seed, side, turn)
+        text = " ".join(dice.choice(words) for _ in range(dice.randrange(1, 9)))
+        text = f" {text} {dice.randrange(999)}" if turn and not turn.endswith("\n\n") else text
+        end = dice.choice(["delimiter"] * 9 + ["eos"])
+        count = len(encode(f"{text}\n\n" if end == "delimiter" else text)) + (end == "eos")
+        if count > most:
+            text, end, count = text[:most], "length", most
+            while len(encode(text)) > most:
+                text = text[:-1]
+        return text, end, count
+
+    return write
+
+
+def chooser(seed, endpoint, share=0.1, texts=(" so", "7", "\n", ".", "Yes", " a", "🙂")):
+    """The base model's first choice: another than the drafted token at a share of the places."""
+    encode = endpoint.chat_template.encode_text
+    choices = [encode(text)[0] for text in texts]
+    choices += [encode("\n\n")[0], endpoint.tokenizer.eos_token_id]
+
+    def first(ids, at):
+        dice = chance(seed, "first", ids[: at + 1])
+        other = chance(seed, "other", ids[:at]).choice(choices)
+        return other if dice.random() < share and other != ids[at] else None
+
+    return first
+
+
+def no_digit(turn):
+    raise AssertionError("no score is asked for")
+
+
+def decided(trace):
+    """What the window has no say in."""
+    steps = [
+        (step.text, step.author, step.end, step.tokens, step.draft_tokens, step.corrections, step.reading)
+        for step in trace.steps
+    ]
+    return steps, trace.stop, trace.answer
+
+
+def check_books(pair, trace):
+    """Nothing is left running, and no more tokens are told of than were generated: of a stream that was
+    closed early the server may have written more."""
+    wait_until(lambda: pair.draft.in_flight() == pair.base.in_flight() == 0)
+    told = sum(call.completion_tokens for call in (*trace.calls, *trace.wasted))
+    assert told <= pair.generated()
+    assert trace.wasted_tokens >= 0
+
+
+@SOME
+@given(seed=st.integers(0, 10**6), share=st.sampled_from([0.0, 0.03, 0.1, 0.4]), patience=st.integers(0, 3))
+def test_every_window_and_lookahead_gives_the_same_text(pair, seed, share, patience):
+    results = []
+    for window, lookahead in ((None, 0), (1, 0), (4, 1), (16, 2), (None, 2)):
+        pair.start_anew(writer(seed), no_digit, first=chooser(seed, pair.base, share))
+        trace = pair.solve(
+            repair=Correct(window=window), lookahead=lookahead, patience=patience, token_budget=150
+        )
+        results.append(decided(trace))
+        check_books(pair, trace)
+        assert Trace.from_json(trace.to_json()) == trace
+        (asked,) = [seen.turn for seen in pair.of("answer")]
+        assert asked.removesuffix("Final answer:").removesuffix("\n\n") == trace.reasoning.removesuffix(
+            "\n\n"
+        )
+    assert results == [results[0]] * 5
+
+
+@SOME
+@given(seed=st.integers(0, 10**6), share=st.sampled_from([0.05, 0.3]))
+def test_a_correction_stands_where_the_trace_says(pair, seed, share):
+    pair.start_anew(writer(seed), no_digit, first=chooser(seed, pair.base, share))
+    trace = pair.solve(repair=Correct(window=4), token_budget=150)
+    for step in trace.steps:
+        for correction in step.corrections:
+            assert step.text.startswith(correction.text, correction.at)
+            assert correction.drafted or correction.at == len(step.text)
+            assert correction.regret == 9.5
+        for token in step.reading:
+            inside = 0 <= token.at < len(step.text)
+            assert not inside or step.text.startswith(token.text, token.at) or "\n\n" in token.text
+        assert step.author != "draft" or not step.corrections
+
+
+@SOME
+@given(seed=st.integers(0, 10**6))
+def test_the_program_to_read_and_the_packages_agree(pair, seed):
+    words = ["So", "it", "is", "3.5", "all."]
+    pair.start_anew(
+        writer(seed, words, pair.base.chat_template.encode_text),
+        no_digit,
+        first=chooser(seed, pair.base, texts=(" so", "7", ".")),
+    )
+    arguments = {"question": "q", "draft": pair.draft, "token_budget": 120, "step_tokens": 256}
+    state = correct.run(**arguments, backend=pair.base)
+    pair.start_anew(
+        writer(seed, words, pair.base.chat_template.encode_text),
+        no_digit,
+        first=chooser(seed, pair.base, texts=(" so", "7", ".")),
+    )
+    config = SpecReasonConfig(
+        repair=Correct(window=4), temperature=0, token_budget=120, step_tokens=256, patience=0
+    )
+    trace = solve("q", draft=pair.draft, base=pair.base, config=config)
+    if trace.stop != "repetition":  # the program to read does not look for it
+        assert state["chain"].removesuffix("\n\n") == trace.reasoning.removesuffix("\n\n")
+        assert len(state["corrections"]) == trace.corrections
+
+
+def scripted(pair, drafts, first, **config):
+    """Solve with a draft that writes what `drafts` has for a turn."""
+
+    def write(side, turn, most):
+        text, end = drafts[turn]
+        return text, end, len(text.split())
+
+    pair.start_anew(write, no_digit, first=first)
+    return pair.solve(**{"repair": Correct(window=None), "token_budget": 1000, **config})
+
+
+def replacing(pair, *pairs):
+    """The base model would have written the second text of a pair instead of the token that the first ends
+    with. The turn up to there is given whole."""
+    tokenizer = pair.base.tokenizer
+    ids_of = {turn: pair.base.chat_template.encode_text(text)[0] for turn, text in pairs}
+
+    def first(ids, at):
+        turn = tokenizer.decode(ids[: at + 1]).rpartition("<|im_start|>assistant\n")[2]
+        return ids_of.get(turn)
+
+    return first
+
+
+def test_the_draft_goes_on_from_the_base_models_token(pair):
+    drafts = {"": ("2 * 3 is 5", "delimiter"), "2 * 3 is 6": (" and more", "eos")}
+    trace = scripted(pair, drafts, replacing(pair, ("2 * 3 is 5", "6")))
+    (step,) = trace.steps
+    assert (step.text, step.author, step.end) == ("2 * 3 is 6 and more", "both", "eos")
+    (correction,) = step.corrections
+    assert (correction.at, correction.drafted, correction.text) == (9, "5", "6")
+    assert [seen.turn for seen in pair.of("draft")] == ["", "2 * 3 is 6"]
+    assert not pair.of("rewrite")  # the base model decodes nothing
+
+
+def test_an_end_that_the_base_model_regrets_is_corrected(pair):
+    drafts = {"": ("It is 4.", "eos"), "It is 4. a": ("nd so on", "eos")}
+    encode = pair.base.chat_template.encode_text
+    eos = pair.base.chat_template.end_of_turn
+
+    def first(ids, at):
+        ends_here = pair.base.tokenizer.decode(ids[:at]).endswith("It is 4.")
+        return encode(" a")[0] if ids[at] == eos and ends_here else None
+
+    trace = scripted(pair, drafts, first)
+    assert trace.reasoning == "It is 4. and so on"
+    assert trace.steps[0].corrections[0].drafted == "<|im_end|>"
+
+
+@pytest.mark.parametrize(("choice", "end"), [("<|im_end|>", "eos"), ("\n", "delimiter")])
+def test_the_base_model_can_end_the_turn_or_the_step(pair, choice, end):
+    line_break, own = pair.base.chat_template.encode_text("\n")[0], pair.base.chat_template.end_of_turn
+    if choice == "\n":
+        own = line_break
+    head = "It is 4.\n" if choice == "\n" else "It is 4."
+    drafts = {"": (f"{head}Wait", "delimiter"), "It is 4.\n\n": ("done", "eos")}
+
+    def first(ids, at):
+        return own if pair.base.tokenizer.decode(ids[:at]).endswith(head) else None
+
+    trace = scripted(pair, drafts, first)
+    assert (trace.steps[0].text, trace.steps[0].end) == ("It is 4.", end)
+    assert trace.steps[0].corrections[0].drafted.startswith("W")
+
+
+def test_a_part_of_a_character_is_written_out_by_the_base_model(pair):
+    piece = pair.base.chat_template.encode_text("🙂")[0]
+    assert "\ufffd" in pair.base.chat_template.decode([piece])
+
+    def first(ids, at):
+        return piece if pair.base.tokenizer.decode(ids[: at + 1]).endswith("so good") else None
+
+    def write(side, turn, most):
+        if side == "base":
+            assert most == 4
+            return "🙂", "length", 4
+        return ("so good", "delimiter", 2) if not turn else (" end", "eos", 1)
+
+    pair.start_anew(write, no_digit, first=first)
+    trace = pair.solve(repair=Correct(), token_budget=1000)
+    (step,) = trace.steps
+    (correction,) = step.corrections
+    assert step.text == "so goo"[: correction.at] + "🙂 end"
+    assert correction.text == "🙂"
+    assert [call.purpose for call in trace.calls] == ["draft", "read", "rewrite", "draft", "read", "answer"]
+
+
+def test_a_window_is_read_while_the_draft_model_writes_on(pair):
+    """The stream does not go on before the first window has been read."""
+    read = threading.Event()
+
+    def before(seen):
+        if seen.purpose == "read":
+            read.set()
+        if seen.purpose == "draft":
+            from tests.scripted import answer
+
+            whole = answer(
+                "one two three four five six", {"type": "stop", "matched": 42}, completion_tokens=6
+            )
+            events = by_character(whole)
+            place = next(i for i, event in enumerate(events) if event["text"].endswith("four"))
+            return streamed(*events, between=Paused(place, read))
+        return None
+
+    pair.start_anew(lambda *_: ("", "eos", 0), no_digit, before)
+    trace = pair.solve(repair=Correct(window=2), token_budget=1000)
+    assert trace.reasoning == "one two three four five six"
+    assert len(pair.of("read")) >= 2
+
+
+class Paused:
+    """Between the events of a stream: waits at the `place` for an event."""
+
+    def __init__(self, place, event):
+        self.place, self.event, self.count = place, event, 0
+
+    def __call__(self):
+        self.count += 1
+        if self.count == self.place:
+            assert self.event.wait(20)
+
+
+def test_a_cut_aborts_the_draft_that_writes_on(pair):
+    from tests.scripted import answer
+
+    first_turn = []
+
+    def before(seen):
+        if seen.purpose == "draft" and not first_turn:
+            first_turn.append(seen.rid)
+            whole = answer("2 * 3 is 5 so we", {"type": "stop", "matched": 42}, completion_tokens=7)
+            events = by_character(whole)
+            place = len(events) - 2
+
+            def send(handler):
+                streamed(*events[:place], done=False)(handler)
+                wait_until(lambda: seen.rid in pair.aborted())
+
+            return send
+        return None
+
+    pair.start_anew(
+        lambda side, turn, most: (" and more", "eos", 2),
+        no_digit,
+        before,
+        replacing(pair, ("2 * 3 is 5", "6")),
+    )
+    trace = pair.solve(repair=Correct(window=2), token_budget=1000, lookahead=1)
+    assert trace.reasoning == "2 * 3 is 6 and more"
+    assert first_turn[0] in pair.aborted()
+
+
+def token(text, regret, id=1, other=2):
+    return TokenLogprob(text, -1.0 - regret, id, (Choice("o", id if not regret else other, -1.0),))
+
+
+def test_the_first_token_above_its_delta_is_cut():
+    tokens = [token("So", 2.0), token(" 12", 1.5), token("=", 0.0), token(" it", 4.0)]
+    assert Correct(delta=3).cut(tokens, 0) == 3
+    assert Correct(delta=3, numeric_delta=1).cut(tokens, 0) == 1
+    assert Correct(delta=1, numeric_delta=9).cut(tokens, 0) == 0
+    assert Correct(delta=5).cut(tokens, 0) is None
+    assert Correct(delta=3).cut(tokens, 0.5) == 0  # at a temperature regrets are taken at it
+
+
+def test_at_delta_0_a_tie_is_the_base_models():
+    tie = TokenLogprob("a", -1.0, 1, (Choice("b", 2, -1.0),))
+    assert Correct(delta=0).cut([tie], 0) == 0
+    assert Correct(delta=0.1).cut([tie], 0) is None
+
+
+def test_the_base_models_token_is_drawn_after_temperature_and_top_p():
+    choices = [Choice("a", 1, -0.5), Choice("b", 2, -1.5), Choice("c", 3, -4.0)]
+    dice = random.Random(0)
+    assert draw(choices, 0, 1.0, dice) == choices[0]
+    drawn = [draw(choices, 1.0, 1.0, dice).text for _ in range(4000)]
+    assert drawn.count("a") / drawn.count("b") == pytest.approx(2.718, rel=0.15)
+    assert {draw(choices, 1.0, 0.5, dice).text for _ in range(100)} == {"a"}
+    assert {draw(choices, 1.0, 0.9, dice).text for _ in range(200)} == {"a", "b"}
+    cold = [draw(choices, 0.25, 1.0, dice).text for _ in range(1000)]
+    assert cold.count("b") < 50
+
+
+@pytest.mark.parametrize(
+    "values", [{"delta": -1}, {"delta": "3"}, {"numeric_delta": -0.5}, {"window": 0}, {"window": 2.5}]
+)
+def test_values_out_of_range_are_refused(values):
+    with pytest.raises(ConfigError, match=f"{next(iter(values))} must be"):
+        Correct(**values)
+
+
+def test_a_step_that_passes_a_verifier_is_kept_whole_and_one_that_fails_is_corrected(pair):
+    drafts = {"": ("2 * 3 is 5", "delimiter"), "2 * 3 is 5\n\n": ("4 * 3 is 9", "eos"),
+              "2 * 3 is 5\n\n4 * 3 is 1": ("2", "eos")}  # fmt: skip
+    first = replacing(pair, ("2 * 3 is 5", "6"), ("2 * 3 is 5\n\n4 * 3 is 9", "1"))
+
+    def write(side, turn, most):
+        text, end = drafts[turn]
+        return text, end, 4
+
+    pair.start_anew(write, lambda turn: 0 if turn.endswith("9") else 9, first=first)
+    trace = pair.solve(repair=Correct(), verifier=UtilityScore(), threshold=5, token_budget=1000)
+    assert trace.reasoning == "2 * 3 is 5\n\n4 * 3 is 12"
+    assert [step.score for step in trace.steps] == [9.0, 9.0]  # of the last part of a step
+    assert [len(step.corrections) for step in trace.steps] == [0, 1]
+
+
+def test_a_verifier_that_has_read_the_tokens_is_not_asked_twice(pair):
+    drafts = {"": ("2 * 3 is 5", "delimiter"), "2 * 3 is 6": ("", "eos")}
+    first = replacing(pair, ("2 * 3 is 5", "6"))
+    trace = scripted(pair, drafts, first, repair=Correct(), verifier=Likelihood(reduce="min"), threshold=-9.9)
+    assert trace.reasoning == "2 * 3 is 6"
+    assert [call.purpose for call in trace.steps[0].calls][:2] == ["draft", "score"]
+
+
+def test_a_draft_that_is_sure_of_itself_is_kept_unread(pair):
+    def write(side, turn, most):
+        return f"{side} {turn.count('draft') + 1}", "eos" if "draft 2" in turn else "delimiter", 2
+
+    pair.start_anew(write, no_digit, first=lambda ids, at: None)
+    trace = pair.solve(repair=Correct(window=None), confidence=-0.6, token_budget=1000)
+    assert [step.text for step in trace.steps] == ["draft 1", "draft 2", "draft 3"]
+    # The scripted draft gives each text a logprob of -0.5; the end of the turn is read all the same.
+    assert len(pair.of("read")) == 1
+    pair.start_anew(write, no_digit)
+    pair.solve(repair=Correct(window=None), confidence=-0.4, token_budget=1000)
+    assert len(pair.of("read")) == 3
+
+
+def test_drafts_that_are_of_no_use_are_paused(pair):
+    """Each drafted token is wrong: after `patience` corrections the base model writes on alone."""
+
+    def write(side, turn, most):
+        number = turn.count("\n\n") + 1
+        return (f"{side} {number}", "eos" if number == 4 else "delimiter", 3)
+
+    encode = pair.base.chat_template.encode_text
+    pair.start_anew(
+        write, no_digit, first=lambda ids, at: encode("z")[0] if ids[at] != encode("z")[0] else None
+    )
+    trace = pair.solve(repair=Correct(window=1), token_budget=1000)
+    assert trace.corrections == 3
+    assert trace.steps[0].text == "zzzbase 1"
+    assert trace.steps[0].undrafted == "a pause after rejections"
+    assert USEFUL_TOKENS > 1
+
+
+def test_a_run_that_failed_in_the_middle_of_a_step_goes_on_there(pair):
+    drafts = {"": ("2 * 3 is 5", "delimiter"), "2 * 3 is 6": (" and more", "delimiter"),
+              "2 * 3 is 6 and more\n\n": ("done", "eos")}  # fmt: skip
+    first = replacing(pair, ("2 * 3 is 5", "6"))
+    expected = scripted(pair, drafts, first)
+
+    def fail(seen):
+        return (500, b'{"error": {"message": "boom"}}') if "and more" in seen.turn else None
+
+    def write(side, turn, most):
+        text, end = drafts[turn]
+        return text, end, len(text.split())
+
+    pair.start_anew(write, no_digit, fail, first)
+    with pytest.raises(ServerError, match="boom") as raised:
+        pair.solve(repair=Correct(window=None), token_budget=1000)
+    partial = Trace.from_json(raised.value.trace.to_json())
+    assert [(step.text, step.end) for step in partial.steps] == [("2 * 3 is 6", None)]
+    pair.start_anew(write, no_digit, first=first)
+    trace = pair.solve(repair=Correct(window=None), token_budget=1000, resume=partial)
+    assert decided(trace) == decided(expected)
+
+
+@pytest.mark.parametrize("where", ["draft", "read"])
+def test_a_run_is_cancelled_in_the_middle_of_a_step(pair, where):
+    cancel = Cancel()
+
+    def before(seen):
+        if seen.purpose != where:
+            return None
+        threading.Thread(target=cancel).start()
+        wait_until(lambda: seen.rid in pair.aborted())
+        return aborted()
+
+    pair.start_anew(writer(1), no_digit, before)
+    with pytest.raises(RequestAborted):
+        pair.solve(repair=Correct(window=1), lookahead=1, cancel=cancel)
+    wait_until(lambda: pair.draft.in_flight() == pair.base.in_flight() == 0)
+
+
+@pytest.mark.parametrize(("draft_name", "base_name"), [("zephyr", "qwen2.5"), ("llama-3", "gemma-2")])
+def test_two_vocabularies_write_one_text_whatever_the_window(tmp_path, draft_name, base_name):
+    for name in (draft_name, base_name):
+        make_tokenizer(name).save_pretrained(tmp_path / name)
+    with (
+        ScriptedServer(str(tmp_path / draft_name)) as draft_server,
+        ScriptedServer(str(tmp_path / base_name)) as base_server,
+        Endpoint(draft_server.url, timeout=20) as draft,
+        Endpoint(base_server.url, timeout=20) as base,
+    ):
+        pair = TwoTemplates(draft_server, base_server, draft, base)
+        for seed in range(4):
+            texts = []
+            for window in (None, 1, 5):
+                words = ["So", "it", "is", "3.5", "in", "all."]
+                pair.start_anew(
+                    writer(seed, words, pair.base.chat_template.encode_text),
+                    no_digit,
+                    first=letters(seed, base),
+                )
+                trace = pair.solve(repair=Correct(window=window), token_budget=80, lookahead=1)
+                texts.append([(step.text, step.corrections) for step in trace.steps])
+            assert texts == [texts[0]] * 3
+
+
+def letters(seed, endpoint):
+    choices = [endpoint.chat_template.encode_text(text)[-1] for text in ("7", ".", "a")]
+
+    def first(ids, at):
+        dice = chance(seed, ids[: at + 1])
+        other = chance(seed, "other", ids[:at]).choice(choices)
+        return other if dice.random() < 0.08 and other != ids[at] else None
+
+    return first
+
+
+class TwoTemplates(Pair):
+    """A pair whose models have templates of their own."""
+
+    def turn_of(self, side, ids):
+        endpoint = self.draft if side == "draft" else self.base
+        text = endpoint.tokenizer.decode(ids)
+        prefix, _ = endpoint.chat_template.get_prefix_and_suffix(
+            "assistant", [{"role": "user", "content": "q"}]
+        )
+        return text.rpartition(prefix.strip())[2].lstrip("\n")

@@ -1,0 +1,35 @@
+"""What the API and the metrics count of a run."""
+
+from prometheus_client import generate_latest
+
+from specreason_sgl.serving.api import usage
+from specreason_sgl.serving.metrics import Metrics
+from tests.serving.traces import make_corrected, make_trace
+
+
+def test_usage_has_each_model_s_tokens_and_what_came_of_the_drafts():
+    assert usage(60, [make_corrected(), make_trace()]) == {
+        "prompt_tokens": 60,
+        "completion_tokens": 82 + 112,
+        "total_tokens": 60 + 82 + 112,
+        "completion_tokens_details": {"reasoning_tokens": 69 + 99},
+        "specreason": {
+            "draft_tokens": 75 + 116,
+            "base_tokens": 18 + 73,
+            "wasted_tokens": 15 + 73,
+            "steps_kept": 1 + 2,
+            "corrections": 4,
+            "steps_rewritten": 2,
+        },
+    }
+
+
+def test_metrics_count_corrections_and_readings():
+    metrics = Metrics()
+    metrics.count(make_corrected())
+    metrics.count(make_trace())
+    lines = generate_latest(metrics.registry).decode().splitlines()
+    assert "specreason_corrections_total 4.0" in lines
+    assert 'specreason_steps_total{author="both"} 4.0' in lines
+    assert 'specreason_tokens_total{purpose="read",side="base"} 0.0' in lines
+    assert "specreason_wasted_tokens_total 88.0" in lines
