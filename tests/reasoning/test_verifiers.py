@@ -79,6 +79,7 @@ class Judge:
             entries = [[values.get(i, -77.0), ids[i], None] for i in range(start, len(ids))]
             entries[0][0] = None
             meta["input_token_logprobs"] = entries
+            meta["input_top_logprobs"] = [None, *([entry] for entry in entries[1:])]
         if "token_ids_logprob" in payload:
             n = len(payload["token_ids_logprob"])
             probabilities = [0.75 * self.mass] + [0.25 * self.mass / (n - 1)] * (n - 1)
