@@ -173,11 +173,12 @@ class Ahead:
     def _ask(self, drafted: Drafted, before: str) -> _Asked:
         """Have the base model judge a text, after what comes `before` it in the chain; returns at once."""
         run, judge = self._run, self._run.config.judge
-        if run.room(self._s, before + drafted.text) < 0 or (judge and not is_askable(drafted.text, judge)):
+        ends = drafted.end in ("eos", "think")
+        askable = is_askable(drafted.text, judge) if judge else drafted.text or drafted.delimiter or ends
+        if not askable or run.room(self._s, before + drafted.text) < 0:
             return _Asked(drafted)
         if self._is_sure(drafted):
             return _Asked(drafted, sure=True)
-        ends = drafted.end in ("eos", "think")
         return _Asked(
             drafted,
             judge=self._ask_verifier(judge, drafted, before) if judge else None,

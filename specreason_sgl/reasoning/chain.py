@@ -29,7 +29,6 @@ class Chain:
         self.config = config
         self.steps = list(steps)
         self.open = self.steps.pop() if steps and steps[-1].end is None else None
-        self.scores = [step.score for step in steps if step.score is not None]  # of every step judged so far
         self._on_step = on_step
         self._length = len(self.text)  # of what the state has
 
@@ -43,6 +42,12 @@ class Chain:
     def all_steps(self) -> list[Step]:
         """With the unfinished one."""
         return [*self.steps, self.open] if self.open else list(self.steps)
+
+    @property
+    def scores(self) -> list[float]:
+        """One of each finished step that was judged. Of a step that was corrected and judged again it is the
+        last, as in the trace: a run that is resumed decides as one that did not fail."""
+        return [step.score for step in self.steps if step.score is not None]
 
     @property
     def text(self) -> str:
@@ -68,8 +73,6 @@ class Chain:
         """
         text = self.lead + piece.text
         self._length += len(text)
-        if piece.score is not None:
-            self.scores.append(piece.score)
         step = _merged(self.open, piece) if self.open else piece
         self.open = None
         while self.config.delimiter in step.text:  # two texts without it can make one
@@ -124,12 +127,15 @@ def _merged(step: Step, piece: Step) -> Step:
     elif corrections:
         since = step.draft_tokens - sum(correction.kept for correction in step.corrections)
         corrections[0] = replace(corrections[0], kept=corrections[0].kept + since)
+    judged = step if piece.score is None else piece
     return replace(
         piece,
         text=step.text + piece.text,
         author=step.author if step.author == piece.author else "both",
         tokens=step.tokens + piece.tokens,
         draft_tokens=step.draft_tokens + piece.draft_tokens,
+        score=judged.score,
+        probabilities=judged.probabilities,
         corrections=(*step.corrections, *corrections),
         reading=(*step.reading, *(token._replace(at=token.at + at) for token in piece.reading)),
         calls=(*step.calls, *piece.calls),

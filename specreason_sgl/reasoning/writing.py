@@ -104,8 +104,10 @@ def discard(run: Run, request: Request) -> None:
 
     def count() -> None:
         try:
-            meta = request.state.get_meta_info(request.name)
-            run.wasted.append(run.call(request.side, request.purpose, meta))
+            if meta := request.state.get_meta_info(
+                request.name
+            ):  # none: a function, which was not called yet
+                run.wasted.append(run.call(request.side, request.purpose, meta))
         except RequestAborted as error:
             run.count_wasted(request.side, request.purpose, error)
         finally:

@@ -15,7 +15,8 @@ LEAD = "Final answer:"
 DELIMITER = {"type": "stop", "matched": "\n\n"}
 ENDS = {
     "delimiter": DELIMITER,
-    "stray": {"type": "stop", "matched": "</think>"},
+    "stray": {"type": "stop", "matched": "</think>"},  # where no model thinks apart
+    "think": {"type": "stop", "matched": "</think>"},
     "eos": {"type": "stop", "matched": 42},
 }
 
@@ -36,7 +37,7 @@ class Pair:
     """Both servers and their endpoints. `write(side, turn, at_most)` gives a step's text, its end and its
     tokens; `digit(turn)` the score; `first(ids, at)` the token that the base model would have written instead
     of the one there, or None. `before(seen)` runs in the server's thread and may hold a request back, or
-    return what it answers instead."""
+    return what it answers instead. `lead` is what asks for the answer."""
 
     draft_server: ScriptedServer
     base_server: ScriptedServer
@@ -47,6 +48,7 @@ class Pair:
     before: Callable = lambda seen: None
     first: Callable = lambda ids, at: None
     seen: list[Seen] = field(default_factory=list)
+    lead: str = LEAD
 
     def __post_init__(self):
         self.lock = threading.Lock()
@@ -79,7 +81,8 @@ class Pair:
 
     def turn_of(self, side: str, ids: list[int]) -> str:
         """What the assistant has said in a prompt."""
-        return self.draft.tokenizer.decode(ids).rpartition("<|im_start|>assistant\n")[2]
+        turn = self.draft.tokenizer.decode(ids).rpartition("<|im_start|>assistant\n")[2]
+        return turn.removeprefix("<think>\n")
 
     def _reply(self, side, payload):
         ids, most = payload["input_ids"], payload["sampling_params"]["max_new_tokens"]
@@ -92,7 +95,7 @@ class Pair:
             purpose = "read"
         elif most == 0:
             purpose = "commit"
-        elif LEAD in turn:
+        elif self.lead in turn:
             purpose = "answer"
         else:
             purpose = "draft" if side == "draft" else "rewrite"
@@ -112,7 +115,7 @@ class Pair:
             if payload.get("return_logprob"):
                 meta["output_token_logprobs"] = [[-0.5, 1, text]]
         elif purpose == "answer":
-            asked, _, begun = turn.rpartition(LEAD)
+            asked, _, begun = turn.rpartition(self.lead)
             whole = f" {chance(asked).randrange(99)} "
             text, reason, meta["completion_tokens"] = whole.removeprefix(begun), ENDS["eos"], 2
         else:
@@ -151,7 +154,7 @@ class Pair:
 
 def logprob_of(ids: list[int], at: int) -> float:
     """A token's logprob: likely, but for one in eight."""
-    dice = chance(ids[: at + 1])
+    dice = chance(ids[max(at - 64, 0) : at + 1])  # not all before it: a long text has many tokens
     return -9.0 if dice.random() < 0.125 else -dice.random()
 
 

@@ -5,6 +5,7 @@ import pytest
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.reasoning.acceptance import FixedShare, Quantile, Threshold
 from specreason_sgl.reasoning.config import SpecReasonConfig
+from specreason_sgl.reasoning.repair import Rewrite
 
 
 def kept(rule, values):
@@ -66,6 +67,6 @@ def test_nothing_kept_at_all_is_no_quantile():
 
 
 def test_the_settings_say_which_rule():
-    config = SpecReasonConfig(threshold=Quantile(0.5, (2.0, 1.0)))
+    config = SpecReasonConfig(repair=Rewrite(), threshold=Quantile(0.5, (2.0, 1.0)))
     assert config.as_dict()["threshold"] == {"kind": "Quantile", "keep": 0.5, "known": [1.0, 2.0]}
-    assert SpecReasonConfig(threshold=3).rule == Threshold(3)
+    assert SpecReasonConfig(repair=Rewrite(), threshold=3).rule == Threshold(3)

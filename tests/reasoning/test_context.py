@@ -2,11 +2,14 @@
 
 import pytest
 
-from specreason_sgl import SpecReasonConfig, solve_alone
+from specreason_sgl import Correct, Rewrite, SpecReasonConfig, solve_alone
 from specreason_sgl.errors import ContextLengthExceeded
-from specreason_sgl.reasoning.verifiers import QUESTION, SAME, SameMeaning
+from specreason_sgl.reasoning.pauses import breaker_of
+from specreason_sgl.reasoning.verifiers import QUESTION, UtilityScore
 from tests.reasoning.test_degrade import steps_of
 from tests.reasoning.test_pipelined import check_books, what_was_decided
+
+pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 
 
 def tokens_of(pair, text: str) -> int:
@@ -54,14 +57,14 @@ SETTINGS = {"token_budget": 10_000, "answer_tokens": 20, "step_tokens": 30}
 @pytest.mark.parametrize("digit", [9, 0])
 def test_the_thinking_ends_while_the_answer_has_room(pair, contexts, digit):
     contexts(base=300)
-    found = []
+    decided = []
     for lookahead in (0, 1, 3):
         pair.start_anew(endless(pair), lambda turn: digit)
         trace = pair.solve(**SETTINGS, lookahead=lookahead)
         check_books(pair, trace)
-        found.append(what_was_decided(trace))
+        decided.append(what_was_decided(trace))
     assert (trace.stop, bool(trace.answer)) == ("context", True)
-    assert found == [found[0]] * 3
+    assert decided == [decided[0]] * 3
     written = tokens_of(pair, trace.reasoning)
     assert 300 - 20 - 32 - 30 <= written <= 300 - 20
     (answer,) = [
@@ -69,6 +72,33 @@ def test_the_thinking_ends_while_the_answer_has_room(pair, contexts, digit):
         if pair.base.tokenizer.decode(one["input_ids"]).endswith("Final answer:")
     ]  # fmt: skip
     assert answer["sampling_params"]["max_new_tokens"] == 20
+
+
+WORDS = "Undergraduates misunderstand thermodynamics"
+
+
+@pytest.mark.parametrize("lookahead", [0, 2])
+@pytest.mark.parametrize("repair", [Rewrite(), Correct(window=None), Correct(window=2)], ids=str)
+def test_a_step_cut_in_the_middle_of_a_word_goes_on_there(pair, repair, lookahead):
+    """In the trace, and in what each model reads."""
+
+    def write(side, turn, most):
+        number, begun = turn.count("\n\n") + 1, turn.rpartition("\n\n")[2]
+        rest = f"{WORDS} {number}."[len(begun) :]
+        if len(rest) > 7:
+            return rest[:7], "length", most
+        return rest, "eos" if number == 2 else "delimiter", 3
+
+    pair.start_anew(write, lambda turn: 9)
+    trace = pair.solve(repair=repair, lookahead=lookahead, step_tokens=7, token_budget=500)
+    assert trace.reasoning == f"{WORDS} 1.\n\n{WORDS} 2."
+    assert [step.text for step in trace.steps][:2] == [WORDS[:7], WORDS[7:14]]
+    assert [step.end for step in trace.steps][5:8] == ["length", "delimiter", "length"]
+    asked = [seen.turn.removesuffix("<|im_end|>").removesuffix(QUESTION) for seen in pair.seen]
+    chain = f"{trace.reasoning}\n\nFinal answer:"
+    assert asked[-1] == chain
+    assert all(chain.startswith(turn) for turn in asked)
+    check_books(pair, trace)
 
 
 def test_a_run_can_stop_there_without_an_answer(pair, contexts):
@@ -89,7 +119,7 @@ def test_the_base_model_goes_on_where_the_drafts_context_ends(pair, contexts, lo
     assert set(authors[change:]) == {"base"}
     assert {step.undrafted for step in trace.steps[change:]} == {"the draft model's context is full"}
     assert len(authors) == 40
-    assert pair.draft.breaker.ask() == "closed"  # it is in order
+    assert breaker_of(pair.draft).ask() == "closed"  # it is in order
 
 
 def test_a_drafted_step_that_leaves_no_room_for_the_answer_is_rejected_unread(pair, contexts):
@@ -106,18 +136,44 @@ def test_a_drafted_step_that_leaves_no_room_for_the_answer_is_rejected_unread(pa
     assert not pair.of("score")
 
 
-def test_a_comparison_that_does_not_fit_leaves_the_base_models_own_step(pair, contexts):
+def test_a_window_that_leaves_no_room_for_the_answer_is_rejected_unread(pair, contexts):
     contexts(base=120)
-    drafted, own = "x1 " * 20, "y2 " * 20
-    assert 2 * tokens_of(pair, drafted) + tokens_of(pair, SAME) > 120 > tokens_of(pair, drafted) + 20 + 32
+    long = "x1 " * 27
 
     def write(side, turn, most):
-        return (drafted if side == "draft" else own), "eos", 10
+        return (long, "eos", 10) if side == "draft" else ("base", "eos", 3)
 
-    pair.start_anew(write, lambda turn: 0)
-    trace = pair.solve(**{**SETTINGS, "step_tokens": 60}, verifier=SameMeaning(), threshold=0.5)
-    assert [(step.text, step.score, step.rejected) for step in trace.steps] == [(own, None, drafted)]
-    assert len(pair.of("rewrite")) == 1
+    pair.start_anew(write, lambda turn: 9)
+    trace = pair.solve(**SETTINGS, repair=Correct(window=None))
+    assert [(step.text, step.author, step.rejected) for step in trace.steps] == [("base", "base", long)]
+    assert not pair.of("read")
+
+
+@pytest.mark.parametrize("window", [None, 4])
+@pytest.mark.parametrize("lookahead", [0, 2])
+def test_corrected_thinking_ends_while_the_answer_has_room(pair, contexts, window, lookahead):
+    contexts(base=300)
+    pair.start_anew(endless(pair), None)
+    trace = pair.solve(**SETTINGS, repair=Correct(window=window), lookahead=lookahead)
+    check_books(pair, trace)
+    assert (trace.stop, bool(trace.answer)) == ("context", True)
+    assert 300 - 20 - 32 - 30 <= tokens_of(pair, trace.reasoning) <= 300 - 20
+
+
+def test_a_question_about_a_step_that_does_not_fit_leaves_the_step_to_the_base_model(pair, contexts):
+    """There is room for the step and for an answer, but not for the question after the step."""
+    drafted, question = "x1 " * 20, "\n\nHow good is that step? " * 10
+    beyond = tokens_of(pair, drafted) + 40
+    assert tokens_of(pair, drafted + question) > beyond
+    contexts(base=beyond)
+
+    def write(side, turn, most):
+        return (drafted if side == "draft" else "base"), "eos", 3
+
+    pair.start_anew(write, lambda turn: 9)
+    verifier = UtilityScore(question=question)
+    trace = pair.solve(**{**SETTINGS, "answer_tokens": 1, "step_tokens": 60}, verifier=verifier)
+    assert [(step.text, step.score, step.rejected) for step in trace.steps] == [("base", None, drafted)]
     check_books(pair, trace)
 
 

@@ -3,17 +3,21 @@
 import contextlib
 import json
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from specreason_sgl.reasoning.stopping import why_stop
 
+from specreason_sgl import Correct, Rewrite
 from specreason_sgl.errors import ConfigError
-from specreason_sgl.reasoning.acceptance import is_paused
+from specreason_sgl.reasoning.chain import Chain
 from specreason_sgl.reasoning.config import SpecReasonConfig
-from specreason_sgl.reasoning.trace import Call, Step, Trace
-from specreason_sgl.reasoning.verifiers import SameMeaning
+from specreason_sgl.reasoning.pauses import USEFUL_TOKENS, is_paused
+from specreason_sgl.reasoning.trace import Call, Correction, ReadToken, Step, Trace
+from specreason_sgl.reasoning.verifiers import UtilityScore
 from tests.reasoning.pair import aborted, chance
-from tests.reasoning.test_pipelined import books, check_books, what_was_decided
+from tests.reasoning.test_pipelined import books, check_books
+
+pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 
 SOME = settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 MANY = settings(max_examples=60, deadline=None, derandomize=True)
@@ -29,19 +33,23 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 COUNT = st.integers(0, 10**6)
 SECONDS = st.floats(0, 1e6)
 CALLS = st.builds(
-    Call, st.sampled_from(["draft", "base"]), st.sampled_from(["draft", "score", "rewrite"]),
+    Call, st.sampled_from(["draft", "base"]), st.sampled_from(["draft", "score", "read", "rewrite"]),
     COUNT, COUNT, COUNT, SECONDS, SECONDS,
 )  # fmt: skip
+CORRECTIONS = st.builds(Correction, COUNT, TEXT, TEXT, SECONDS, COUNT)
+READINGS = st.builds(ReadToken, st.integers(-9, 9), TEXT, st.floats(-99, 0), TEXT, SECONDS)
 STEPS = st.builds(
     Step,
     TEXT,
     st.sampled_from(["draft", "base", "both"]),
     st.sampled_from(["delimiter", "length", "eos", "think"]),
     COUNT,
+    COUNT,
     st.none() | st.floats(allow_nan=False),
     st.dictionaries(TEXT, st.floats(0, 1), max_size=3),
     st.none() | TEXT,
-    st.integers(0, 30),
+    st.lists(CORRECTIONS, max_size=2).map(tuple),
+    st.lists(READINGS, max_size=3).map(tuple),
     st.lists(CALLS, max_size=2).map(tuple),
     st.none() | TEXT,
 )
@@ -71,7 +79,10 @@ JSON = st.recursive(
 @given(TRACES)
 def test_a_trace_written_and_read_is_the_same(trace):
     assert Trace.from_json(trace.to_json()) == trace
-    assert trace.reasoning == "\n\n".join(step.text for step in trace.steps)
+    between = ["" if step.end == "length" else "\n\n" for step in trace.steps[:-1]] + [""]
+    assert trace.reasoning == "".join(
+        step.text + rest for step, rest in zip(trace.steps, between, strict=False)
+    )
 
 
 @MANY
@@ -84,37 +95,65 @@ def test_what_is_read_as_a_trace_is_one_or_is_refused(data, field, trace):
         Trace.from_json(text)
 
 
+WAYS = [
+    {"repair": Rewrite(), "threshold": 3},
+    {"repair": Rewrite(), "threshold": 7},
+    {"repair": Correct()},
+    {"repair": Correct(window=2)},
+    {"repair": Correct(window=None)},
+    {"repair": Correct(), "verifier": UtilityScore(), "threshold": 6},
+]
+
+
+def without_windows(trace):
+    """What a run came to. How often the base model read depends on time."""
+    steps = [
+        (step.text, step.author, step.end, step.tokens, step.score, step.rejected, step.corrections)
+        for step in trace.steps
+    ]
+    return steps, trace.stop, trace.answer
+
+
+def check_state(pair, trace):
+    """The base model's last prompt and the trace have the same chain of thought."""
+    (turn,) = [seen.turn for seen in pair.of("answer")]
+    assert turn.removesuffix("\n\nFinal answer:") == trace.reasoning
+    assert trace.tokens == sum(step.tokens for step in trace.steps) + trace.answer_call.completion_tokens
+    assert all(0 <= step.draft_tokens <= step.tokens for step in trace.steps)
+
+
 @SOME
 @given(
     seed=st.integers(0, 10**6),
     share=st.sampled_from([0.0, 0.15, 0.5, 1.0]),
-    threshold=st.integers(0, 9),
+    way=st.sampled_from(WAYS),
     patience=st.integers(0, 3),
-    candidates=st.sampled_from([1, 1, 2]),
-    own=st.booleans(),
+    step_tokens=st.sampled_from([6, 500]),
 )
-def test_runs_agree_whatever_fails_on_the_draft_side(pair, seed, share, threshold, patience, candidates, own):
-    """A share of the drafts fails, each time at the same places. `own`: the base model writes each, too."""
+def test_runs_agree_whatever_fails_on_the_draft_side(pair, seed, share, way, patience, step_tokens):
+    """A share of the drafts fails, each time at the same places."""
     texts = ["One thing. And more", "Two is 3.5 then.", "", "é 🙂", "So it is"]
-    config = {"threshold": threshold, "patience": patience, "candidates": candidates, "token_budget": 90}
-    if own:
-        config |= {"verifier": SameMeaning(), "threshold": 0.5}
+    config = {**way, "patience": patience, "token_budget": 90, "step_tokens": step_tokens}
+    tokens = [pair.base.tokenizer.encode(text, add_special_tokens=False)[0] for text in "xyz.8"]
 
     def before(seen):
         dice = chance(seed, "fault", seen.turn)
         return dice.choice(FAILS) if seen.side == "draft" and dice.random() < share else None
 
-    found = []
-    for lookahead, eager in ((0, False), (1, False), (3, True)):
-        pair.start_anew(*books(seed, texts), before)
-        trace = pair.solve(**config, lookahead=lookahead, eager_rewrite=eager)
-        found.append(what_was_decided(trace))
+    def first(ids, at):
+        dice = chance(seed, "first", ids[max(at - 5, 0) : at + 1])
+        return dice.choice(tokens) if dice.random() < 0.1 else None
+
+    runs = []
+    for lookahead in (0, 1, 3):
+        pair.start_anew(*books(seed, texts), before, first)
+        trace = pair.solve(**config, lookahead=lookahead)
+        runs.append(without_windows(trace))
         assert trace.answer
         assert Trace.from_json(trace.to_json()) == trace
         check_books(pair, trace)
-        asked = [one.turn for one in pair.of("answer")]
-        assert [turn.removesuffix("\n\nFinal answer:") for turn in asked] == [trace.reasoning]
-    assert found == [found[0]] * 3
+        check_state(pair, trace)
+    assert runs[0] == runs[1] == runs[2]
 
 
 @SOME
@@ -132,33 +171,43 @@ def test_the_stopping_rules_end_every_run(pair, texts, digit, budget, tokens):
         written.append(side)
         return (*texts[len(written) % len(texts)], tokens)
 
-    pair.start_anew(write, lambda turn: digit)
-    trace = pair.solve(token_budget=budget)
-    assert trace.answer
-    assert len(trace.steps) <= budget
+    for repair in (Rewrite(), Correct(window=None)):
+        pair.start_anew(write, lambda turn: digit)
+        trace = pair.solve(repair=repair, token_budget=budget)
+        assert trace.answer
+        assert len(trace.steps) <= budget
 
 
 @MANY
 @given(st.lists(STEPS, max_size=40), st.integers(1, 10))
 def test_a_budget_is_the_most_steps_there_can_be(steps, budget):
     config = SpecReasonConfig(token_budget=budget)
-    stops = [i for i in range(1, len(steps) + 1) if why_stop(steps[:i], config)]
+    stops = [i for i in range(1, len(steps) + 1) if Chain(config, steps[:i]).why_stop()]
     assert len(steps) < budget or min(stops) <= budget
 
 
 @MANY
-@given(st.lists(st.booleans(), max_size=120), st.integers(1, 8))
-def test_drafts_for_nothing_are_few(good, patience):
-    """Steps whose drafts would be kept, or not: of those rejected, all but a few have been paid for."""
+@given(
+    st.lists(st.sampled_from(["kept", "rejected", "corrected early", "corrected late"])), st.integers(1, 8)
+)
+def test_drafts_for_nothing_are_few(drafts, patience):
+    """Of the drafts that were of no use, all but a few have been paid for by those that were."""
+    made = {
+        "kept": Step("x", "draft", "delimiter", 1),
+        "rejected": Step("x", "base", "delimiter", 1, rejected="y"),
+        "corrected early": Step("x", "both", "delimiter", 1, corrections=(Correction(0, "", "", 9.0, 1),)),
+        "corrected late": Step(
+            "x", "both", "delimiter", 1, corrections=(Correction(0, "", "", 9.0, USEFUL_TOKENS),)
+        ),
+    }
     steps: list[Step] = []
-    for kept in good:
+    useless = useful = 0
+    for draft in drafts:
         if is_paused(steps, patience):
             steps.append(Step("x", "base", "delimiter", 1))
-        elif kept:
-            steps.append(Step("x", "draft", "delimiter", 1))
         else:
-            steps.append(Step("x", "base", "delimiter", 1, rejected="y"))
-    rejected = sum(step.rejected is not None for step in steps)
-    paid = 2 * sum(step.author == "draft" for step in steps)
-    trials = sum(step.author == "base" and step.rejected is None for step in steps) / 4 + 1
-    assert rejected <= patience + paid + trials
+            steps.append(made[draft])
+            useful += draft in ("kept", "corrected late")
+            useless += draft in ("rejected", "corrected early")
+    trials = (len(steps) - useful - useless) / 4 + 1
+    assert useless <= patience + 2 * useful + trials

@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from specreason_sgl import Cancel, Endpoint, Trace, cli
+from specreason_sgl import Cancel, Correct, Endpoint, Trace, cli
 from specreason_sgl.errors import ConfigError, DeadlineExceeded, RequestAborted, ServerError
 from specreason_sgl.reasoning.acceptance import FixedShare
-from specreason_sgl.reasoning.verifiers import SameMeaning
+from specreason_sgl.reasoning.verifiers import UtilityScore
 from tests.reasoning.pair import Pair, aborted
 from tests.reasoning.test_degrade import half, hang_up, number_of, steps_of
 from tests.reasoning.test_pipelined import check_books, what_was_decided
 from tests.scripted import ScriptedServer, wait_until
+
+pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 
 FAILS = (500, b'{"error": {"message": "boom"}}')
 PHASES = ["score", "rewrite", "answer"]
@@ -26,7 +28,7 @@ def digit(turn):
 
 
 def at(phase: str, reply, times: float = float("inf")):
-    """The base's requests of a phase, from the second step on, get this reply so many times."""
+    """Requests of a phase, from the second step on, get this reply so many times."""
     count = []
 
     def before(seen):
@@ -70,29 +72,129 @@ def test_a_run_that_failed_is_gone_on_with(pair, phase, lookahead):
     assert not [one for one in pair.of("draft") if number_of(one) <= done]
 
 
+def corrected_steps(pair, last: int, wrong: int = 2):
+    """The arguments of `start_anew`: each step says who began it and its number, but for the base model the
+    wrong one has the number 7. Whoever goes on with a step writes the same."""
+    two, seven = (pair.base.tokenizer.encode(digit, add_special_tokens=False)[0] for digit in f"{wrong}7")
+
+    def write(side, turn, most):
+        number, begun = turn.count("\n\n") + 1, turn.rpartition("\n\n")[2]
+        text = " and so on" if begun else f"{side} {number} is good"
+        return text, "eos" if number == last else "delimiter", 6
+
+    def first(ids, at):
+        before = pair.base.tokenizer.decode(ids[max(at - 8, 0) : at])
+        return seven if ids[at] == two and before.endswith("draft ") else None
+
+    return write, digit, lambda seen: None, first
+
+
+def what_was_written(trace):
+    """Without the requests, whose number is the windows': these depend on time."""
+    return [(step.text, step.author, step.corrections, step.tokens, step.end) for step in trace.steps]
+
+
+MIDWAY = {
+    "the reading of a step": lambda seen: seen.purpose == "read" and "draft 2" in seen.turn,
+    "the reading after a correction": lambda seen: seen.purpose == "read" and "7 and" in seen.turn,
+    "the answer": lambda seen: seen.purpose == "answer",
+}
+
+
+@pytest.mark.parametrize("window", [None, 2])
 @pytest.mark.parametrize("lookahead", [0, 2])
-def test_a_run_that_failed_at_the_base_models_own_step_is_gone_on_with(pair, lookahead):
-    config = {"verifier": SameMeaning(), "threshold": 0.5, "lookahead": lookahead}
-
-    def digit(turn):  # 9 is a Yes
-        return 0 if "draft 3\n\nThe same" in turn else 9
-
-    pair.start_anew(steps_of(4), digit)
+@pytest.mark.parametrize("where", MIDWAY)
+def test_a_corrected_run_that_failed_is_gone_on_with(pair, where, lookahead, window):
+    config = {"repair": Correct(window=window), "lookahead": lookahead}
+    write, digit, calm, first = corrected_steps(pair, 4)
+    pair.start_anew(write, digit, calm, first)
     expected = pair.solve(**config)
-    assert expected.reasoning == "draft 1\n\ndraft 2\n\nbase 3\n\ndraft 4"
-    pair.start_anew(steps_of(4), digit, at("rewrite", FAILS))
+    assert expected.reasoning.split("\n\n")[1:3] == ["draft 7 and so on", "draft 3 is good"]
+    pair.start_anew(write, digit, lambda seen: FAILS if MIDWAY[where](seen) else None, first)
     with pytest.raises(ServerError, match="boom") as raised:
         pair.solve(**config)
-    assert len(raised.value.trace.steps) == 1
-    pair.start_anew(steps_of(4), digit)
-    assert what_was_decided(pair.solve(**config, resume=raised.value.trace)) == what_was_decided(expected)
+    partial = Trace.from_json(raised.value.trace.to_json())
+    assert partial == raised.value.trace
+    if where == "the reading after a correction":
+        assert partial.steps[1].text.startswith("draft 7")
+        assert partial.steps[1].end is None
+    pair.start_anew(write, digit, calm, first)
+    told = []
+    trace = pair.solve(**config, resume=partial, on_step=told.append)
+    assert what_was_written(trace) == what_was_written(expected)
+    assert trace.answer == expected.answer
+    assert told == list(trace.steps[sum(step.end is not None for step in partial.steps) :])
+    assert not [seen for seen in pair.of("draft") if number_of(seen) < len(partial.steps)]
+
+
+def test_the_base_model_goes_on_within_a_corrected_step(pair):
+    """The draft runtime fails after the correction, and then the base runtime does; the run is resumed."""
+    config = {"repair": Correct(window=2)}
+    write, digit, calm, first = corrected_steps(pair, 3)
+
+    def draft_fails(seen):
+        return FAILS if seen.purpose == "draft" and seen.turn.endswith("7") else None
+
+    pair.start_anew(write, digit, draft_fails, first)
+    trace = pair.solve(**config)
+    assert trace.reasoning == "draft 1 is good\n\ndraft 7 and so on\n\nbase 3 is good"
+    assert (trace.steps[1].author, trace.steps[1].calls[-1].purpose) == ("both", "rewrite")
+    assert "the draft runtime failed" in trace.steps[1].undrafted
+    check_books(pair, trace)
+    pair.start_anew(
+        write, digit, lambda seen: FAILS if seen.purpose == "rewrite" else draft_fails(seen), first
+    )
+    with pytest.raises(ServerError) as raised:
+        pair.solve(**config)
+    assert raised.value.trace.steps[1].text == "draft 7"
+    pair.start_anew(write, digit, calm, first)
+    trace = pair.solve(**config, resume=raised.value.trace)
+    assert trace.reasoning == "draft 1 is good\n\ndraft 7 and so on\n\ndraft 3 is good"
+
+
+@pytest.mark.parametrize("lookahead", [0, 2])
+def test_a_rule_knows_the_scores_of_a_step_that_was_corrected_before_the_failure(pair, lookahead):
+    """The second step is rejected and corrected, and what goes on with it is judged as well."""
+    config = {
+        "repair": Correct(), "verifier": UtilityScore(), "threshold": FixedShare(0.6, 1),
+        "patience": 0, "lookahead": lookahead,
+    }  # fmt: skip
+    write, _, calm, _ = corrected_steps(pair, 7)
+
+    def always(ids, at):  # every number that the draft model gives a step is wrong
+        text = pair.base.tokenizer.decode(ids[max(at - 8, 0) : at + 1])
+        return ids[at] - 1 if text[:-1].endswith("draft ") and text[-1].isdigit() else None
+
+    def fails_at(number, part):
+        return lambda seen: (
+            FAILS if seen.purpose == "score" and number_of(seen) == number and part in seen.turn else None
+        )
+
+    pair.start_anew(write, lambda turn: 9, calm, always)
+    expected = pair.solve(**config)
+    assert expected.corrections
+    failed = 0
+    for number in range(2, 8):
+        for part in (f"draft {number} is good", "and so on"):
+            pair.start_anew(write, lambda turn: 9, fails_at(number, part), always)
+            try:
+                trace = pair.solve(**config)
+            except ServerError as error:
+                failed += 1
+                pair.start_anew(write, lambda turn: 9, calm, always)
+                trace = pair.solve(**config, resume=error.trace)
+            assert what_was_written(trace) == what_was_written(expected)
+    assert failed > 6
 
 
 def test_a_rule_that_compares_steps_knows_those_before_the_failure(pair):
     rule = FixedShare(0.5)
     pair.start_anew(steps_of(7), digit)
     expected = pair.solve(threshold=rule, patience=0)
-    fails = lambda seen: FAILS if seen.purpose == "score" and number_of(seen) == 4 else None  # noqa: E731
+
+    def fails(seen):
+        return FAILS if seen.purpose == "score" and number_of(seen) == 4 else None
+
     pair.start_anew(steps_of(7), digit, fails)
     with pytest.raises(ServerError) as raised:
         pair.solve(threshold=rule, patience=0)

@@ -7,7 +7,7 @@ import pytest
 
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.reasoning.config import SpecReasonConfig
-from specreason_sgl.reasoning.trace import Call, Step, Trace
+from specreason_sgl.reasoning.trace import Call, Correction, ReadToken, Step, Trace, joined
 
 CALL = Call("draft", "draft", 10, 8, 5, 0.5, 0.25)
 
@@ -24,12 +24,12 @@ def make_trace(texts=("a", "b\nc", "é 🙂")):
                 text,
                 "base" if i else "draft",
                 "delimiter",
-                5,
-                7.0,
-                {"7": 1.0},
-                "x" if i else None,
-                0,
-                (CALL,),
+                tokens=5,
+                draft_tokens=0 if i else 5,
+                score=7.0,
+                probabilities={"7": 1.0},
+                rejected="x" if i else None,
+                calls=(CALL,),
             )
             for i, text in enumerate(texts)
         ),
@@ -55,33 +55,112 @@ def test_counts():
     assert (trace.kept, trace.rewritten, trace.tokens, len(trace.calls)) == (1, 2, 20, 4)
 
 
+def calls(**tokens):
+    """Requests by purpose, and how many tokens each generated."""
+    return tuple(
+        Call("draft" if purpose == "draft" else "base", purpose, 20, 10, count, 1.0, 0.1)
+        for purpose, counts in tokens.items()
+        for count in counts
+    )
+
+
+CORRECTED = (Correction(1, "x", "y", 4.0, 1), Correction(3, "x", "y", 4.0, 1))
+
+
 @pytest.mark.parametrize(
-    ("author", "tokens", "thrown"), [("draft", 9, 8 + 8), ("base", 7, 9 + 8 + 8), ("both", 11, 5 + 8 + 8)]
+    ("step", "wasted", "thrown"),
+    [
+        (Step("a", "draft", "delimiter", 9, 9, calls=calls(draft=[9], score=[1])), (), 0),
+        (Step("a", "draft", "delimiter", 9, 9, calls=calls(draft=[9], score=[1])), calls(draft=[8, 4]), 12),
+        (Step("b", "base", "delimiter", 7, calls=calls(draft=[9], score=[1], rewrite=[7])), (), 9),
+        (Step("b", "base", "delimiter", 7, calls=calls(rewrite=[7])), calls(rewrite=[3], score=[1]), 3),
+        # Of the second and third draft 4 and 5 tokens are kept; both were cut off.
+        (
+            Step(
+                "c", "both", "delimiter", 20, 18, corrections=CORRECTED, calls=calls(draft=[9], read=[0, 0])
+            ),
+            calls(draft=[6, 8]),
+            5,
+        ),
+    ],
 )
-def test_what_is_thrown_away_is_what_the_chain_of_thought_does_not_have(author, tokens, thrown):
-    """Of three versions, of 9, 8 and 8 tokens, the first is kept, rejected, or kept for 4 tokens."""
-    calls = [replace(CALL, completion_tokens=n) for n in (9, 8, 8)]
-    calls += [Call("base", "score", 20, 10, 1, 1.0, 0.1)]
-    calls += [Call("base", "rewrite", 20, 10, 7, 1.1, 0.1)] if author != "draft" else []
-    step = Step("a", author, "delimiter", tokens, 5.0, calls=tuple(calls))
-    assert replace(make_trace(), steps=(step,)).wasted_tokens == thrown
+def test_what_is_thrown_away_is_what_the_chain_of_thought_does_not_have(step, wasted, thrown):
+    """Tokens that the base model put into a draft were read, not generated."""
+    assert replace(make_trace(), steps=(step,), wasted=wasted).wasted_tokens == thrown
+
+
+def test_a_model_alone_throws_nothing_away():
+    steps = (Step("a", "base", "delimiter", 0), Step("b", "base", "eos", 9, calls=calls(reason=[9])))
+    assert replace(make_trace(), mode="base", steps=steps).wasted_tokens == 0
+
+
+def test_corrections_and_readings_survive_the_file():
+    step = Step(
+        "y 🙂", "both", None, 3, 2,
+        corrections=(Correction(0, "x", "y", 4.25, 0),),
+        reading=(ReadToken(0, "y", -0.5, "y", 0.0), ReadToken(1, " 🙂", -1.0, " z", 0.75)),
+        undrafted="why",
+    )  # fmt: skip
+    trace = replace(make_trace(), steps=(step,))
+    read = Trace.from_json(trace.to_json())
+    assert read == trace
+    assert read.corrections == 1
+    assert type(read.steps[0].reading[1]) is ReadToken
+    assert type(read.steps[0].corrections[0]) is Correction
+
+
+def test_a_step_that_its_length_cut_is_joined_without_a_delimiter():
+    cut = [
+        Step("a wo", "draft", "length", 2),
+        Step("rd", "base", "delimiter", 1),
+        Step("b", "draft", None, 1),
+    ]
+    assert joined(cut, "\n\n") == replace(make_trace(), steps=tuple(cut)).reasoning == "a word\n\nb"
+    assert joined(cut[:1], "\n\n") == "a wo"
+    assert joined([], "\n\n") == ""
+
+
+def test_only_a_run_of_a_pair_that_failed_is_resumable():
+    trace = make_trace()
+    assert replace(trace, stop="failed").resumable
+    assert not trace.resumable
+    assert not replace(trace, stop="failed", mode="base").resumable
 
 
 def changed(**fields):
     return json.dumps({**json.loads(make_trace().to_json()), **fields})
 
 
+def with_step(**fields):
+    (step, *_) = json.loads(make_trace().to_json())["steps"]
+    return changed(steps=[{**step, **fields}])
+
+
 @pytest.mark.parametrize(
-    "text", ["", "[]", "null", "{}", "nonsense", changed(steps=[{"x": 1}]), changed(steps=None)]
+    "text",
+    [
+        "",
+        "[]",
+        "null",
+        "{}",
+        "nonsense",
+        changed(steps=[{"x": 1}]),
+        changed(steps=None),
+        with_step(corrections=[{"at": 1}]),
+        with_step(corrections=None),
+        with_step(reading=[[1, 2]]),
+        with_step(calls=[1]),
+    ],
 )
 def test_what_is_not_a_trace_is_refused(text):
     with pytest.raises(ConfigError, match="not a trace"):
         Trace.from_json(text)
 
 
-def test_a_trace_of_another_version_is_refused():
-    with pytest.raises(ConfigError, match="version 99"):
-        Trace.from_json(changed(version=99))
+@pytest.mark.parametrize("version", [1, 99])
+def test_a_trace_of_another_version_is_refused(version):
+    with pytest.raises(ConfigError, match=f"version {version}.* reads version 2"):
+        Trace.from_json(changed(version=version))
 
 
 def test_reading_a_trace_imports_neither_sglang_nor_torch():

@@ -1,33 +1,40 @@
 """What verifiers ask of a scripted server, and what they make of its answers."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
 import sglang as sgl
 
-from specreason_sgl import Endpoint, SpecReasonConfig, solve_batch
-from specreason_sgl.errors import ConfigError, DeadlineExceeded, ServerError
-from specreason_sgl.lang.score import TokenLogprob
-from specreason_sgl.reasoning.speculate import good_head
+from specreason_sgl import Endpoint, Rewrite, SpecReasonConfig, Trace, score, solve_batch
+from specreason_sgl.errors import ConfigError, DeadlineExceeded, ServerError, VerifierError
+from specreason_sgl.lang.logprobs import TokenLogprob
 from specreason_sgl.reasoning.verifiers import (
     BUILT_IN,
-    SAME,
+    PAPER_ANSWER,
+    PAPER_QUESTION,
+    RESULT,
     YES_NO,
-    Combined,
     Drafted,
     Judgement,
     Likelihood,
+    PaperScore,
     RewardModel,
-    SameMeaning,
     UtilityScore,
+    Verifier,
     YesNo,
+    as_verifier,
     get_verifier,
-    judgement,
 )
+from tests.reasoning.test_degrade import steps_of
+from tests.reasoning.test_pipelined import check_books
 from tests.scripted import ScriptedServer, answer, wait_until
 
+pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+
 STEP = "Then 12 é are left"
+PAPER = SpecReasonConfig(repair=Rewrite())
 
 
 @sgl.function
@@ -35,13 +42,15 @@ def judged(s, verifier, drafted, before="So\n\n"):
     s += sgl.user("q")
     s += sgl.assistant_begin()
     s += before
-    s["found"] = judgement(verifier(s.fork(1)[0], drafted))
+    s["judgement"] = verifier.judgement(verifier.ask(s.fork(1)[0], drafted), drafted)
 
 
 class Judge:
-    """Answers with a logprob of -i / 8 for the step's i-th token, and with the first choice at 3/4."""
+    """Answers with a logprob of -i / 8 for the step's i-th token, and with the first choice at 3/4 of `mass`,
+    which all choices have together."""
 
     def __init__(self, server: ScriptedServer):
+        self.mass = 1.0
         self.endpoint, self.server = Endpoint(server.url, timeout=20), server
         self.step = self.endpoint.tokenizer.encode(STEP, add_special_tokens=False)
         server.on_generate = self.reply
@@ -72,7 +81,7 @@ class Judge:
             meta["input_token_logprobs"] = entries
         if "token_ids_logprob" in payload:
             n = len(payload["token_ids_logprob"])
-            probabilities = [0.75] + [0.25 / (n - 1)] * (n - 1)
+            probabilities = [0.75 * self.mass] + [0.25 * self.mass / (n - 1)] * (n - 1)
             meta["output_token_ids_logprobs"] = [
                 [
                     [float(np.log(p)), token, None]
@@ -81,9 +90,12 @@ class Judge:
             ]
         return answer("", {"type": "length"}, **{"prompt_tokens": len(ids), **meta})
 
-    def __call__(self, verifier, logprobs=(), text=STEP, delimiter=""):
-        drafted = Drafted(text, 5, "delimiter", logprobs, delimiter)
-        return judged.run(verifier=verifier, drafted=drafted, backend=self.endpoint)["found"]
+    def __call__(self, verifier, text=STEP, delimiter=""):
+        drafted = Drafted(text, 5, "delimiter", delimiter)
+        return judged.run(verifier=verifier, drafted=drafted, backend=self.endpoint)["judgement"]
+
+    def prompts(self):
+        return [self.endpoint.tokenizer.decode(payload["input_ids"]) for payload in self.server.generated()]
 
 
 @pytest.fixture
@@ -101,28 +113,26 @@ def test_a_likelihood_is_the_mean_or_the_worst_of_the_steps_own_tokens(judge):
 
 
 def test_what_ended_a_step_is_not_judged(judge):
-    own = tuple(TokenLogprob(text, -1.0) for text in ("So", " 12"))
+    words = tuple(TokenLogprob(text, -1.0) for text in ("So", " 12"))
     between, shared = TokenLogprob("\n\n", -9.0), TokenLogprob(".\n\n", -3.0)
-    drafted = Drafted("So 12.", 3, "delimiter", delimiter="\n\n")
-    assert drafted.own_tokens((*own, between)) == own
-    assert drafted.own_tokens((*own, shared)) == own
-    assert drafted.own_tokens((*own, TokenLogprob(".\n", -3.0), TokenLogprob("\n", -9.0))) == own
-    assert drafted.own_tokens(own) == own
-    assert Drafted("So 12.", 3, "eos").own_tokens((*own, between)) == (*own, between)
+    drafted = Drafted("So 12.", 3, "delimiter", "\n\n")
+    assert drafted.own_tokens((*words, between)) == words
+    assert drafted.own_tokens((*words, shared)) == words
+    assert drafted.own_tokens((*words, TokenLogprob(".\n", -3.0), TokenLogprob("\n", -9.0))) == words
+    assert drafted.own_tokens(words) == words
+    assert Drafted("So 12.", 3, "eos").own_tokens((*words, between)) == (*words, between)
     judge(Likelihood(), delimiter="\n\n")
-    asked = judge.endpoint.tokenizer.decode(judge.server.generated()[-1]["input_ids"])
-    assert asked.endswith(STEP + "\n\n")
+    assert judge.prompts()[-1].endswith(STEP + "\n\n")
     judge(Likelihood())
-    asked = judge.endpoint.tokenizer.decode(judge.server.generated()[-1]["input_ids"])
-    assert asked.endswith(STEP)
+    assert judge.prompts()[-1].endswith(STEP)
 
 
 def test_a_likelihood_of_digits_looks_at_these_alone(judge):
     at = [i for i, text in enumerate(judge.texts()) if any(c.isdigit() for c in text)]
     assert len(at) == 2
-    found = [judge.logprobs()[i] for i in at]
-    assert judge(Likelihood(tokens="digits")).value == pytest.approx(sum(found) / 2)
-    assert judge(Likelihood(tokens="digits", reduce="min")).value == min(found)
+    values = [judge.logprobs()[i] for i in at]
+    assert judge(Likelihood(tokens="digits")).value == pytest.approx(sum(values) / 2)
+    assert judge(Likelihood(tokens="digits", reduce="min")).value == min(values)
 
 
 def test_a_step_without_digits_is_not_judged_by_them(judge):
@@ -130,92 +140,101 @@ def test_a_step_without_digits_is_not_judged_by_them(judge):
     assert judge(Likelihood(tokens="digits"), text="None").value == 0.0
 
 
-def test_the_drafts_own_likelihood_is_taken_off(judge):
-    own = (TokenLogprob("Then", -1.0), TokenLogprob(" 1", -3.0))
-    mean = judge(Likelihood()).value
-    assert judge(Likelihood(minus_draft=True), own).value == pytest.approx(mean + 2.0)
-    assert judge(Likelihood(minus_draft=True, tokens="digits"), own).value == pytest.approx(
-        judge(Likelihood(tokens="digits")).value + 3.0
-    )
-    assert Likelihood(minus_draft=True).wants_draft_logprobs
-    assert not Likelihood().wants_draft_logprobs
-
-
 def test_yes_or_no_is_the_probability_of_yes(judge):
-    found = judge(YesNo())
-    assert found.value == pytest.approx(0.75)
-    assert found.probabilities == pytest.approx({" Yes": 0.75, " No": 0.25})
-    assert judge.endpoint.tokenizer.decode(judge.server.generated()[0]["input_ids"]).endswith(STEP + YES_NO)
+    judgement = judge(YesNo())
+    assert judgement.value == pytest.approx(0.75)
+    assert judgement.probabilities == pytest.approx({" Yes": 0.75, " No": 0.25})
+    assert judge.prompts()[0].endswith(STEP + YES_NO)
 
 
 def test_a_choice_of_several_tokens_leaves_the_logprobs_of_the_step(judge):
     """It is asked for by SGLang's own select, whose requests do not have them."""
     assert len(judge.endpoint.tokenizer.encode(" Yes", add_special_tokens=False)) > 1
-    found = judge(Combined(((1.0, YesNo()), (1.0, Likelihood()))))
-    assert [one.logprob for one in found.logprobs] == judge.logprobs()
-    assert found.value == pytest.approx(0.75 + judge(Likelihood()).value)
+    judgement = judge(YesNo(with_logprobs=True))
+    assert [token.logprob for token in judgement.tokens] == judge.logprobs()
+    assert judgement.value == pytest.approx(0.75)
+    assert judge(YesNo()).tokens == ()
 
 
 def test_the_digit_keeps_the_steps_logprobs_where_they_are_wanted(judge):
-    found = judge(UtilityScore(with_logprobs=True))
-    assert found.value == 0.0
-    assert [one.logprob for one in found.logprobs] == judge.logprobs()
-    assert [one.text for one in found.logprobs] == judge.texts()
-    assert judge(UtilityScore()).logprobs == ()
+    judgement = judge(UtilityScore(with_logprobs=True))
+    assert judgement.value == 0.0
+    assert [token.logprob for token in judgement.tokens] == judge.logprobs()
+    assert "".join(token.text for token in judgement.tokens) == STEP
+    assert [token.id for token in judgement.tokens] == judge.step
+    assert judge(UtilityScore()).tokens == ()
     assert "logprob_start_len" not in judge.server.generated()[1]
 
 
-def test_one_question_and_likelihoods_are_one_request(judge):
-    verifier = Combined(
-        ((2.0, Likelihood()), (10.0, UtilityScore(read="average")), (-1.0, Likelihood(reduce="min")))
+def test_a_likelihood_keeps_the_tokens_that_it_is_made_of(judge):
+    judgement = judge(Likelihood())
+    assert [token.id for token in judgement.tokens] == judge.step
+    assert [token.logprob for token in judgement.tokens] == judge.logprobs()
+
+
+def test_a_digit_that_the_base_model_would_not_write_counts_as_zero(judge):
+    """The other words that it might write have 0.8 of the probability, and then 0.95."""
+    verifier = UtilityScore(read_as="average")
+    judge.mass = 0.2
+    sure = judge(verifier)
+    assert (sure.value, sure.mass) == (pytest.approx(0.25 / 9 * 45), pytest.approx(0.2))
+    judge.mass = 0.05
+    assert (judge(verifier).value, judge(verifier).mass) == (0.0, pytest.approx(0.05))
+    assert judge(UtilityScore(read_as="average", least_mass=0.04)).value == pytest.approx(sure.value)
+
+
+@pytest.mark.parametrize("name", ["greedy", "average"])
+def test_a_digit_is_read_as_the_likeliest_or_the_average(judge, name):
+    value = judge(UtilityScore(read_as=name)).value
+    assert value == pytest.approx({"greedy": 0.0, "average": 0.25 / 9 * 45}[name])
+
+
+def test_a_way_to_read_digits_that_there_is_not_is_refused():
+    with pytest.raises(ConfigError, match="read_as must be"):
+        UtilityScore(read_as="median")
+    with pytest.raises(ConfigError, match="read_as must be"):
+        PaperScore(read_as="median")
+
+
+def test_the_papers_question_is_a_turn_of_the_users(judge):
+    judgement = judge(PaperScore())
+    (prompt,) = judge.prompts()
+    assert prompt.endswith(
+        f"<|im_start|>assistant\nSo\n\n{STEP}<|im_end|>\n<|im_start|>user\n{PAPER_QUESTION}<|im_end|>\n"
+        f"<|im_start|>assistant\n{PAPER_ANSWER}"
     )
-    parts = [judge(one).value for _, one in verifier.parts]
-    before = len(judge.server.generated())
-    found = judge(verifier)
-    assert found.value == pytest.approx(2 * parts[0] + 10 * parts[1] - parts[2])
-    assert len(judge.server.generated()) == before + 1
-    assert [one.logprob for one in found.logprobs] == judge.logprobs()
+    assert judgement.value == 0.0
+    assert judgement.probabilities["0"] == pytest.approx(0.75)
+    judge(PaperScore(question="How good?", answer="It is "))
+    assert judge.prompts()[1].endswith("user\nHow good?<|im_end|>\n<|im_start|>assistant\nIt is ")
 
 
-def test_two_questions_are_two_requests_after_the_same_text(judge):
-    second = UtilityScore(question="\n\nHow clear, 0 to 9? ", read="average")
-    verifier = Combined(((1.0, UtilityScore(read="average")), (10.0, second)))
-    found = judge(verifier)
-    scores = [p for p in judge.server.generated() if "token_ids_logprob" in p]
-    texts = {judge.endpoint.tokenizer.decode(p["input_ids"]).partition("So\n\n")[2] for p in scores}
-    assert texts == {STEP + UtilityScore().question, STEP + second.question}
-    assert found.value == pytest.approx(11 * judge(second).value)
-
-
-def test_likelihoods_alone_are_one_request_without_a_token(judge):
-    found = judge(Combined(((1.0, Likelihood()), (1.0, Likelihood(reduce="min")))))
-    assert found.value == pytest.approx(judge(Likelihood()).value + judge(Likelihood(reduce="min")).value)
-    assert len(judge.server.generated()) == 3
-
-
-@pytest.mark.parametrize("parts", [(), ((1.0, len),), ((1.0, RewardModel(None)),)])
-def test_what_cannot_be_combined_is_refused(parts):
-    with pytest.raises(ConfigError, match="needs parts"):
-        Combined(parts)
+def value_of(result) -> float:
+    """What a verifier's result is taken for."""
+    return as_verifier(lambda s, drafted: result).judgement(None, Drafted(STEP, 5, "delimiter")).value
 
 
 @pytest.mark.parametrize("value", [3, 2.5, np.float32(2.5), np.int64(3), float("inf"), Judgement(1)])
 def test_any_number_is_a_judgement(value):
-    found = judgement(value)
-    assert type(found.value) is float
-    assert found.value == (value.value if isinstance(value, Judgement) else value)
+    assert type(value_of(value)) is float
+    assert value_of(value) == (value.value if isinstance(value, Judgement) else value)
 
 
 @pytest.mark.parametrize("value", [None, "7", float("nan"), Judgement(float("nan")), np.float32("nan"), [1]])
 def test_what_is_no_number_is_refused(value):
-    with pytest.raises(ConfigError, match="returns a number"):
-        judgement(value)
+    with pytest.raises(VerifierError, match="must return a number"):
+        value_of(value)
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_a_built_in_verifier_is_found_by_its_name(name):
+def test_a_built_in_verifier_has_a_name(name):
     assert get_verifier(name) == BUILT_IN[name]
-    SpecReasonConfig(verifier=get_verifier(name), threshold=0)
+    assert SpecReasonConfig(verifier=get_verifier(name), threshold=0).judge == BUILT_IN[name]
+
+
+def test_a_verifier_of_no_such_name_is_refused():
+    with pytest.raises(ConfigError, match="no verifier 'x'; there are score, "):
+        get_verifier("x")
 
 
 # In a whole run.
@@ -236,20 +255,118 @@ def test_a_function_can_be_the_verifier(pair):
     assert pair.solve(verifier=short, threshold=-6).steps[0].author == "base"
 
 
+def no_number(s, drafted):
+    return float("nan")
+
+
+def raises(s, drafted):
+    raise KeyError("my key")
+
+
+class AskRaises(Verifier):
+    def ask(self, s, drafted):
+        raise KeyError("my key")
+
+
+class ReadRaises(UtilityScore):
+    def read(self, meta, drafted):
+        raise KeyError("my key")
+
+
+class ReadsText(UtilityScore):
+    def read(self, meta, drafted):
+        return "seven"
+
+
+BROKEN = {
+    "no_number": (no_number, "no_number must return a number or a Judgement, got nan"),
+    "raises": (raises, "the verifier raises failed: KeyError: 'my key'"),
+    "AskRaises": (AskRaises(), "the verifier AskRaises failed: KeyError: 'my key'"),
+    "ReadRaises": (ReadRaises(), "the verifier ReadRaises failed: KeyError: 'my key'"),
+    "ReadsText": (ReadsText(), "the verifier ReadsText must return a number or a Judgement, got 'seven'"),
+}
+
+
 @pytest.mark.parametrize("lookahead", [0, 2])
-def test_a_verifier_that_finds_no_number_fails_the_run(pair, lookahead):
-    pair.start_anew(lambda side, turn, most: (f"{turn.count('x')}x", "delimiter", 3), None)
-    with pytest.raises(ConfigError, match="returns a number"):
-        pair.solve(verifier=lambda s, drafted: float("nan"), threshold=0, lookahead=lookahead)
-    assert pair.draft.in_flight() == 0
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_verifier_that_fails_is_one_clear_error(pair, name, lookahead):
+    verifier, says = BROKEN[name]
+    pair.start_anew(lambda side, turn, most: (f"{turn.count('x')}x", "delimiter", 3), lambda turn: 9)
+    with pytest.raises(VerifierError) as raised:
+        pair.solve(verifier=verifier, threshold=0, lookahead=lookahead)
+    assert says in str(raised.value)
+    assert raised.value.trace.stop == "failed"
+    wait_until(lambda: pair.draft.in_flight() == pair.base.in_flight() == 0)
+
+
+def test_what_fails_in_a_verifiers_request_is_the_servers_error(pair):
+    pair.start_anew(one_step, None, lambda seen: (400, b"{}") if seen.purpose == "score" else None)
+    for verifier in (UtilityScore(), asks_itself):
+        with pytest.raises(ServerError) as raised:
+            pair.solve(verifier=verifier, threshold=0)
+        assert not isinstance(raised.value, VerifierError)
+        assert pair.base.base_url in str(raised.value)
+
+
+def asks_itself(s, drafted):
+    """A function that writes on its fork."""
+    s += drafted.text + score("points")
+    return s.get_meta_info("points")["score"]
+
+
+@pytest.mark.parametrize("lookahead", [0, 2])
+def test_a_function_can_ask_the_base_model(pair, lookahead):
+    pair.start_anew(steps_of(3), lambda turn: 0 if turn.endswith("draft 2") else 8)
+    trace = pair.solve(verifier=asks_itself, threshold=5, lookahead=lookahead)
+    assert trace.reasoning == "draft 1\n\nbase 2\n\ndraft 3"
+    assert [step.score for step in trace.steps] == [8.0, 0.0, 8.0]
+
+
+def test_a_function_is_not_called_for_what_is_drafted_beyond_a_rejected_step(pair):
+    judged = []
+
+    def rejects_the_second(s, drafted):
+        if drafted.text == "draft 1":  # the others are there when the second is judged
+            wait_until(lambda: len(pair.of("draft")) == 3 and pair.draft.in_flight() == 0)
+            time.sleep(0.05)
+        judged.append(drafted.text)
+        return float(drafted.text != "draft 2")
+
+    pair.start_anew(steps_of(4), None)
+    trace = pair.solve(verifier=rejects_the_second, threshold=1, lookahead=2)
+    assert trace.reasoning == "draft 1\n\nbase 2\n\ndraft 3\n\ndraft 4"
+    assert judged == ["draft 1", "draft 2", "draft 3", "draft 4"]
+    assert "draft" in {call.purpose for call in trace.wasted}
+    assert "score" not in {call.purpose for call in trace.wasted}
+    check_books(pair, trace)
+
+
+def test_a_verifier_of_two_phases_can_be_written(pair):
+    """It asks for what it likes, on the fork that it is given."""
+
+    class Short(Verifier):
+        bounds = (-100.0, 0.0)
+        question = "How long is that? "
+
+        def ask(self, s, drafted):
+            s += drafted.text + self.question + score(RESULT)
+            return s
+
+        def read(self, meta, drafted):
+            return Judgement(-meta["score"], {"much": 0.5})
+
+    pair.start_anew(one_step, lambda turn: 4 if turn == "AHow long is that? " else 9)
+    (step,) = pair.solve(verifier=Short(), threshold=-5).steps
+    assert (step.author, step.score, step.probabilities) == ("draft", -4.0, {"much": 0.5})
+    with pytest.raises(ConfigError, match="threshold must be a number from -100 to 0"):
+        pair.solve(verifier=Short(), threshold=1)
 
 
 def test_the_draft_models_logprobs_are_asked_for_where_they_are_wanted(pair):
-    pair.start_anew(lambda side, turn, most: (f"{turn.count('x')}x", "eos", 3), None)
-    pair.solve(verifier=Likelihood(minus_draft=True), threshold=-100)
-    (payload,) = pair.draft_server.generated()
-    assert (payload["return_logprob"], payload["return_text_in_logprobs"]) == (True, True)
-    pair.start_anew(pair.write, lambda turn: 9)
+    pair.start_anew(one_step, lambda turn: 9)
+    pair.solve(confidence=-1.0)
+    assert pair.draft_server.generated()[0]["return_logprob"] is True
+    pair.start_anew(one_step, lambda turn: 9)
     pair.solve()
     assert "return_logprob" not in pair.draft_server.generated()[0]
 
@@ -307,74 +424,19 @@ def test_a_reward_model_has_the_runs_deadline_and_is_aborted_with_it(pair, rewar
     assert reward.endpoint.in_flight() == 0
 
 
-def test_each_question_of_a_verifier_has_the_runs_deadline(pair):
-    """The second is asked on a fork that the verifier makes itself."""
-
+def test_a_verifiers_own_request_has_the_runs_deadline(pair):
     ended = []
 
     def before(seen):
-        if seen.purpose == "score" and seen.turn.endswith("Second? "):
+        if seen.purpose == "score":
             wait_until(lambda: seen.rid in pair.aborted(), 5)
             ended.append(seen.rid)
 
-    questions = (1.0, UtilityScore()), (1.0, UtilityScore(question="\n\nSecond? "))
-    pair.start_anew(lambda side, turn, most: ("A", "eos", 3), lambda turn: 9, before)
+    pair.start_anew(one_step, lambda turn: 9, before)
     with pytest.raises(DeadlineExceeded, match=r"within 0\.5 s"):
-        pair.solve(verifier=Combined(questions), threshold=0, timeout=0.5)
+        pair.solve(verifier=asks_itself, threshold=0, timeout=0.5)
     wait_until(lambda: len(ended) == 1)
     assert pair.base.in_flight() == 0
-
-
-# What is kept of a rejected step.
-
-
-def tokens(*pieces):
-    """Pieces of text; one that begins with "!" is unlikely."""
-    return [TokenLogprob(one.removeprefix("!"), -9.0 if one.startswith("!") else -0.5) for one in pieces]
-
-
-@pytest.mark.parametrize(
-    ("pieces", "head", "count"),
-    [
-        (["One", ".", " Two", "! is"], "One.", 2),
-        (["One", ".", "! Two", ". Three"], "One.", 2),
-        (["One", "!.", " Two"], "", 0),  # the full stop itself is unlikely
-        (["!One", ". Two"], "", 0),
-        (["So", " 3", ".", "5", " is", "! it"], "", 0),  # "3.5" is no end of a sentence
-        (["1", ".", " ", "!One"], "", 0),  # nor is "1."
-        (["1", ".", " Take", " it", ".", "! Then"], "1. Take it.", 5),
-        (["Really", "?", " Yes", "!", " and", "!so"], "Really? Yes!", 4),
-        (["One", ".\n", "Two", "!x"], "One.", 2),
-        (["One", "\n", "Two", "!x"], "One", 1),
-        (["One. Tw", "!o"], "One.", 1),  # a token that goes on after the sentence
-        (["好的", "。", "再", "!来"], "好的。", 2),
-        (["One", "."], "", 0),  # no token is unlikely
-        ([], "", 0),
-        (["One", ".", " Two", "."], "", 0),
-    ],
-)
-def test_the_sentences_before_the_first_unlikely_token_are_kept(pieces, head, count):
-    text = "".join(one.removeprefix("!") if one != "!" else "!" for one in pieces)
-    found = [TokenLogprob("!", -0.5) if one == "!" else tokens(one)[0] for one in pieces]
-    assert good_head(text, found, -5.0) == (head, count)
-
-
-def split(likely: bool):
-    """A step with a character that two tokens share, as its tokens are decoded one by one."""
-    last = " late." if likely else "! late."
-    return "One. So 🙂 is. Too late.", tokens(
-        "One", ".", " So", " \ufffd", "\ufffd", " is", ".", " Too", last
-    )
-
-
-def test_a_character_that_tokens_share_ends_what_can_be_kept():
-    text, found = split(likely=False)
-    assert good_head(text, found, -5.0) == ("One.", 2)
-
-
-def test_a_character_that_tokens_share_is_not_unlikely():
-    text, found = split(likely=True)
-    assert good_head(text, found, -5.0) == ("", 0)
 
 
 # Batches.
@@ -400,13 +462,14 @@ def test_a_batch_gives_its_results_in_order_and_a_failure_leaves_the_others(pair
             questions,
             draft=pair.draft,
             base=pair.base,
+            config=PAPER,
             num_threads=2,
             on_done=seen.__setitem__,
             progress_bar=True,
         )
     finally:
         pair.base_server.on_generate = play
-    assert [getattr(one, "question", type(one)) for one in results] == [
+    assert [getattr(result, "question", type(result)) for result in results] == [
         "one",
         ServerError,
         "two",
@@ -415,6 +478,21 @@ def test_a_batch_gives_its_results_in_order_and_a_failure_leaves_the_others(pair
     ]
     assert seen == dict(enumerate(results))
     assert "5/5" in capfd.readouterr().err
+
+
+def test_a_verifier_that_fails_leaves_the_other_problems_of_a_batch(pair):
+    def picky(s, drafted):
+        if "bad" in s.text():
+            raise KeyError("my key")
+        return 1.0
+
+    pair.start_anew(one_step, None)
+    config = SpecReasonConfig(repair=Rewrite(), verifier=picky, threshold=0, temperature=0)
+    results = solve_batch(
+        ["good", "bad", "fine"], draft=pair.draft, base=pair.base, config=config, num_threads=3
+    )
+    assert [type(result) for result in results] == [Trace, VerifierError, Trace]
+    assert results[1].trace.question == "bad"
 
 
 def test_a_batch_of_nothing_and_of_no_threads(pair):
@@ -438,7 +516,10 @@ def test_a_batch_that_is_interrupted_aborts_what_runs_and_ends(pair):
 
     pair.start_anew(one_step, lambda turn: 9, before)
     with pytest.raises(KeyboardInterrupt):
-        solve_batch(["a", "b", "c", "d"], draft=pair.draft, base=pair.base, num_threads=1, on_done=interrupt)
+        solve_batch(
+            ["a", "b", "c", "d"], draft=pair.draft, base=pair.base, config=PAPER, num_threads=1,
+            on_done=interrupt,
+        )  # fmt: skip
     assert pair.draft.in_flight() == pair.base.in_flight() == 0
     assert len(pair.of("draft")) < 4
 
@@ -452,21 +533,8 @@ def test_the_timeout_of_a_batch_is_each_problems(pair):
             wait_until(lambda: seen.rid in pair.aborted())
 
     pair.start_anew(one_step, lambda turn: 9, before)
-    results = solve_batch(["a", "b"], draft=pair.draft, base=pair.base, num_threads=1, timeout=1.5)
+    results = solve_batch(
+        ["a", "b"], draft=pair.draft, base=pair.base, config=PAPER, num_threads=1, timeout=1.5
+    )
     assert isinstance(results[0], DeadlineExceeded)
     assert results[1].answer
-
-
-def test_the_same_meaning_is_asked_of_both_versions(judge):
-    drafted = Drafted(STEP, 5, "delimiter", own="Hence 12 remain")
-    found = judged.run(verifier=SameMeaning(), drafted=drafted, backend=judge.endpoint)["found"]
-    assert found.value == pytest.approx(0.75)
-    asked = judge.endpoint.tokenizer.decode(judge.server.generated()[0]["input_ids"])
-    assert asked.endswith(STEP + SAME.replace("{own}", "Hence 12 remain"))
-
-
-def test_equal_versions_need_no_question(judge):
-    drafted = Drafted(STEP, 5, "delimiter", own=f" {STEP.upper()}\n")
-    found = judged.run(verifier=SameMeaning(), drafted=drafted, backend=judge.endpoint)["found"]
-    assert found.value == 1.0
-    assert judge.server.generated() == []
