@@ -107,7 +107,7 @@ class Ahead:
 
     def kept(self, judged: Judged, piece: Step) -> None:
         """What `next` gave last is kept, as this piece."""
-        if piece.end != judged.drafted.end:  # the draft model takes it for ended
+        if (piece.text, piece.end) != (judged.drafted.text, judged.drafted.end):  # the draft went on otherwise
             self.drop()
         elif piece.end:
             self._drafter.kept()

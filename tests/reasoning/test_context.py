@@ -92,8 +92,12 @@ def test_a_step_cut_in_the_middle_of_a_word_goes_on_there(pair, repair, lookahea
     pair.start_anew(write, lambda turn: 9)
     trace = pair.solve(repair=repair, lookahead=lookahead, step_tokens=7, token_budget=500)
     assert trace.reasoning == f"{WORDS} 1.\n\n{WORDS} 2."
-    assert [step.text for step in trace.steps][:2] == [WORDS[:7], WORDS[7:14]]
-    assert [step.end for step in trace.steps][5:8] == ["length", "delimiter", "length"]
+    assert {step.end for step in trace.steps} == {"length", "delimiter", "eos"}
+    if repair == Rewrite():
+        assert [step.text for step in trace.steps][:2] == [WORDS[:7], WORDS[7:14]]
+        assert [step.end for step in trace.steps][5:8] == ["length", "delimiter", "length"]
+    else:  # counted in the base model's tokens, whatever the draft's are
+        assert max(step.tokens for step in trace.steps) == 7
     asked = [seen.turn.removesuffix("<|im_end|>").removesuffix(QUESTION) for seen in pair.seen]
     chain = f"{trace.reasoning}\n\nFinal answer:"
     assert asked[-1] == chain
@@ -155,7 +159,6 @@ def test_corrected_thinking_ends_while_the_answer_has_room(pair, contexts, windo
     contexts(base=300)
     pair.start_anew(endless(pair), None)
     trace = pair.solve(**SETTINGS, repair=Correct(window=window), lookahead=lookahead)
-    check_books(pair, trace)
     assert (trace.stop, bool(trace.answer)) == ("context", True)
     assert 300 - 20 - 32 - 30 <= tokens_of(pair, trace.reasoning) <= 300 - 20
 

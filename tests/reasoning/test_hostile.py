@@ -227,7 +227,7 @@ def test_odd_texts_go_through_whole(pair, name, repair):
     if repair != Rewrite():
         text = text[:2000]  # a stream of it has an event for each character
     pair.start_anew(lambda side, turn, most: (text, "eos", 9), lambda turn: 9)
-    trace = pair.solve(repair=repair, token_budget=100_000, lookahead=1)
+    trace = pair.solve(repair=repair, token_budget=100_000, step_tokens=100_000, lookahead=1)
     assert (trace.reasoning, trace.kept) == (text, 1)
     assert Trace.from_json(trace.to_json()) == trace
     (prompt,) = [pair.base.tokenizer.decode(one["input_ids"]) for one in pair.base_server.generated()][-1:]
