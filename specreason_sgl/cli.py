@@ -27,7 +27,14 @@ from specreason_sgl.errors import ConfigError, SpecReasonError
 from specreason_sgl.evaluation.problems import NAMES
 from specreason_sgl.evaluation.settings import MODES as EVAL_MODES
 from specreason_sgl.reasoning.acceptance import check_share
-from specreason_sgl.reasoning.calibration import REPAIRS, WHOLE_STEPS, Calibration, judging, make_repair
+from specreason_sgl.reasoning.calibration import (
+    REPAIRS,
+    WHOLE_STEPS,
+    WINDOWS,
+    Calibration,
+    judging,
+    make_repair,
+)
 from specreason_sgl.reasoning.config import INSTRUCTION, SpecReasonConfig
 from specreason_sgl.reasoning.display import model_name
 from specreason_sgl.reasoning.repair import AUTO
@@ -167,13 +174,14 @@ REPAIR = (
 DELTA = "Correct a drafted token that the base model regrets by more nats than this. Default: 3."
 NUMERIC_DELTA = "The same for tokens with a digit or an operator. Default: as --delta."
 WINDOW = (
-    f"Drafted tokens that the base model reads at once; {WHOLE_STEPS}: a step; {AUTO} (default): as measured."
+    f"Drafted tokens after which the base model reads; {AUTO}: as many as reading is fast enough for; "
+    f"{WHOLE_STEPS}: whole steps. Default: {AUTO}."
 )
 CONFIDENCE = "Keep a draft unread whose tokens all have at least this logprob under the draft model."
 Repair = Annotated[str, typer.Option(help=REPAIR)]
 Delta = Annotated[float | None, typer.Option(help=DELTA)]
 NumericDelta = Annotated[float | None, typer.Option(help=NUMERIC_DELTA)]
-Window = Annotated[str, typer.Option(help=WINDOW, metavar="INTEGER|step|auto")]
+Window = Annotated[str, typer.Option(help=WINDOW, metavar="INTEGER|auto|step")]
 Confidence = Annotated[float | None, typer.Option(help=CONFIDENCE)]
 Verifier = Annotated[str, typer.Option(help=f"What judges a drafted step as a whole: {', '.join(BUILT_IN)}.")]
 Threshold = Annotated[
@@ -632,7 +640,7 @@ def evaluate(
     pin: Pin = False,
     delta: _swept("FLOATS", DELTA) = "",
     numeric_delta: _swept("FLOATS", NUMERIC_DELTA) = "",
-    window: _swept("INTEGERS|step|auto", WINDOW) = "",
+    window: _swept("INTEGERS|auto|step", WINDOW) = "",
     confidence: _swept("FLOATS", CONFIDENCE) = "",
     verifier: Verifier = "",
     calibration: CalibrationFile = None,
@@ -884,14 +892,12 @@ def _config(options: dict) -> SpecReasonConfig:
 
 def _window(text: str) -> int | str:
     """A number of tokens, or a word for one."""
-    if text in (AUTO, WHOLE_STEPS):
+    if text in WINDOWS:
         return text
     try:
         return int(text)
     except ValueError:
-        raise ConfigError(
-            f"--window must be a whole number, '{AUTO}' or '{WHOLE_STEPS}', got {text!r}"
-        ) from None
+        raise ConfigError(f"--window must be a whole number, 'auto' or 'step', got {text!r}") from None
 
 
 def _gpus(option: str, text: str) -> tuple[int, ...]:

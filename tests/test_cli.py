@@ -69,16 +69,8 @@ def run(*arguments, **options):
             "threshold must be a number from 0 to 9",
         ),
         (["eval", "--data", "LICENSE", "--delta", "3,-1"], 2, "delta must be a number of nats of at least 0"),
-        (
-            ["eval", "--data", "LICENSE", "--window", "16,all"],
-            2,
-            "--window must be a whole number, 'auto' or 'step'",
-        ),
-        (
-            ["eval", "--data", "LICENSE", "--window", "16,"],
-            2,
-            "--window must be a whole number, 'auto' or 'step'",
-        ),
+        (["eval", "--data", "LICENSE", "--window", "16,all"], 2, "--window must be a whole number, "),
+        (["eval", "--data", "LICENSE", "--window", "16,"], 2, "--window must be a whole number, "),
         (["bench", "--modes", "eager"], 2, "--modes must be some of base, draft, sequential, pipelined, "),
         (["bench", "--acceptance", "2"], 2, "--acceptance must be from 0 to 1, got 2.0"),
         (["bench", "--correct-every", "9", "--delta", "1"], 2, "--correct-every must come without --delta"),

@@ -43,8 +43,8 @@ IDENTITY = (
     {"repair": "rewrite", "lookahead": 2},
     {"repair": "rewrite", "lookahead": 4},
     {"repair": "correct", "window": None, "lookahead": 1},
+    {"repair": "correct", "window": "auto", "lookahead": 1},
     {"repair": "correct", "window": 16, "lookahead": 0},
-    {"repair": "correct", "window": 16, "lookahead": 1},
     {"repair": "correct", "window": 8, "lookahead": 2},
 )
 MEDIANS = ("seconds", "uncovered", "corrections", "prefills", "wasted_tokens")

@@ -15,7 +15,8 @@ from specreason_sgl.reasoning.verifiers import UtilityScore, get_verifier
 VERSION = 1
 BUILT_IN = Path(__file__).parent / "calibrations"
 REPAIRS = ("correct", "rewrite")
-WHOLE_STEPS = "step"  # the window that says so
+WHOLE_STEPS = "step"
+WINDOWS = (AUTO, WHOLE_STEPS)  # windows that are no number of tokens
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,8 @@ def judging(
         keep: instead, the share of drafted steps to keep.
         calibration: a file, or the name of a pair that the package has one for. It names its verifier and
             has a threshold.
-        delta, numeric_delta, window: of `Correct`, and its defaults where None. The window "step": whole
-            steps.
+        delta, numeric_delta, window: of `Correct`, and its defaults where None. A window may also be "step",
+            for whole steps.
 
     Raises:
         ConfigError: the arguments contradict each other, or a threshold is missing.
@@ -134,7 +135,7 @@ def make_repair(repair: str, **tokens: float | int | str | None) -> Repair:
                 "a threshold, a share to keep or a calibration without a repair)"
             )
         return Rewrite()
-    if isinstance(given.get("window"), str) and given["window"] not in (AUTO, WHOLE_STEPS):
+    if isinstance(given.get("window"), str) and given["window"] not in WINDOWS:
         raise ConfigError(f"window must be a whole number from 1, 'auto' or 'step', got {given['window']!r}")
     return Correct(**{name: None if value == WHOLE_STEPS else value for name, value in given.items()})
 

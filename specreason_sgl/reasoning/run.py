@@ -21,7 +21,7 @@ from specreason_sgl.reasoning.trace import Call, Side, Stop, Trace
 OnText = Callable[[Literal["reasoning", "answer"], str], None]
 
 ABORT_SECONDS = 5.0  # for the end of requests that were aborted, when the run failed
-LAST_SECONDS = 0.5  # the same at the end of a run that did not
+LAST_SECONDS = 2.0  # the same at the end of a run that did not
 BESIDE = 32  # tokens of the context for what leads to the answer, or for the question after a step
 
 

@@ -17,9 +17,9 @@ from specreason_sgl.errors import (
     TemplateError,
 )
 from specreason_sgl.reasoning.acceptance import Quantile
-from specreason_sgl.reasoning.calibration import WHOLE_STEPS, judging
+from specreason_sgl.reasoning.calibration import WINDOWS, judging
 from specreason_sgl.reasoning.config import SpecReasonConfig
-from specreason_sgl.reasoning.repair import AUTO, Correct
+from specreason_sgl.reasoning.repair import Correct
 from specreason_sgl.reasoning.trace import Trace
 
 MOST_CHOICES = 8
@@ -111,16 +111,16 @@ def _valid(text: str) -> str:
     return text
 
 
-def _tokens_or_step(window: Any) -> Any:
+def _tokens_or_word(window: Any) -> Any:
     # Before the union below, whose errors would name its branches.
     is_count = isinstance(window, int) and not isinstance(window, bool) and 1 <= window <= 1_000_000
-    if window not in (None, AUTO, WHOLE_STEPS) and not is_count:
-        raise ValueError(f"must be a whole number from 1, '{AUTO}' or '{WHOLE_STEPS}'")
+    if not is_count and window not in (None, *WINDOWS):
+        raise ValueError("must be a whole number from 1, 'auto' or 'step'")
     return window
 
 
 Text = Annotated[str, AfterValidator(_valid)]
-Window = Annotated[int | Literal["auto", "step"] | None, BeforeValidator(_tokens_or_step)]
+Window = Annotated[int | Literal["auto", "step"] | None, BeforeValidator(_tokens_or_word)]
 
 
 class _Strict(BaseModel):

@@ -9,7 +9,10 @@ from tests.reasoning.pair import ENDS, chance
 from tests.scripted import answer
 
 PROBLEMS = [Problem(f"p{i}", f"What is {i} + {i}?", str(2 * i)) for i in range(4)]
-KNOBS = {"temperature": [0.0], "token_budget": [40], "threshold": [5.0], "answer_tokens": [16]}
+KNOBS = {
+    "temperature": [0.0], "token_budget": [40], "threshold": [5.0], "answer_tokens": [16],
+    "window": ["step"],  # which requests read a text does not depend on time then
+}  # fmt: skip
 TIMES = {"start", "seconds", "cached_tokens", "wasted"}  # `wasted`: what an abort let through
 
 

@@ -151,7 +151,7 @@ def test_identity_compares_all_that_a_run_decides(zero):
     settings = [
         {"repair": "rewrite", "lookahead": 2},
         {"repair": "rewrite", "first_base_steps": 1},
-        {"repair": "correct", "window": 16, "lookahead": 1},
+        {"repair": "correct", "window": "auto", "lookahead": 1},
         {"repair": "correct", "window": 16, "first_base_steps": 1},
     ]
     common = {"draft": draft, "base": base, "config": config, "correct": CorrectEvery(every=20)}

@@ -288,7 +288,7 @@ def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(pair, tmp_path, comma
     rows = [{"id": one.id, "question": one.question, "answer": one.answer} for one in PROBLEMS]
     data.write_text("\n".join(map(json.dumps, rows)))
     urls = ["--draft-url", pair.draft_server.url, "--base-url", pair.base_server.url]
-    modes = ["--modes", "base,draft,pipelined,correct", "--threshold", "3,6"]
+    modes = ["--modes", "base,draft,pipelined,correct", "--threshold", "3,6", "--window", "step"]
     small = ["--temperature", "0", "--token-budget", "40", "--answer-tokens", "16"]
     fixed = ["eval", "--data", str(data), *urls, *modes, *small]
     count, kill_at, pid = 0, None, 0

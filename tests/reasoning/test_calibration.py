@@ -100,6 +100,7 @@ def test_tokens_are_corrected_where_nothing_else_is_said(pair):
         ({"delta": 1.0}, Correct(delta=1.0)),
         ({"delta": 2, "numeric_delta": 0, "window": 8}, Correct(delta=2, numeric_delta=0, window=8)),
         ({"window": "step"}, Correct(window=None)),
+        ({"window": "auto", "delta": 1.0}, Correct(delta=1.0, window="auto")),
     ],
 )
 def test_the_numbers_of_the_correction_are_taken_as_given(says, expected):
@@ -129,7 +130,7 @@ def test_who_says_how_steps_are_judged_has_them_rewritten(says):
         ({"threshold": 5, "window": "step"}, "window must come with repair 'correct', got 'rewrite'"),
         ({"keep": 0.5, "delta": 1.0, "numeric_delta": 0.5}, "delta, numeric_delta must come with"),
         ({"delta": -1.0}, "delta must be a number of nats of at least 0, got -1.0"),
-        ({"window": 0}, "window must be a whole number from 1"),
+        ({"window": 0}, "window must be a whole number from 1, 'auto' or None, got 0"),
         ({"window": "steps"}, "window must be a whole number from 1, 'auto' or 'step', got 'steps'"),
     ],
 )

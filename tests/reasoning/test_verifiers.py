@@ -29,7 +29,7 @@ from specreason_sgl.reasoning.verifiers import (
 )
 from tests.reasoning.test_degrade import steps_of
 from tests.reasoning.test_pipelined import check_books
-from tests.scripted import ScriptedServer, answer, wait_until
+from tests.scripted import ScriptedServer, answer, reading, wait_until
 
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 
@@ -73,13 +73,10 @@ class Judge:
                 entries[-1][0] = float(np.log(p))
                 replies.append(answer("", input_token_logprobs=entries, output_token_logprobs=[]))
             return replies
-        if (start := payload.get("logprob_start_len")) is not None:
+        if "logprob_start_len" in payload:
             at = next(i for i in range(len(ids)) if ids[i : i + len(self.step)] == self.step)
             values = {at + i: value for i, value in enumerate(self.logprobs())}
-            entries = [[values.get(i, -77.0), ids[i], None] for i in range(start, len(ids))]
-            entries[0][0] = None
-            meta["input_token_logprobs"] = entries
-            meta["input_top_logprobs"] = [None, *([entry] for entry in entries[1:])]
+            meta = {**reading(payload, lambda ids, at: values.get(at, -77.0)), **meta}
         if "token_ids_logprob" in payload:
             n = len(payload["token_ids_logprob"])
             probabilities = [0.75 * self.mass] + [0.25 * self.mass / (n - 1)] * (n - 1)

@@ -63,7 +63,7 @@ def test_a_taken_port_is_told_before_anything_is_started(pair, process):
         (["--host", "0.0.0.0"], "give an --api-key"),
         (["--draft-gpus", "x"], "--draft-gpus must be GPU numbers with commas, as in 0,1; got 'x'"),
         (["--repair", "rewrite", "--delta", "1"], "delta must come with repair 'correct'"),
-        (["--window", "all"], "--window must be a whole number or 'step', got 'all'"),
+        (["--window", "all"], "--window must be a whole number, 'auto' or 'step', got 'all'"),
         (["--threshold", "11"], "threshold"),
         (["--timeout", "0"], "--timeout must be a positive number of seconds, got 0"),
         (["--draft-url", "http://127.0.0.1:9"], "give both"),
