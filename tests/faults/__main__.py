@@ -2,9 +2,9 @@
 
     python -m tests.faults > table.md
 
-Needs no model: `solve`, `serve`, `eval` and a program run on scripted servers behind a TCP proxy, in less
-than a minute. A cell has the outcome where one request is hit, and after a slash the one where all requests
-of its kind are, from there on, if that is another:
+Needs no model: `solve`, `serve`, `eval` and a program run on scripted servers behind a TCP proxy, with drafts
+that are rewritten and drafts that are corrected, in about a minute. A cell has the outcome where one request
+is hit, and after a slash the one where all requests of its kind are, from there on, if that is another:
 
     kept    the answer is there
     saved   one clear error, with the steps so far; resumed after the fault, the run has its answer
@@ -30,9 +30,9 @@ def main() -> int:
     from tests.faults.cells import CELLS, FINE, outcomes, table
 
     logging.getLogger("specreason_sgl").setLevel(logging.ERROR)
-    found = dict(tqdm(outcomes(), total=len(CELLS), unit="cell", desc="faults"))
-    print(table(found))
-    return 0 if set(found.values()) <= FINE else 1
+    whole = dict(tqdm(outcomes(), total=len(CELLS), unit="cell", desc="faults"))
+    print(table(whole))
+    return 0 if set(whole.values()) <= FINE else 1
 
 
 if __name__ == "__main__":

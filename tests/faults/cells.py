@@ -8,78 +8,155 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest.mock import patch
 
 import sglang as sgl
 import urllib3
 
-from specreason_sgl import Endpoint, Trace
+from specreason_sgl import Correct, Endpoint, Rewrite, Trace
 from specreason_sgl.errors import SpecReasonError
 from specreason_sgl.evaluation.evaluate import read_run
 from specreason_sgl.lang import endpoint as endpoint_module
+from specreason_sgl.reasoning.trace import joined
 from tests.conftest import make_tokenizer
 from tests.evaluation.runs import PROBLEMS
 from tests.evaluation.runs import run as evaluate
 from tests.faults import proxy
 from tests.faults.proxy import Proxy
-from tests.reasoning.pair import LEAD, Pair, Seen, chance
-from tests.reasoning.test_degrade import steps_of
+from tests.reasoning.pair import ENDS, LEAD, Pair, Seen, chance
+from tests.reasoning.test_degrade import number_of, steps_of
 from tests.reasoning.test_pipelined import what_was_decided
-from tests.reasoning.test_resume import at, digit
-from tests.scripted import ScriptedServer, answer, part_of
-from tests.serving.conftest import serving
+from tests.reasoning.test_resume import at, digit, what_was_written
+from tests.scripted import ScriptedServer, answer, by_character, part_of, streamed, wait_until
+from tests.serving.conftest import CONFIG, serving
 
-STEPS = 3  # of a run; the second draft is rejected
+STEPS = 3  # of a run; the second draft is rejected, or its number corrected to 7
+WINDOW = 2  # tokens
 SHORT = 2.0  # seconds until a request that hangs is given up
 RETRY_FOR = 1.5  # seconds
 DEADLINE = 30.0  # seconds; a cell that takes longer hangs
 AT_ONCE = 8
 FINE = {KEPT := "kept", SAVED := "saved", FAILED := "error"}
-# What a fault at each of these is put at. A run of `solve` streams its answer in the second to last.
+REPAIRS = {"rewrite": Rewrite(), "correct": Correct(window=WINDOW)}
+BOTH = tuple(REPAIRS)
+# The phases, and with which repairs they are tried. A request of `correct` is the draft model's after a
+# correction; `window` breaks a draft's stream when a part of it has been read; `stream` is an answer that is
+# streamed to `on_text`.
 PHASES = {
-    "draft": "draft", "score": "score", "rewrite": "rewrite", "answer": "answer", "stream": "answer",
-    "serve": "answer", "eval": "score", "program": "rewrite",
+    "draft": BOTH, "score": ("rewrite",), "read": BOTH, "rewrite": ("rewrite",), "correct": ("correct",),
+    "window": ("correct",), "answer": BOTH, "stream": BOTH, "serve": BOTH, "eval": BOTH,
+    "program": ("rewrite",),
 }  # fmt: skip
+AT_DRAFTS = ("draft", "correct", "window")
+AT_ANSWERS = ("answer", "stream", "serve")
 STREAMED = ("stream", "serve")
 
 
-def replies(status: int, body: bytes) -> Callable:
-    """The server answers with this; in a stream, an answer's body is an event."""
+@dataclass(frozen=True)
+class Cell:
+    """A fault at a phase, at one request or from there on for good."""
 
-    def spoil(rig: "Rig", cell: "Cell", seen: Seen):
-        if cell.phase in STREAMED and status == 200:
-            return lambda handler: sends(handler, b"data: %s\n\ndata: [DONE]\n\n" % body)
+    fault: str
+    phase: str
+    forever: bool
+    repair: str = "rewrite"
+
+    @property
+    def purpose(self) -> str:
+        """Of the requests that are hit."""
+        if self.phase in AT_DRAFTS:
+            return "draft"
+        if self.phase == "eval":
+            return "score" if self.repair == "rewrite" else "read"
+        return {"stream": "answer", "serve": "answer", "program": "rewrite"}.get(self.phase, self.phase)
+
+    @property
+    def streams(self) -> bool:
+        """Whether the requests that are hit are answered by streams."""
+        return self.phase in STREAMED or (self.phase in AT_DRAFTS and self.repair == "correct")
+
+    def hits(self, seen: Seen) -> bool:
+        if self.phase == "correct":
+            return seen.turn.endswith("\n\ndraft 7")
+        if self.phase == "window":  # not what is drafted ahead of the correction, and dropped at it
+            return number_of(seen) > 2 and "draft 7 so" in seen.turn
+        return seen.purpose != "read" or "\n\ndraft" in seen.turn  # of the second step on
+
+
+def replies(status: int, body: bytes) -> Callable:
+    """The server answers with this; in a stream, an answer's body is an event. What has begun as a stream
+    has its status in its last event."""
+
+    def spoil(rig: "Rig", cell: Cell, seen: Seen):
+        event = body
+        if status != 200 and cell.phase == "window":
+            event = json.dumps(answer("", {"type": "abort", "message": "x", "status_code": status})).encode()
+        if cell.streams and (status == 200 or cell.phase == "window"):
+            return lambda handler: sends(handler, b"data: %s\n\ndata: [DONE]\n\n" % event)
         return status, body
 
     return spoil
 
 
-def stops(rig: "Rig", cell: "Cell", seen: Seen):
-    """A token comes, and then no more."""
-    begun = json.dumps(part_of(answer(" ", completion_tokens=1), " ")).encode()
-    if cell.phase in STREAMED and seen.turn.endswith(LEAD):
+def stops(rig: "Rig", cell: Cell, seen: Seen):
+    """A token comes, and then no more. A stream that is asked for again has one more, until it is whole."""
+    text = " " if seen.purpose != "draft" else written(seen)[0][:1]
+    if not text:
+        return None
+    begun = json.dumps(part_of(answer(text, completion_tokens=1), text)).encode()
+    if cell.streams and (seen.turn.endswith(LEAD) or cell.phase in ("draft", "correct")):
         return lambda handler: sends(handler, b"data: %s\n\n" % begun)
-    return lambda handler: sends(handler, begun[:-1] if cell.phase not in STREAMED else b"")
+    return lambda handler: sends(handler, begun[:-1] if not cell.streams else b"")
 
 
 def sends(handler, body: bytes) -> None:
-    handler.send_response(200)
-    handler.end_headers()
+    """All of an answer, or, where it is a stream that has begun, the rest of it."""
+    if not getattr(handler, "has_begun", False):
+        handler.send_response(200)
+        handler.end_headers()
     handler.wfile.write(body)
     handler.close_connection = True
 
 
 def spoiled(how: Callable) -> Callable:
-    def spoil(rig: "Rig", cell: "Cell", seen: Seen) -> None:
-        rig.proxies[seen.side].arm(seen.rid, how)
+    def spoil(rig: "Rig", cell: Cell, seen: Seen) -> None:
+        rig.proxies[seen.side].arm(seen.rid, how, midway=cell.phase == "window")
 
     return spoil
 
 
-def refused(rig: "Rig", cell: "Cell", seen: Seen) -> None:
+def refused(rig: "Rig", cell: Cell, seen: Seen) -> None:
     rig.proxies[seen.side].refuse(None if cell.forever else 0.03)
+
+
+def midway(rig: "Rig", cell: Cell, seen: Seen) -> Callable:
+    """A draft's stream that comes to its fault when the base model has been asked about a part of it."""
+    text, end, tokens = written(seen)
+    events = by_character(answer(text, ENDS[end], prompt_tokens=1, completion_tokens=tokens))
+    half = len(text) * 3 // 4
+
+    def send(handler) -> None:
+        streamed(*events[:half], done=False)(handler)
+        wait_until(lambda: any("draft 3" in one.turn for one in rig.pair.of("read")), 5)
+        handler.has_begun = True
+        rest = FAULTS[cell.fault](rig, cell, seen)
+        if rest is None:  # the proxy's faults spoil what comes
+            body = b"".join(b"data: %s\n\n" % json.dumps(event).encode() for event in events[half:])
+            sends(handler, body + b"data: [DONE]\n\n")
+        else:
+            rest(handler)
+
+    return send
+
+
+def written(seen: Seen) -> tuple[str, str, int]:
+    """What a model writes where single tokens are corrected. Whoever goes on with a step writes its rest."""
+    number, begun = number_of(seen), seen.turn.rpartition("\n\n")[2]
+    author = next((side for side in ("draft", "base") if begun and side[:1] == begun[:1]), seen.side)
+    step = f"{author} {begun[len(author) + 1 :][:1] or number} so"
+    return step[len(begun) :], "eos" if number == STEPS else "delimiter", 3
 
 
 HALF = json.dumps(answer("half of it")).encode()[:40]
@@ -105,16 +182,13 @@ FAULTS: dict[str, Callable] = {
 HANGS = ("a hang", "a stall in mid-answer")
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A fault at a phase, at one request or from there on for good."""
-
-    fault: str
-    phase: str
-    forever: bool
-
-
-CELLS = [Cell(fault, phase, forever) for fault in FAULTS for phase in PHASES for forever in (False, True)]
+CELLS = [
+    Cell(fault, phase, forever, repair)
+    for fault in FAULTS
+    for phase, repairs in PHASES.items()
+    for forever in (False, True)
+    for repair in repairs
+]
 
 
 class Lost(AssertionError):
@@ -133,112 +207,160 @@ class Rig:
         self._stack = stack = contextlib.ExitStack()
         servers = [stack.enter_context(ScriptedServer(tokenizer)) for _ in range(2)]
         self.proxies = {
-            side: stack.enter_context(contextlib.closing(Proxy(one.server.server_port)))
-            for side, one in zip(("draft", "base"), servers, strict=True)
+            side: stack.enter_context(contextlib.closing(Proxy(server.server.server_port)))
+            for side, server in zip(("draft", "base"), servers, strict=True)
         }
-        ends = [stack.enter_context(Endpoint(one.url, retry_for=RETRY_FOR)) for one in self.proxies.values()]
-        self.pair = Pair(*servers, *ends)
+        endpoints = [
+            stack.enter_context(Endpoint(proxy.url, retry_for=RETRY_FOR)) for proxy in self.proxies.values()
+        ]
+        self.pair = Pair(*servers, *endpoints)
         self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        self._url = ""
-        self.calm()
-        self.expected = self.pair.solve()
+        self._two, self._seven = (self._token(digit) for digit in "27")
+        self._urls: dict[str, str] = {}
+        self.expected: dict[str, Trace] = {}
+        for name, repair in REPAIRS.items():
+            self.calm(name)
+            self.expected[name] = self.pair.solve(repair=repair)
 
-    def calm(self) -> None:
+    def _token(self, text: str) -> int:
+        (token,) = self.pair.base.tokenizer.encode(text, add_special_tokens=False)
+        return token
+
+    def _first(self, ids: list[int], at: int) -> int | None:
+        """The base model's first choice instead of the drafted number 2."""
+        before = self.pair.base.tokenizer.decode(ids[max(at - 8, 0) : at])
+        return self._seven if ids[at] == self._two and before.endswith("\n\ndraft ") else None
+
+    def calm(self, repair: str) -> None:
         """There is no fault."""
-        self.set(lambda seen: None)
+        self.set(repair, lambda seen: None)
         self.pair.draft.timeout = self.pair.base.timeout = 20.0
-        for one in self.proxies.values():
-            one.accept()
+        for side in self.proxies:
+            self.proxies[side].accept()
 
-    def set(self, before: Callable) -> None:
-        self.pair.start_anew(steps_of(STEPS), digit, before)
+    def set(self, repair: str, before: Callable) -> None:
+        if repair == "rewrite":
+            self.pair.start_anew(steps_of(STEPS), digit, before)
+        else:
+            self.pair.start_anew(
+                lambda side, turn, most: written(Seen(side, "", turn, "")), None, before, self._first
+            )
 
     def spoil(self, cell: Cell) -> None:
-        fault = FAULTS[cell.fault]
-        chosen = at(PHASES[cell.phase], cell, float("inf") if cell.forever else 1)
+        fault = midway if cell.phase == "window" else FAULTS[cell.fault]
+        chosen = at(cell.purpose, cell, float("inf") if cell.forever else 1)
         self.hit = False
 
         def before(seen: Seen):
-            if not chosen(seen):
+            if not cell.hits(seen) or not chosen(seen):
                 return None
             self.hit = True
             return fault(self, cell, seen)
 
-        self.set(before)
+        self.set(cell.repair, before)
         if cell.fault in HANGS:
             self.pair.base.timeout = SHORT
 
-    def url(self) -> str:
+    def url(self, repair: str) -> str:
         """Of the server in front of the pair, started when it is first needed."""
-        self._url = self._url or self._stack.enter_context(serving(self.pair))
-        return self._url
+        if repair not in self._urls:
+            config = replace(CONFIG, repair=REPAIRS[repair])
+            self._urls[repair] = self._stack.enter_context(serving(self.pair, config=config))
+        return self._urls[repair]
 
     def close(self) -> None:
         self._stack.close()
 
 
-def outcome(rig: Rig, cell: Cell) -> str:
+def outcome_of(rig: Rig, cell: Cell) -> str:
     """`kept`, `saved` or `error`; else what is wrong."""
-    found = ["hung"]
+    outcome = "hung"
 
     def work() -> None:
+        nonlocal outcome
         try:
-            rig.calm()
+            rig.calm(cell.repair)
             rig.spoil(cell)
             what = RUNS.get(cell.phase, solves)(rig, cell)
             need(rig.hit, "the fault was at no request")
-            found[0] = what
+            outcome = what
         except Lost as why:
-            found[0] = f"lost: {why}"
+            outcome = f"lost: {why}"
         except BaseException as error:
-            found[0] = f"lost: {type(error).__name__}: {error}"
+            outcome = f"lost: {type(error).__name__}: {error}"
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     thread.join(DEADLINE)
-    return found[0]
+    return outcome
 
 
 def solves(rig: Rig, cell: Cell) -> str:
-    settings = {"draft_timeout": SHORT if cell.fault in HANGS else 20.0, "lookahead": 1}
-    expected, pieces = rig.expected, []
+    settings = {
+        "draft_timeout": SHORT if cell.fault in HANGS else 20.0,
+        "lookahead": 1,
+        "repair": REPAIRS[cell.repair],
+    }
+    expected, pieces = rig.expected[cell.repair], []
     if cell.phase == "stream":
         settings["on_text"] = lambda kind, text: pieces.append(text)
     try:
-        trace = rig.pair.solve(**settings)
+        trace, what = rig.pair.solve(**settings), KEPT
     except SpecReasonError as error:
         check_clear(str(error), rig)
-        need(cell.phase != "draft", f"the draft is not needed, but {error}")
-        steps = expected.steps[: STEPS if PHASES[cell.phase] == "answer" else 1]
+        need(cell.phase not in AT_DRAFTS, f"the draft is not needed, but {error}")
         saved = Trace.from_json(error.trace.to_json())
-        need([one.text for one in saved.steps] == [one.text for one in steps], "the trace misses steps")
+        check_saved(saved, expected, at_least=STEPS if cell.phase in AT_ANSWERS else 1)
         pieces.clear()
-        rig.calm()
-        trace, found = rig.pair.solve(**settings, resume=saved), SAVED
+        rig.calm(cell.repair)
+        trace, what = rig.pair.solve(**settings, resume=saved), SAVED
+    if cell.phase in AT_DRAFTS:
+        check_steps(trace)
     else:
-        found = KEPT
-    if cell.phase == "draft":
-        texts = [f"{step.author} {number}" for number, step in enumerate(trace.steps, 1)]
-        need([step.text for step in trace.steps] == texts and len(texts) == STEPS, f"steps are {texts}")
-        right = str(chance(f"{trace.reasoning}\n\n").randrange(99))
-        need(trace.answer == right, f"the answer is {trace.answer!r}")
-    else:
-        need(what_was_decided(trace) == what_was_decided(expected), "it is another run")
+        need(decided(cell, trace) == decided(cell, expected), "it is another run")
     need("".join(pieces).strip() in ("", trace.answer), f"what was streamed is {pieces}")
     need(bool(pieces) == (cell.phase == "stream"), "nothing was streamed")
-    return found
+    return what
+
+
+def decided(cell: Cell, trace: Trace):
+    """What a fault at the base model's requests must not change. The number of windows depends on time."""
+    return what_was_decided(trace) if cell.repair == "rewrite" else (what_was_written(trace), trace.answer)
+
+
+def check_saved(saved: Trace, expected: Trace, at_least: int) -> None:
+    """A failed run's trace has the finished steps, and what it has begun is right as well."""
+    finished = [step.text for step in saved.steps if step.end]
+    need(finished == [step.text for step in expected.steps][: len(finished)], "the trace has other steps")
+    need(len(finished) >= at_least, "the trace misses steps")
+    need(expected.reasoning.startswith(saved.reasoning), "the trace has something else than the run")
+
+
+def check_steps(trace: Trace) -> None:
+    """Whoever wrote what: the steps are whole, and the answer is that of these steps."""
+    for number, step in enumerate(trace.steps, 1):
+        begins = {side: f"{side} {number}" for side in ("draft", "base")}
+        if step.author == "both":  # the number was corrected, or the base model went on with the step
+            texts = [f"draft {number} so", "draft 7 so"]
+        else:
+            texts = [begins[step.author], f"{begins[step.author]} so"]
+        need(step.text in texts, f"step {number} is {step.text!r} by {step.author}")
+    need(len(trace.steps) == STEPS, f"there are {len(trace.steps)} steps")
+    need(trace.reasoning == joined(trace.steps, "\n\n"), "the chain of thought has other steps")
+    answer = str(chance(f"{trace.reasoning}\n\n").randrange(99))
+    need(trace.answer == answer, f"the answer is {trace.answer!r}")
 
 
 def serves(rig: Rig, cell: Cell) -> str:
-    url = rig.url()
+    url = rig.url(cell.repair)
     status, said = ask(url)
-    right = (200, rig.expected.answer)
+    right = (200, rig.expected[cell.repair].answer)
     if (status, said) == right:
         return KEPT
     need(isinstance(said, dict), f"the client got {said!r}")
     need(said.keys() == {"message", "type", "param", "code"}, f"the client got {said}")
     check_clear(said["message"], rig)
-    rig.calm()
+    rig.calm(cell.repair)
     need(ask(url) == right, "the server does not live on")
     return FAILED
 
@@ -259,23 +381,23 @@ def ask(url: str) -> tuple[int, str | dict]:
 
 def evaluates(rig: Rig, cell: Cell) -> str:
     file = rig.folder / f"{time.monotonic_ns()}.jsonl"
-    options = {"modes": ("specreason",), "problems": PROBLEMS[:2]}
+    modes = {"rewrite": ("specreason",), "correct": ("correct",)}
+    options = {"modes": modes[cell.repair], "problems": PROBLEMS[:2]}
     try:
         samples = evaluate(rig.pair, file, **options)
         need(len(samples) == 2, "a sample is missing")
     except SpecReasonError as error:  # between two samples
         check_clear(str(error), rig)
         samples = read_run(file)[1]
-    errors = [one.error for one in samples if one.error]
-    if not errors:
-        found = KEPT
-    else:
+    errors, what = [sample.error for sample in samples if sample.error], KEPT
+    if errors:
         for error in errors:
             check_clear(error, rig)
-        rig.calm()
-        samples, found = evaluate(rig.pair, file, **options, retry_failed=True), FAILED
-    need([one.trace.reasoning for one in samples] == [rig.expected.reasoning] * 2, "it is another run")
-    return found
+        rig.calm(cell.repair)
+        samples, what = evaluate(rig.pair, file, **options, retry_failed=True), FAILED
+    expected = rig.expected[cell.repair].reasoning
+    need([sample.trace.reasoning for sample in samples] == [expected] * 2, "it is another run")
+    return what
 
 
 @sgl.function
@@ -287,13 +409,13 @@ def program(s):
 
 def runs_a_program(rig: Rig, cell: Cell) -> str:
     try:
-        found, text = KEPT, program.run(backend=rig.pair.base)["second"]
+        what, text = KEPT, program.run(backend=rig.pair.base)["second"]
     except SpecReasonError as error:
         check_clear(str(error), rig)
-        rig.calm()
-        found, text = FAILED, program.run(backend=rig.pair.base)["second"]
+        rig.calm(cell.repair)
+        what, text = FAILED, program.run(backend=rig.pair.base)["second"]
     need(text == "base 2", f"the program got {text!r}")
-    return found
+    return what
 
 
 RUNS = {"serve": serves, "eval": evaluates, "program": runs_a_program}
@@ -301,7 +423,7 @@ RUNS = {"serve": serves, "eval": evaluates, "program": runs_a_program}
 
 def check_clear(message: str, rig: Rig) -> None:
     need("\n" not in message and len(message) < 400, f"the error is not a line: {message}")
-    need(any(one.url in message for one in rig.proxies.values()), f"the error names no server: {message}")
+    need(any(proxy.url in message for proxy in rig.proxies.values()), f"the error names no server: {message}")
 
 
 def outcomes(cells: list[Cell] = CELLS) -> Iterator[tuple[Cell, str]]:
@@ -310,9 +432,9 @@ def outcomes(cells: list[Cell] = CELLS) -> Iterator[tuple[Cell, str]]:
 
     def work(cell: Cell) -> str:
         rig = rigs.get()
-        found = outcome(rig, cell)
-        rigs.put(rig if found != "hung" else Rig(tokenizer))
-        return found
+        outcome = outcome_of(rig, cell)
+        rigs.put(rig if outcome != "hung" else Rig(tokenizer))
+        return outcome
 
     with (
         patch.object(endpoint_module, "FIRST_WAIT", 0.001),
@@ -328,10 +450,19 @@ def outcomes(cells: list[Cell] = CELLS) -> Iterator[tuple[Cell, str]]:
         list(pool.map(Rig.close, [rigs.get() for _ in range(AT_ONCE)]))
 
 
-def table(found: dict[Cell, str]) -> str:
-    """As Markdown: a fault at one request / for good."""
+def table(outcomes: dict[Cell, str]) -> str:
+    """As Markdown: a fault at one request / for good, and the repairs apart where they differ."""
     lines = ["| | " + " | ".join(PHASES) + " |", "| --- " * (1 + len(PHASES)) + "|"]
     for fault in FAULTS:
-        pairs = [[found[Cell(fault, phase, forever)] for forever in (False, True)] for phase in PHASES]
-        lines.append(f"| {fault} | " + " | ".join(" / ".join(dict.fromkeys(pair)) for pair in pairs) + " |")
+        entries = [" / ".join(dict.fromkeys(_entry(outcomes, fault, phase))) for phase in PHASES]
+        lines.append(f"| {fault} | " + " | ".join(entries) + " |")
     return "\n".join(lines)
+
+
+def _entry(outcomes: dict[Cell, str], fault: str, phase: str) -> Iterator[str]:
+    for forever in (False, True):
+        words = {repair: outcomes[Cell(fault, phase, forever, repair)] for repair in PHASES[phase]}
+        if len(set(words.values())) == 1:
+            yield next(iter(words.values()))
+        else:
+            yield ", ".join(f"{repair}: {word}" for repair, word in words.items())

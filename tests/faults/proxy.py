@@ -128,11 +128,14 @@ class Proxy:
         self._ended = False
         self._listen()
 
-    def arm(self, request: str, fault: Callable[[Link, bytes], None]) -> None:
-        """Spoil the answer to the request that has this text in it."""
+    def arm(self, request: str, fault: Callable[[Link, bytes], None], midway: bool = False) -> None:
+        """Spoil the answer to the request that has this text in it, or, `midway`, what is still to come of
+        an answer that has begun."""
         with self._lock:
             self._links = [link for link in self._links if not link.closed.is_set()]
             (link,) = [link for link in self._links if request.encode() in link.request]
+        if midway:
+            link.head, link.passed = False, FIRST
         link.fault = fault
 
     def refuse(self, seconds: float | None = None) -> None:
