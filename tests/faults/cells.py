@@ -139,8 +139,8 @@ def midway(rig: "Rig", cell: Cell, seen: Seen) -> Callable:
 
     def send(handler) -> None:
         streamed(*events[:half], done=False)(handler)
-        wait_until(lambda: any("draft 3" in one.turn for one in rig.pair.of("read")), 5)
-        handler.has_begun = True
+        wait_until(lambda: any("7 so\n\ndraft" in read.turn for read in rig.pair.of("read")), 5)
+        handler.has_begun = rig.hit = True
         rest = FAULTS[cell.fault](rig, cell, seen)
         if rest is None:  # the proxy's faults spoil what comes
             body = b"".join(b"data: %s\n\n" % json.dumps(event).encode() for event in events[half:])
@@ -254,7 +254,7 @@ class Rig:
         def before(seen: Seen):
             if not cell.hits(seen) or not chosen(seen):
                 return None
-            self.hit = True
+            self.hit |= cell.phase != "window"  # `midway` comes to its fault later
             return fault(self, cell, seen)
 
         self.set(cell.repair, before)
