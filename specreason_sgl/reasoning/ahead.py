@@ -107,7 +107,10 @@ class Ahead:
 
     def kept(self, judged: Judged, piece: Step) -> None:
         """What `next` gave last is kept, as this piece."""
-        if (piece.text, piece.end) != (judged.drafted.text, judged.drafted.end):  # the draft went on otherwise
+        if (piece.text, piece.end) != (
+            judged.drafted.text,
+            judged.drafted.end,
+        ):  # the draft went on otherwise
             self.drop()
         elif piece.end:
             self._drafter.kept()
