@@ -38,7 +38,9 @@ def _within_budget(run: Run, piece: Step) -> Step:
         text = piece.text[: max(piece.reading[left].at, 0)]
         reading = piece.reading[:left]
         return replace(piece, text=text, end="length", tokens=left, draft_tokens=left, reading=reading)
-    end = None if piece.end == "length" and count < left else piece.end
+    end = piece.end
+    if end in (None, "length"):
+        end = "length" if count == left else None
     return replace(piece, end=end, tokens=count, draft_tokens=count)
 
 
@@ -74,6 +76,8 @@ def corrected(run: Run, judged: Judged) -> Step:
         text, end = head, "think"
     elif text.endswith(config.delimiter):
         text, end = text.removesuffix(config.delimiter), "delimiter"
+    elif cut + 1 >= run.chain.step_tokens_left:
+        end = "length"
     put = ReadToken(at, choice.text, round(choice.logprob, 4), choice.text, 0.0)
     return replace(
         _judged_step(judged),

@@ -13,6 +13,7 @@ from specreason_sgl.errors import ConfigError, DeadlineExceeded, RequestAborted,
 from specreason_sgl.reasoning.acceptance import FixedShare
 from specreason_sgl.reasoning.verifiers import UtilityScore
 from tests.reasoning.pair import Pair, aborted
+from tests.reasoning.test_correct import check_books as check_books_of_streams
 from tests.reasoning.test_degrade import half, hang_up, number_of, steps_of
 from tests.reasoning.test_pipelined import check_books, what_was_decided
 from tests.scripted import ScriptedServer, wait_until
@@ -140,7 +141,7 @@ def test_the_base_model_goes_on_within_a_corrected_step(pair):
     assert trace.reasoning == "draft 1 is good\n\ndraft 7 and so on\n\nbase 3 is good"
     assert (trace.steps[1].author, trace.steps[1].calls[-1].purpose) == ("both", "rewrite")
     assert "the draft runtime failed" in trace.steps[1].undrafted
-    check_books(pair, trace)
+    check_books_of_streams(pair, trace)
     pair.start_anew(
         write, digit, lambda seen: FAILS if seen.purpose == "rewrite" else draft_fails(seen), first
     )
