@@ -4,6 +4,7 @@ Written against sglang 0.5.23's `sglang.lang.backend.runtime_endpoint` and `sgla
 """
 
 import contextlib
+import copy
 import gc
 import json
 import logging
@@ -132,6 +133,7 @@ class Endpoint(RuntimeEndpoint):
         self._in_flight: dict[str, _InFlight] = {}
         self._aborted: set[str] = set()  # states whose further requests are refused
         self._limits: dict[str, _Limit] = {}  # of states
+        self._templates = Memory(16)  # endpoints like this one, by their template's arguments
         self._choice_ids = Memory(1024)  # a question is asked again and again
         self._tied: dict[str, list[ProgramState]] = {}  # to a state: those that are aborted with it
         # A state that the garbage collector finds ends itself (`end_program`) in whatever thread it runs in,
@@ -306,6 +308,29 @@ class Endpoint(RuntimeEndpoint):
     def in_flight(self) -> int:
         """How many requests of this endpoint have not been answered yet."""
         return len(self._in_flight)
+
+    def with_template(self, settings: Mapping[str, Any] | None) -> "Endpoint":
+        """This endpoint with other keyword arguments for its chat template. Connections, deadlines and aborts
+        are the same.
+
+        Args:
+            settings: as `template` of the endpoint; None: this endpoint.
+
+        Raises:
+            ConfigError: they are not keyword arguments that are the template's.
+        """
+        if settings is None or settings == self.chat_template.settings:
+            return self
+        try:
+            key = json.dumps(settings, sort_keys=True)
+        except TypeError as error:
+            raise ConfigError(f"the template's arguments must be plain data: {error}") from None
+        if (endpoint := self._templates.get(key)) is None:
+            endpoint = copy.copy(self)
+            template = self.chat_template
+            endpoint.chat_template = TokenizerChatTemplate(self.tokenizer, template.name, settings)
+            self._templates.put(key, endpoint)
+        return endpoint
 
     def classify(self, s: StreamExecutor, extra: str = "") -> tuple[list[float], dict[str, Any]]:
         """What a reward or classification model says of a state's text, `extra` after it.

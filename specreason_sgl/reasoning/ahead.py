@@ -107,7 +107,8 @@ class Ahead:
 
     def kept(self, judged: Judged, piece: Step) -> None:
         """What `next` gave last is kept, as this piece."""
-        if (piece.text, piece.end) != (judged.drafted.text, judged.drafted.end):  # the draft went on otherwise
+        drafted = judged.drafted
+        if (piece.text, piece.end) != (drafted.text, drafted.end):  # the draft model goes on from the whole
             self.drop()
         elif piece.end:
             self._drafter.kept()

@@ -51,6 +51,8 @@ class SpecReasonConfig:
         answer_stop: texts that end the final answer, and are no part of it.
         temperature: 0 is greedy decoding.
         top_p: nucleus sampling, above 0 and at most 1.
+        template: keyword arguments for both models' chat templates, such as `{"enable_thinking": False}` for
+            Qwen3; None: those of the endpoints.
         delimiter: the text between steps.
         instruction: stands after the question, a blank line between; may be empty.
 
@@ -73,6 +75,7 @@ class SpecReasonConfig:
     answer_stop: tuple[str, ...] = ()
     temperature: float = 0.6
     top_p: float = 0.95
+    template: Mapping[str, Any] | None = None
     delimiter: str = "\n\n"
     instruction: str = INSTRUCTION
 
@@ -93,6 +96,8 @@ class SpecReasonConfig:
             isinstance(text, str) and text for text in self.answer_stop
         ):
             raise ConfigError(f"answer_stop must be a tuple of texts, none empty, got {self.answer_stop!r}")
+        if self.template is not None and not isinstance(self.template, Mapping):
+            raise ConfigError(f"template must be a mapping of names to values, got {self.template!r}")
         if not isinstance(self.instruction, str):
             raise ConfigError(f"instruction must be a text, got {self.instruction!r}")
 
@@ -205,6 +210,8 @@ def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         settings = {knob.name: _plain(getattr(value, knob.name)) for knob in dataclasses.fields(value)}
         return {"kind": type(value).__name__, **settings}
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
     if value is None or isinstance(value, str | int | float):

@@ -6,7 +6,6 @@ One policy for both: a pause of some steps, twice as long each time until drafti
 import logging
 import threading
 import time
-import weakref
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -140,17 +139,18 @@ class Breaker:
             self._trying = False
 
 
-_breakers: "weakref.WeakKeyDictionary[object, Breaker]" = weakref.WeakKeyDictionary()
+_breakers: dict[str, Breaker] = {}  # by URL
 _breakers_lock = threading.Lock()
 
 
 def breaker_of(endpoint) -> Breaker:
-    """The breaker of a draft endpoint, the same for all runs on it."""
+    """The breaker of a draft endpoint, the same for all runs on its server."""
+    url = endpoint.base_url
     with _breakers_lock:
-        return _breakers.setdefault(endpoint, Breaker(endpoint.base_url))
+        return _breakers.setdefault(url, Breaker(url))
 
 
 def forget_failures(endpoint) -> None:
-    """Take a draft endpoint for one that never failed."""
+    """Take a draft endpoint's server for one that never failed."""
     with _breakers_lock:
-        _breakers.pop(endpoint, None)
+        _breakers.pop(endpoint.base_url, None)

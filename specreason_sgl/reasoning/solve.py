@@ -47,6 +47,7 @@ def solve(
     run = Run(
         question, config, timeout=timeout, on_step=on_step, on_text=on_text, cancel=cancel, resume=resume
     )
+    draft, base = (endpoint.with_template(config.template) for endpoint in (draft, base))
     return speculate.run(question=question, draft=draft, config=config, run=run, backend=base)["trace"]
 
 
@@ -64,4 +65,5 @@ def solve_alone(
     "reasoning" too, as it comes."""
     config = config or SpecReasonConfig()
     run = Run(question, config, timeout=timeout, on_text=on_text, cancel=cancel)
+    endpoint = endpoint.with_template(config.template)
     return alone.run(question=question, side=side, config=config, run=run, backend=endpoint)["trace"]

@@ -186,6 +186,7 @@ class ChatRequest(_Strict):
     max_completion_tokens: int | None = Field(None, ge=LEAST_TOKENS, le=1_000_000)
     stop: Text | list[Text] | None = None
     seed: int | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     n: int | None = Field(None, ge=1, le=MOST_CHOICES)
     specreason: Extension = Extension()
 
@@ -221,7 +222,8 @@ class ChatRequest(_Strict):
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
         if len(stops) > 4:
             raise ConfigError("stop takes at most 4 texts")
-        config = dataclasses.replace(defaults, **asked, answer_stop=tuple(stops))
+        template = defaults.template if self.chat_template_kwargs is None else self.chat_template_kwargs
+        config = dataclasses.replace(defaults, **asked, template=template, answer_stop=tuple(stops))
         if self.seed is not None and config.temperature > 0:
             raise ConfigError("seed works with temperature 0 only: sampling cannot be repeated")
         most = min(filter(None, (self.max_tokens, self.max_completion_tokens)), default=None)

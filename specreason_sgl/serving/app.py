@@ -199,7 +199,9 @@ class _Chat:
         }
 
     async def answer(self, request: Request) -> Response:
-        self.prompt_tokens = await asyncio.to_thread(self.service.count_tokens, self.mode, self.prompt)
+        self.prompt_tokens = await asyncio.to_thread(
+            self.service.count_tokens, self.mode, self.prompt, self.config
+        )
         stream = self.body.stream
         start = self.service.start(self.mode, self.messages, self.config, self.body.n or 1, stream)
         starting = asyncio.create_task(start)

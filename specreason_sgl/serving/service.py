@@ -102,13 +102,14 @@ class Service:
         self._jobs: set[Job] = set()
         self._pool = ThreadPoolExecutor(max_running * MOST_CHOICES, thread_name_prefix="request")
 
-    def count_tokens(self, mode: Mode, messages: Sequence[Message]) -> int:
+    def count_tokens(self, mode: Mode, messages: Sequence[Message], config: SpecReasonConfig) -> int:
         """Tokens of a prompt, in the base model's tokenizer unless the draft model is alone.
 
         Raises:
             TemplateError: the model's chat template refuses the messages.
         """
-        template = (self.draft if mode == "draft" else self.base).chat_template
+        endpoint = self.draft if mode == "draft" else self.base
+        template = endpoint.with_template(config.template).chat_template
         return len(template.encode_text(template.render(messages, generation_prompt=True)))
 
     async def start(

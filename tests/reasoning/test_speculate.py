@@ -143,6 +143,23 @@ def test_a_thinking_models_thinking_is_opened_closed_and_answered(tmp_path, name
     assert draft.generated()[0]["sampling_params"]["stop"] == ["\n\n", "</think>"]
 
 
+def test_a_run_can_turn_the_thinking_off(tmp_path):
+    """The endpoints are as they were afterwards."""
+    make_tokenizer("qwen3").save_pretrained(tmp_path)
+    with ScriptedServer(str(tmp_path)) as draft, ScriptedServer(str(tmp_path)) as base:
+        play = Play(draft, base, ["A", ("B", END), "A", ("B", END)], [9] * 4)
+        trace = play.solve(template={"enable_thinking": False})
+        assert (trace.reasoning, trace.answer) == ("A\n\nB", "42")
+        assert trace.config["template"] == {"enable_thinking": False}
+        assert all("<think>\n\n</think>" in prompt for _, prompt in play.prompts)
+        asked = len(play.prompts)
+        play.lead = "\n</think>\n\n"
+        play.solve()
+        assert not any("<think>\n\n</think>" in prompt for _, prompt in play.prompts[asked:])
+        with pytest.raises(ConfigError, match="template must be a mapping"):
+            play.solve(template="no thinking")
+
+
 def test_the_state_of_a_finished_run_can_be_read(play):
     one = play([("A", END)], [9])
     config = SpecReasonConfig(repair=Rewrite(), temperature=0)

@@ -182,6 +182,16 @@ def test_tokens_are_corrected_as_the_client_asks(pair, client):
     assert corrected(repair="rewrite")[0] == set()
 
 
+def test_arguments_of_the_chat_template_are_passed_on(pair, client):
+    reply = client.chat.completions.create(
+        **ASK, extra_body={"chat_template_kwargs": {"enable_thinking": False}, "specreason": {"trace": True}}
+    )
+    (trace,) = reply.specreason["traces"]
+    assert trace["config"]["template"] == {"enable_thinking": False}
+    with pytest.raises(openai.BadRequestError, match="tokenize"):
+        client.chat.completions.create(**ASK, extra_body={"chat_template_kwargs": {"tokenize": True}})
+
+
 CORRECTS = SpecReasonConfig(repair=Correct(delta=2, window=8))
 JUDGES_FIRST = SpecReasonConfig(repair=Correct(delta=2), verifier=UtilityScore(), threshold=5)
 REWRITES = SpecReasonConfig(repair=Rewrite(), **get_calibration("mini").settings())
