@@ -26,10 +26,9 @@ def candidates(
 ):
     s += sgl.user(f"{question}\n\n{INSTRUCTION}")
     s += sgl.assistant_begin()
-    steps, judged, ended = [], [], False
+    steps, judged, ended, lead = [], [], False, ""
     while not ended and token_budget > 0:
-        if steps:
-            s += "\n\n"
+        s += lead
         most = min(step_tokens, token_budget)
 
         writers = list(fork_to(s, draft).fork(versions))
@@ -49,9 +48,10 @@ def candidates(
             writer += sgl.gen("step", max_tokens=most, stop=["\n\n"], temperature=0)
 
         step, meta = writer["step"], writer.get_meta_info("step")
-        end_of_turn = meta["finish_reason"].get("matched") not in (None, "\n\n")
-        repeats = bool(steps) and step.strip() == steps[-1].strip()
-        ended = end_of_turn or repeats or "\\boxed{" in step.replace("\\boxed{}", "")
+        matched = meta["finish_reason"].get("matched")
+        lead = "\n\n" if matched == "\n\n" else ""  # none where the step was cut
+        repeats = bool(steps) and step.strip() == steps[-1].strip() != ""
+        ended = matched not in (None, "\n\n") or repeats or "\\boxed{" in step.replace("\\boxed{}", "")
         token_budget -= meta["completion_tokens"]
         steps.append(step)
         judged.append([(one["step"], value) for one, value in zip(writers, scores, strict=True)])

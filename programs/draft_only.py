@@ -23,15 +23,15 @@ INSTRUCTION = (
 def draft_only(s, question, token_budget=1024, step_tokens=256, answer_tokens=512):
     s += sgl.user(f"{question}\n\n{INSTRUCTION}")
     s += sgl.assistant_begin()
-    steps, cached, ended = [], [], False
+    steps, cached, ended, lead = [], [], False, ""
     while not ended and token_budget > 0:
-        if steps:
-            s += "\n\n"
+        s += lead
         s += sgl.gen("step", max_tokens=min(step_tokens, token_budget), stop=["\n\n"], temperature=0)
         step, meta = s["step"], s.get_meta_info("step")
-        end_of_turn = meta["finish_reason"].get("matched") not in (None, "\n\n")
-        repeats = bool(steps) and step.strip() == steps[-1].strip()
-        ended = end_of_turn or repeats or "\\boxed{" in step.replace("\\boxed{}", "")
+        matched = meta["finish_reason"].get("matched")
+        lead = "\n\n" if matched == "\n\n" else ""  # none where the step was cut
+        repeats = bool(steps) and step.strip() == steps[-1].strip() != ""
+        ended = matched not in (None, "\n\n") or repeats or "\\boxed{" in step.replace("\\boxed{}", "")
         token_budget -= meta["completion_tokens"]
         steps.append(step)
         cached.append((meta["cached_tokens"], meta["prompt_tokens"]))

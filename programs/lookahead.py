@@ -23,9 +23,13 @@ def one_step(name, max_tokens):
     return sgl.gen(name, max_tokens=max_tokens, stop=["\n\n"], temperature=0)
 
 
+def lead_after(meta):
+    return "\n\n" if meta["finish_reason"].get("matched") == "\n\n" else ""  # none where the step was cut
+
+
 def is_last(step, meta, steps):
     end_of_turn = meta["finish_reason"].get("matched") not in (None, "\n\n")
-    repeats = bool(steps) and step.strip() == steps[-1].strip()
+    repeats = bool(steps) and step.strip() == steps[-1].strip() != ""
     return end_of_turn or repeats or "\\boxed{" in step.replace("\\boxed{}", "")
 
 
@@ -33,11 +37,10 @@ def is_last(step, meta, steps):
 def lookahead(s, question, draft, threshold=7, token_budget=1024, step_tokens=256, answer_tokens=512):
     s += sgl.user(f"{question}\n\n{INSTRUCTION}")
     s += sgl.assistant_begin()
-    steps, digits, ended, writer = [], [], False, None
+    steps, digits, ended, writer, lead = [], [], False, None, ""
     while not ended and token_budget > 0:
         name, next_name = f"step{len(steps)}", f"step{len(steps) + 1}"
-        if steps:
-            s += "\n\n"
+        s += lead
         if writer is None:  # at the start and after a rejection; else it is already writing this step
             writer = fork_to(s, draft)
             writer += one_step(name, min(step_tokens, token_budget))
@@ -49,7 +52,9 @@ def lookahead(s, question, draft, threshold=7, token_budget=1024, step_tokens=25
             judge += step + QUESTION + score("score")
             left = token_budget - meta["completion_tokens"]
             if left > 0 and not is_last(step, meta, steps):
-                writer += "\n\n" + one_step(next_name, min(step_tokens, left))  # as if this one were kept
+                writer += lead_after(meta) + one_step(
+                    next_name, min(step_tokens, left)
+                )  # as if this one were kept
             digits.append(judge["score"])  # the first line that waits for the base model
             kept = int(judge["score"]) >= threshold
         if not kept:
@@ -59,7 +64,7 @@ def lookahead(s, question, draft, threshold=7, token_budget=1024, step_tokens=25
             rewriter += one_step(name, min(step_tokens, token_budget))
             step, meta = rewriter[name], rewriter.get_meta_info(name)
 
-        ended = is_last(step, meta, steps)
+        ended, lead = is_last(step, meta, steps), lead_after(meta)
         token_budget -= meta["completion_tokens"]
         steps.append(step)
         s += step

@@ -25,10 +25,9 @@ def reward_guided(
 ):
     s += sgl.user(f"{question}\n\n{INSTRUCTION}")
     s += sgl.assistant_begin()
-    steps, rewards, ended = [], [], False
+    steps, rewards, ended, lead = [], [], False, ""
     while not ended and token_budget > 0:
-        if steps:
-            s += "\n\n"
+        s += lead
         one_step = sgl.gen("step", max_tokens=min(step_tokens, token_budget), stop=["\n\n"], temperature=0)
 
         writer = fork_to(s, draft)
@@ -43,9 +42,10 @@ def reward_guided(
             writer += one_step
 
         step, meta = writer["step"], writer.get_meta_info("step")
-        end_of_turn = meta["finish_reason"].get("matched") not in (None, "\n\n")
-        repeats = bool(steps) and step.strip() == steps[-1].strip()
-        ended = end_of_turn or repeats or "\\boxed{" in step.replace("\\boxed{}", "")
+        matched = meta["finish_reason"].get("matched")
+        lead = "\n\n" if matched == "\n\n" else ""  # none where the step was cut
+        repeats = bool(steps) and step.strip() == steps[-1].strip() != ""
+        ended = matched not in (None, "\n\n") or repeats or "\\boxed{" in step.replace("\\boxed{}", "")
         token_budget -= meta["completion_tokens"]
         steps.append(step)
         s += step

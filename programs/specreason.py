@@ -3,7 +3,8 @@
     python programs/specreason.py http://127.0.0.1:30001 http://127.0.0.1:30000 "What is 17 * 23?"
 
 The first server drafts, the second is the base. Greedy decoding, for instruct models; the package's own
-program (`specreason_sgl.reasoning.speculate`) adds sampling, thinking models, deadlines and the trace.
+program (`specreason_sgl.reasoning.speculate`) adds sampling, thinking models, deadlines and the trace, and has
+the base model judge where the draft ends its turn, too.
 """
 
 import sys
@@ -22,10 +23,9 @@ QUESTION = "\n\nStep score (0 wrong, 9 right): "
 def specreason(s, question, draft, threshold=7, token_budget=1024, step_tokens=256):
     s += sgl.user(f"{question}\n\n{INSTRUCTION}")
     s += sgl.assistant_begin()
-    steps, digits, ended = [], [], False
+    steps, digits, ended, lead = [], [], False, ""
     while not ended and token_budget > 0:
-        if steps:
-            s += "\n\n"
+        s += lead
         one_step = sgl.gen("step", max_tokens=min(step_tokens, token_budget), stop=["\n\n"], temperature=0)
 
         writer = fork_to(s, draft)  # the same conversation on the draft runtime, in its own template
@@ -42,9 +42,10 @@ def specreason(s, question, draft, threshold=7, token_budget=1024, step_tokens=2
             writer += one_step
 
         step, meta = writer["step"], writer.get_meta_info("step")
-        end_of_turn = meta["finish_reason"].get("matched") not in (None, "\n\n")
-        repeats = bool(steps) and step.strip() == steps[-1].strip()
-        ended = end_of_turn or repeats or "\\boxed{" in step.replace("\\boxed{}", "")
+        matched = meta["finish_reason"].get("matched")
+        lead = "\n\n" if matched == "\n\n" else ""  # none where the step was cut
+        repeats = bool(steps) and step.strip() == steps[-1].strip() != ""
+        ended = matched not in (None, "\n\n") or repeats or "\\boxed{" in step.replace("\\boxed{}", "")
         token_budget -= meta["completion_tokens"]
         steps.append(step)
         s += step

@@ -335,7 +335,8 @@ class _Sent:
 
     def delta(self, event: Event) -> dict[str, str]:
         if event.step:
-            text, self.between = self.between + event.step.text, self.delimiter
+            text = self.between + event.step.text
+            self.between = "" if event.step.end == "length" else self.delimiter
             return {"reasoning_content": text}
         if event.kind == "reasoning":
             return {"reasoning_content": event.text}

@@ -5,7 +5,7 @@ import subprocess
 import psutil
 import pytest
 
-from specreason_sgl import Endpoint, Rewrite, SpecReasonConfig, Trace, solve
+from specreason_sgl import Endpoint, Rewrite, SpecReasonConfig, Trace, UtilityScore, solve
 from specreason_sgl.errors import ServerError
 from specreason_sgl.runtime.launch import wait_healthy
 from tests.engine.test_runtimes import CLI, QUESTIONS, running, urls
@@ -65,7 +65,8 @@ def test_a_run_whose_base_runtime_is_killed_is_gone_on_with_when_it_is_back(pair
             for one in processes(pair.base):
                 one.kill()
 
-    config = SpecReasonConfig(repair=Rewrite(), temperature=0, **SETTINGS)
+    judge = {"repair": Rewrite(), "verifier": UtilityScore()}  # what the command line makes of a threshold
+    config = SpecReasonConfig(**judge, temperature=0, **SETTINGS)
     try:
         with Endpoint(pair.base.url, retry_for=1.0) as base, pytest.raises(ServerError) as raised:
             solve(QUESTIONS[0], draft=draft, base=base, config=config, on_step=on_step)

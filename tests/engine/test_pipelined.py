@@ -118,7 +118,9 @@ def test_logprobs_are_the_servers_own_of_the_whole_prompt(base, text):
         [one.logprob for one in found[: len(scored)]], abs=0.15
     )
     drafted = Drafted(text, len(own), "delimiter", delimiter="\n\n")
-    assert [token.text for token in drafted.own_tokens(found)] == [token.text for token in scored]
+    ended = reading.run(before="So:\n\n", expression=lambda start: logprobs("x", text + "\n\n"), backend=base)
+    tokens = drafted.own_tokens(ended.get_meta_info("x")["logprobs"])
+    assert [token.text for token in tokens] == [token.text for token in scored]
 
 
 @sgl.function
