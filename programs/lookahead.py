@@ -52,9 +52,8 @@ def lookahead(s, question, draft, threshold=7, token_budget=1024, step_tokens=25
             judge += step + QUESTION + score("score")
             left = token_budget - meta["completion_tokens"]
             if left > 0 and not is_last(step, meta, steps):
-                writer += lead_after(meta) + one_step(
-                    next_name, min(step_tokens, left)
-                )  # as if this one were kept
+                # As if this one were kept.
+                writer += lead_after(meta) + one_step(next_name, min(step_tokens, left))
             digits.append(judge["score"])  # the first line that waits for the base model
             kept = int(judge["score"]) >= threshold
         if not kept:

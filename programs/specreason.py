@@ -2,9 +2,9 @@
 
     python programs/specreason.py http://127.0.0.1:30001 http://127.0.0.1:30000 "What is 17 * 23?"
 
-The first server drafts, the second is the base. Greedy decoding, for instruct models; the package's own
-program (`specreason_sgl.reasoning.speculate`) adds sampling, thinking models, deadlines and the trace. There the
-base model also judges where the draft ends its turn.
+The first server drafts, the second is the base. Greedy decoding, for instruct models. The package's own
+program (`specreason_sgl.reasoning.speculate`) adds sampling, thinking models, deadlines and the trace; there
+the base model also judges where the draft ends its turn.
 """
 
 import sys
