@@ -344,7 +344,8 @@ def bound(trace: Trace, lookahead: int) -> float:
             start = max(free, drafted[-1]) if drafted else free
             drafted.append(start + parts["draft"])
             now = max(drafted[-1], now)
-        now += sum(parts.get(purpose, 0.0) for purpose in ("score", "read", "rewrite", "reason"))
+        now += max(parts.get("score", 0.0), parts.get("read", 0.0))  # asked for side by side
+        now += sum(parts.get(purpose, 0.0) for purpose in ("rewrite", "reason"))
         decided.append(now)
         if step.author != "draft":
             restarted, drafted = now, []
