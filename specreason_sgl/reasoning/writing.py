@@ -104,9 +104,8 @@ def discard(run: Run, request: Request) -> None:
 
     def count() -> None:
         try:
-            if meta := request.state.get_meta_info(
-                request.name
-            ):  # none: a function, which was not called yet
+            meta = request.state.get_meta_info(request.name)
+            if meta:  # none of a function that was not called
                 run.wasted.append(run.call(request.side, request.purpose, meta))
         except RequestAborted as error:
             run.count_wasted(request.side, request.purpose, error)

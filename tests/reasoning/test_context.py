@@ -104,6 +104,19 @@ def test_a_step_cut_in_the_middle_of_a_word_goes_on_there(pair, repair, lookahea
     (check_books if repair == Rewrite() else check_books_of_streams)(pair, trace)
 
 
+def test_a_correction_at_the_last_token_of_a_step_ends_it(pair):
+    two, seven = (pair.base.tokenizer.encode(digit, add_special_tokens=False)[0] for digit in "27")
+
+    def write(side, turn, most):
+        return ("draft 2", "length", 6) if not turn else (" and so on.", "eos", 6)
+
+    pair.start_anew(write, None, first=lambda ids, at: seven if ids[at] == two else None)
+    trace = pair.solve(repair=Correct(window=None), step_tokens=tokens_of(pair, "draft 2"))
+    assert (trace.steps[0].text, trace.steps[0].end) == ("draft 7", "length")
+    assert trace.steps[0].tokens == tokens_of(pair, "draft 7")
+    assert trace.reasoning == "draft 7 and so on."
+
+
 def test_a_run_can_stop_there_without_an_answer(pair, contexts):
     contexts(base=200)
     pair.start_anew(endless(pair), lambda turn: 9)

@@ -125,6 +125,12 @@ def test_a_corrected_run_that_failed_is_gone_on_with(pair, where, lookahead, win
     assert what_was_written(trace) == what_was_written(expected)
     assert trace.answer == expected.answer
     assert told == list(trace.steps[sum(step.end is not None for step in partial.steps) :])
+    if partial.steps[-1].end is None:  # the draft model goes on within the step
+        assert pair.of("draft")[0].turn == partial.reasoning
+        assert (
+            trace.steps[len(partial.steps) - 1].calls[: len(partial.steps[-1].calls)]
+            == partial.steps[-1].calls
+        )
     assert not [seen for seen in pair.of("draft") if number_of(seen) < len(partial.steps)]
 
 
