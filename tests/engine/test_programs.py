@@ -235,8 +235,10 @@ def test_the_reward_is_that_of_the_conversation_in_the_reward_models_own_templat
             add_generation_prompt=True,
             tokenize=False,
         )
-        for i, (_, value) in enumerate(state["rewards"]):
-            text = head + "\n\n".join(state["steps"][: i + 1])
+        turn, end = state.messages()[-1]["content"], 0
+        for step, (_, value) in zip(state["steps"], state["rewards"], strict=True):
+            end = turn.index(step, end) + len(step)
+            text = head + turn[:end]
             answer = urllib3.request(
                 "POST", f"{reward_url}/classify", json={"text": text}, timeout=120
             ).json()
