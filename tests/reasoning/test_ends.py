@@ -187,7 +187,7 @@ def test_a_draft_that_hangs_at_the_end_adds_no_time_to_the_run(pair, monkeypatch
     def before(seen):
         if seen.purpose == "draft" and seen.turn == "draft 1\n\n":
             hung.set()
-            pair.draft_server.released.wait(5)
+            pair.draft_server.released.wait(30)
             return aborted()
         if seen.purpose == "score":
             assert hung.wait(10)
@@ -204,7 +204,7 @@ def test_a_draft_that_hangs_at_the_end_adds_no_time_to_the_run(pair, monkeypatch
     finally:
         pair.draft_server.released.set()
     assert (trace.stop, bool(trace.answer)) == ("answer", True)
-    assert 1.0 <= elapsed < 4.0
+    assert 1.0 <= elapsed < 15.0
     assert trace.seconds <= elapsed - 0.9
     wait_until(lambda: pair.draft.in_flight() == 0)
     pair.draft_server.released.clear()

@@ -220,7 +220,7 @@ def test_what_ended_otherwise_has_its_trace_too(pair):
 
     pair.start_anew(steps_of(4), digit, hanging)
     with pytest.raises(DeadlineExceeded) as raised:
-        pair.solve(timeout=0.5)
+        pair.solve(timeout=1.0)
     assert [step.text for step in raised.value.trace.steps] == ["draft 1"]
 
     pair.start_anew(steps_of(4), digit, hanging)

@@ -532,7 +532,7 @@ def test_the_timeout_of_a_batch_is_each_problems(pair):
 
     pair.start_anew(one_step, lambda turn: 9, before)
     results = solve_batch(
-        ["a", "b"], draft=pair.draft, base=pair.base, config=PAPER, num_threads=1, timeout=1.5
+        ["a", "b"], draft=pair.draft, base=pair.base, config=PAPER, num_threads=1, timeout=2.5
     )
     assert isinstance(results[0], DeadlineExceeded)
     assert results[1].answer
