@@ -122,7 +122,8 @@ def _continued(run: Run, judged: Judged, cut: int) -> Step:
     reading = list(placed(drafted, judged.tokens))
     head = (drafted.text + drafted.delimiter)[: max(reading[cut].at, 0)]
     fork = run.main.fork(1)[0]
-    request = begin(run, fork, "base", "rewrite", lead=run.chain.lead + head, max_tokens=FEW)
+    few = min(FEW, run.chain.step_tokens_left - cut)
+    request = begin(run, fork, "base", "rewrite", lead=run.chain.lead + head, max_tokens=few)
     try:
         written = finish(run, request)
     finally:
