@@ -102,7 +102,7 @@ class Ahead:
             before = self._run.chain.lead
             for drafted in taken:
                 self._asked.append(self._ask(drafted, before))
-                before += drafted.text + drafted.delimiter
+                before += drafted.whole
         return self._judged(self._asked.popleft())
 
     def kept(self, judged: Judged, piece: Step) -> None:
@@ -231,12 +231,16 @@ class Ahead:
 def read(run: Run, drafted: Drafted, before: str) -> Request:
     """Have the base model read a text and what ended it, token by token; returns at once."""
     top = ALTERNATIVES if run.config.temperature else 1
-    text = drafted.text + drafted.delimiter + (THINK_CLOSE if drafted.end == "think" else "")
     fork = run.adopt(run.main.fork(1)[0])
     if before:
         fork += before
-    fork += logprobs(RESULT, text, top, end_of_turn=drafted.end == "eos")
+    fork += logprobs(RESULT, text_to_read(drafted), top, end_of_turn=drafted.end == "eos")
     return Request(fork, RESULT, "base", "read")
+
+
+def text_to_read(drafted: Drafted) -> str:
+    """A drafted text with what ended it, as far as that is text."""
+    return drafted.whole + (THINK_CLOSE if drafted.end == "think" else "")
 
 
 def call_of(run: Run, request: Request) -> Call:

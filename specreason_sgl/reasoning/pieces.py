@@ -6,12 +6,12 @@ from dataclasses import replace
 
 from specreason_sgl.lang.chat import THINK_CLOSE
 from specreason_sgl.lang.logprobs import UNFINISHED, Choice, TokenLogprob
-from specreason_sgl.reasoning.ahead import Judged, call_of, read
-from specreason_sgl.reasoning.repair import Correct, draw
+from specreason_sgl.reasoning.ahead import Judged, call_of, read, text_to_read
+from specreason_sgl.reasoning.repair import draw
 from specreason_sgl.reasoning.run import Run
 from specreason_sgl.reasoning.trace import Correction, ReadToken, Step
 from specreason_sgl.reasoning.verifiers import RESULT, Drafted
-from specreason_sgl.reasoning.writing import begin, finish, write_step
+from specreason_sgl.reasoning.writing import write_step, written_by_base
 
 FEW = 4  # tokens that the base model writes where its one token is no whole text
 
@@ -62,13 +62,13 @@ def corrected(run: Run, judged: Judged) -> Step:
             return rewritten(run, judged)
         judged = _read(run, judged)
     cut, choice = _first_correction(run, judged)
-    if choice is None or (not run.config.judge and cut >= run.chain.step_tokens_left):
+    if choice is None or (not config.judge and cut >= run.chain.step_tokens_left):
         return kept(run, judged)
     reading = list(placed(drafted, judged.tokens))
     at = reading[cut].at
     if at < 0 or UNFINISHED in choice.text:  # no whole characters, or one token with what is kept already
         return _continued(run, judged, cut)
-    head = (drafted.text + drafted.delimiter)[:at]
+    head = drafted.whole[:at]
     text, end = head + choice.text, None
     if run.main.stream_executor.chat_template.is_end(choice.id):
         text, end = head, "eos"
@@ -104,7 +104,6 @@ def _read(run: Run, judged: Judged) -> Judged:
 def _first_correction(run: Run, judged: Judged) -> tuple[int, Choice | None]:
     """The first position where the base model puts another token, and that token; None: nowhere."""
     repair, config, start = run.config.repair, run.config, 0
-    assert isinstance(repair, Correct)
     is_end = run.main.stream_executor.chat_template.is_end
     while (found := repair.cut(judged.tokens[start:], config.temperature)) is not None:
         position = start + found
@@ -120,14 +119,9 @@ def _continued(run: Run, judged: Judged, cut: int) -> Step:
     """What is kept, and a few tokens that the base model writes after it."""
     drafted = judged.drafted
     reading = list(placed(drafted, judged.tokens))
-    head = (drafted.text + drafted.delimiter)[: max(reading[cut].at, 0)]
-    fork = run.main.fork(1)[0]
+    head = drafted.whole[: max(reading[cut].at, 0)]
     few = min(FEW, run.chain.step_tokens_left - cut)
-    request = begin(run, fork, "base", "rewrite", lead=run.chain.lead + head, max_tokens=few)
-    try:
-        written = finish(run, request)
-    finally:
-        run.done(fork)
+    written = written_by_base(run, run.chain.lead + head, few)
     return replace(
         _judged_step(judged),
         text=head + written.text,
@@ -154,7 +148,7 @@ def _judged_step(judged: Judged) -> Step:
 def _correction(drafted: Drafted, tokens: Sequence[TokenLogprob], cut: int, at: int, text: str) -> Correction:
     """Of a character that several tokens share, all of it is struck."""
     struck = next((token.text for token in tokens[cut:] if token.text), "")
-    struck = (drafted.text + drafted.delimiter)[at : at + len(struck)] or tokens[cut].text
+    struck = drafted.whole[at : at + len(struck)] or tokens[cut].text
     return Correction(at, struck, text, round(tokens[cut].regret, 4), cut)
 
 
@@ -165,7 +159,7 @@ def placed(drafted: Drafted, tokens: tuple[TokenLogprob, ...]) -> Iterator[ReadT
     if drafted.end == "eos" and tokens and not drafted.text.endswith(texts[-1] or "\0"):
         texts[-1] = ""  # the turn's end is no text
     whole = "".join(texts)
-    full = drafted.text + drafted.delimiter + (THINK_CLOSE if drafted.end == "think" else "")
+    full = text_to_read(drafted)
     at = len(full if whole.endswith(full) or full.endswith(whole) else drafted.text) - len(whole)
     for token, text in zip(tokens, texts, strict=True):
         first = token.first[0].text if token.first else token.text

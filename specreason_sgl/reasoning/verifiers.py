@@ -63,6 +63,11 @@ class Drafted:
     logprobs: tuple[float, ...] = ()
     call: Call | None = None
 
+    @property
+    def whole(self) -> str:
+        """The text and the delimiter after it."""
+        return self.text + self.delimiter
+
     def own_tokens(self, tokens: tuple[TokenLogprob, ...]) -> tuple[TokenLogprob, ...]:
         """Without those of the delimiter, nor a token of which both have a part, like ".\\n\\n"."""
         rest = self.delimiter
@@ -284,7 +289,7 @@ class Likelihood(Verifier):
         from specreason_sgl.lang.logprobs import logprobs
 
         # With what follows: where ".\n\n" is one token, a model that means it finds a bare "." most unlikely.
-        s += logprobs(RESULT, drafted.text + drafted.delimiter)
+        s += logprobs(RESULT, drafted.whole)
         return s
 
     def read(self, meta, drafted):

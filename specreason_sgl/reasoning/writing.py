@@ -115,19 +115,22 @@ def discard(run: Run, request: Request) -> None:
     run.help(count)
 
 
+def written_by_base(run: Run, lead: str, max_tokens: int) -> Written:
+    """What the base model writes after the chain of thought and `lead`, up to the step's end."""
+    fork = run.main.fork(1)[0]
+    try:
+        return finish(run, begin(run, fork, "base", "rewrite", lead=lead, max_tokens=max_tokens))
+    finally:
+        run.done(fork)
+
+
 def write_step(run: Run, **fields: Any) -> Step:
     """The base model writes the next step, or the rest of it.
 
     Args:
         fields: of the `Step`, besides what was written.
     """
-    chain = run.chain
-    fork = run.main.fork(1)[0]
-    request = begin(run, fork, "base", "rewrite", lead=chain.lead, max_tokens=chain.step_tokens_left)
-    try:
-        written = finish(run, request)
-    finally:
-        run.done(fork)
+    written = written_by_base(run, run.chain.lead, run.chain.step_tokens_left)
     return written.as_step("base", **{**fields, "calls": (*fields.get("calls", ()), written.call)})
 
 
