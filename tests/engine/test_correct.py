@@ -6,7 +6,7 @@ import pytest
 
 from programs.correct import correct
 from specreason_sgl import Correct, SpecReasonConfig, Trace, solve, solve_alone
-from tests.engine.test_pipelined import assert_a_near_tie
+from tests.support.ties import assert_near_tie
 
 QUESTION = "A shop has 17 boxes with 12 pens each. It sells 50 pens. How many pens are left?"
 CONFIG = SpecReasonConfig(
@@ -20,12 +20,6 @@ def fresh(*endpoints):
         endpoint.flush_cache()
 
 
-def assert_the_same_up_to_a_near_tie(base, text, other):
-    """What a prefill and a decoding step compute differs in the last bits, which can decide a near tie."""
-    if text != other:
-        assert_a_near_tie(base, CONFIG, "", text, other, QUESTION)
-
-
 def test_at_delta_0_the_text_is_the_base_models_own(draft, base):
     fresh(draft, base)
     config = replace(CONFIG, repair=Correct(delta=0, window=8))
@@ -36,7 +30,8 @@ def test_at_delta_0_the_text_is_the_base_models_own(draft, base):
     assert trace.corrections > 0
     assert trace.wasted_tokens > 0
     own = alone.reasoning[: len(trace.reasoning)]
-    assert_the_same_up_to_a_near_tie(base, trace.reasoning, own)
+    if trace.reasoning != own:
+        assert_near_tie(base, CONFIG, QUESTION, "", trace.reasoning, own)
 
 
 def test_a_delta_without_bound_is_the_draft_models_text(draft, base):
@@ -58,7 +53,10 @@ def test_a_window_decides_when_things_happen_and_not_what_is_written(draft, base
     trace = solve(QUESTION, draft=draft, base=base, config=replace(CONFIG, repair=Correct(window=window)))
     text = state["chain"].removesuffix("\n\n")
     length = min(len(text), len(trace.reasoning))
-    assert_the_same_up_to_a_near_tie(base, trace.reasoning[:length], text[:length])
+    texts = trace.reasoning[:length], text[:length]
+    if len(set(texts)) > 1:
+        # Either model can meet a tie; the base model also one between regretting a token enough and not quite.
+        assert_near_tie((draft, base), CONFIG, QUESTION, "", *texts, margins=(0.0, CONFIG.repair.delta))
     assert Trace.from_json(trace.to_json()) == trace
 
 

@@ -19,26 +19,6 @@ def running(url: str) -> int:
     return sum(one["num_running_reqs"] + one["num_waiting_reqs"] for one in loads)
 
 
-@sgl.function
-def continued(s, messages, before, text):
-    for message in messages:
-        s += getattr(sgl, message["role"])(message["content"])
-    s += sgl.assistant_begin()
-    s += before
-    s += logprobs("x", text)
-
-
-def assert_a_near_tie(endpoint, config, before, one, other, question=QUESTION):
-    """The two texts part at two tokens that are about as likely to the model."""
-    read = [
-        continued.run(messages=config.messages(question), before=before, text=text, backend=endpoint)
-        for text in (one, other)
-    ]
-    tokens = [state.get_meta_info("x")["logprobs"] for state in read]
-    a, b = next((a, b) for a, b in zip(*tokens, strict=False) if a.text != b.text)
-    assert a.logprob == pytest.approx(b.logprob, abs=0.2), (a, b)
-
-
 def drafted(step):
     return step.text if step.author == "draft" else step.rejected
 
@@ -67,17 +47,17 @@ def test_two_steps_ahead_write_the_same_steps(pair, draft, base):
     before = ""
     for one, other in zip(trace.steps, expected.steps, strict=False):
         if drafted(one) != drafted(other):
-            assert_a_near_tie(draft, config, before, drafted(one), drafted(other))
+            assert_near_tie(draft, config, QUESTION, before, drafted(one), drafted(other))
             return
         if one.text != other.text:
-            assert_a_near_tie(base, config, before, one.text, other.text)
+            assert_near_tie(base, config, QUESTION, before, one.text, other.text)
             return
         assert (one.author, one.end) == (other.author, other.end)
         before += one.text + config.delimiter
     assert (trace.stop, len(trace.steps)) == (expected.stop, len(expected.steps))
     if trace.answer != expected.answer:
         lead = before.removesuffix(config.delimiter) + "\n\nFinal answer:"
-        assert_a_near_tie(base, config, lead, " " + trace.answer, " " + expected.answer)
+        assert_near_tie(base, config, QUESTION, lead, " " + trace.answer, " " + expected.answer)
 
 
 @sgl.function
