@@ -18,7 +18,7 @@ SERVE = [sys.executable, "-m", "specreason_sgl.cli", "serve"]
 def process(pair):
     pair.start_anew(three_steps, lambda turn: 9)
     command = [*SERVE, "--draft-url", pair.draft_server.url, "--base-url", pair.base_server.url]
-    command += ["--port", "0", "--name", "two", "--temperature", "0", "--token-budget", "60"]
+    command += ["--port", "0", "--served-model-name", "two", "--temperature", "0", "--token-budget", "60"]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     yield running
     running.kill()
