@@ -9,7 +9,7 @@ from specreason_sgl.errors import ConfigError
 from specreason_sgl.reasoning.acceptance import Quantile
 from specreason_sgl.reasoning.calibration import Calibration, get_calibration
 from specreason_sgl.reasoning.config import PAPER_THRESHOLD, SpecReasonConfig
-from specreason_sgl.reasoning.knobs import JUDGE, knob, knobs_of, settings
+from specreason_sgl.reasoning.knobs import JUDGE, as_markdown, knob, knobs_of, settings
 from specreason_sgl.reasoning.repair import Correct, Repair, Rewrite
 from specreason_sgl.reasoning.verifiers import BUILT_IN, UtilityScore, Verifier
 
@@ -156,3 +156,15 @@ def _verifier(name: str) -> Verifier:
 
 def _taken(values: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {name: values.pop(name) for name in names if name in values}
+
+
+def settings_page() -> str:
+    """docs/settings.md."""
+    return f"""# Settings
+
+Each knob of a run is declared once, in `specreason_sgl/reasoning`, and this page is made from the
+declarations: `make docs-tables`. `delta`, `numeric_delta` and `window` are arguments of `Correct`, the others
+of `SpecReasonConfig`; `keep` and `calibration` stand for a threshold on the command line and in the API. In
+the API a knob is a field of `specreason`, but for `temperature` and `top_p`, which are OpenAI's own parameters.
+
+{as_markdown(KNOBS)}"""
