@@ -1,66 +1,84 @@
 """Speculative reasoning for SGLang.
 
-    from specreason_sgl import Endpoint, SpecReasonConfig, solve
+    from specreason_sgl import SpecReason
 
-    draft, base = Endpoint("http://127.0.0.1:30001"), Endpoint("http://127.0.0.1:30000")
-    trace = solve("What is 17 * 23?", draft=draft, base=base, config=SpecReasonConfig(token_budget=2048))
+    with SpecReason("mini") as pair:  # or SpecReason(draft=URL, base=URL)
+        print(pair.solve("What is 17 * 23?").answer)
 
-What is named here, and in `evaluation.pictures`, is the public interface. Names are imported when they are
-first used: `import sglang` takes seconds, and reading a trace does not need it.
+These are the names for daily use. Verifiers and rules are in `specreason_sgl.verifiers`, measuring in
+`specreason_sgl.evaluation`, exceptions in `specreason_sgl.errors`. A name is imported when it is first used:
+`import sglang` takes seconds, and reading a trace does not need it.
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from specreason_sgl.errors import SpecReasonError
+    from specreason_sgl.lang.endpoint import Endpoint
+    from specreason_sgl.lang.fork import fork_to
+    from specreason_sgl.lang.logprobs import logprobs
+    from specreason_sgl.lang.score import score
+    from specreason_sgl.pair import AsyncSpecReason, SpecReason
+    from specreason_sgl.reasoning.alone import alone
+    from specreason_sgl.reasoning.batch import solve_batch
+    from specreason_sgl.reasoning.config import SpecReasonConfig
+    from specreason_sgl.reasoning.repair import Correct, Rewrite
+    from specreason_sgl.reasoning.run import Cancel
+    from specreason_sgl.reasoning.solve import solve, solve_alone
+    from specreason_sgl.reasoning.speculate import speculate
+    from specreason_sgl.reasoning.trace import Step, Trace
+    from specreason_sgl.runtime.launch import launch_pair
+    from specreason_sgl.runtime.models import get_pair
 
 __version__ = "0.1.0"
-
-_HOME = {
-    "Endpoint": "lang.endpoint",
-    "fork_to": "lang.fork",
-    "score": "lang.score",
-    "logprobs": "lang.logprobs",
-    "Threshold": "reasoning.acceptance",
-    "Quantile": "reasoning.acceptance",
-    "FixedShare": "reasoning.acceptance",
-    "Correct": "reasoning.repair",
-    "Rewrite": "reasoning.repair",
-    "Verifier": "reasoning.verifiers",
-    "UtilityScore": "reasoning.verifiers",
-    "PaperScore": "reasoning.verifiers",
-    "YesNo": "reasoning.verifiers",
-    "Likelihood": "reasoning.verifiers",
-    "RewardModel": "reasoning.verifiers",
-    "Cancel": "reasoning.run",
-    "Judgement": "reasoning.verifiers",
-    "Drafted": "reasoning.verifiers",
-    "Calibration": "reasoning.calibration",
-    "get_calibration": "reasoning.calibration",
-    "SpecReasonConfig": "reasoning.config",
-    "Trace": "reasoning.trace",
-    "Step": "reasoning.trace",
-    "Correction": "reasoning.trace",
-    "Call": "reasoning.trace",
-    "speculate": "reasoning.speculate",
-    "alone": "reasoning.alone",
-    "solve": "reasoning.solve",
-    "solve_alone": "reasoning.solve",
-    "solve_batch": "reasoning.batch",
-    "solve_alone_batch": "reasoning.batch",
-    "Problem": "evaluation.problems",
-    "Setting": "evaluation.settings",
-    "run_evaluation": "evaluation.evaluate",
-    "Report": "evaluation.report",
-    "launch_pair": "runtime.launch",
-    "print_progress": "runtime.launch",
-    "get_pair": "runtime.models",
-    "SpecReasonError": "errors",
+__all__ = [
+    "AsyncSpecReason",
+    "Cancel",
+    "Correct",
+    "Endpoint",
+    "Rewrite",
+    "SpecReason",
+    "SpecReasonConfig",
+    "SpecReasonError",
+    "Step",
+    "Trace",
+    "alone",
+    "fork_to",
+    "get_pair",
+    "launch_pair",
+    "logprobs",
+    "score",
+    "solve",
+    "solve_alone",
+    "solve_batch",
+    "speculate",
+]
+_MODULES = {
+    "errors": ("SpecReasonError",),
+    "lang.endpoint": ("Endpoint",),
+    "lang.fork": ("fork_to",),
+    "lang.logprobs": ("logprobs",),
+    "lang.score": ("score",),
+    "pair": ("AsyncSpecReason", "SpecReason"),
+    "reasoning.alone": ("alone",),
+    "reasoning.batch": ("solve_batch",),
+    "reasoning.config": ("SpecReasonConfig",),
+    "reasoning.repair": ("Correct", "Rewrite"),
+    "reasoning.run": ("Cancel",),
+    "reasoning.solve": ("solve", "solve_alone"),
+    "reasoning.speculate": ("speculate",),
+    "reasoning.trace": ("Step", "Trace"),
+    "runtime.launch": ("launch_pair",),
+    "runtime.models": ("get_pair",),
 }
-__all__ = sorted(_HOME)
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 
-def __getattr__(name: str):
-    if name not in _HOME:
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
 
 
 def __dir__() -> list[str]:

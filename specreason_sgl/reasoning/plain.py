@@ -165,6 +165,6 @@ def settings_page() -> str:
 Each knob of a run is declared once, in `specreason_sgl/reasoning`, and this page is made from the
 declarations: `make docs-tables`. `delta`, `numeric_delta` and `window` are arguments of `Correct`, the others
 of `SpecReasonConfig`; `keep` and `calibration` stand for a threshold on the command line and in the API. In
-the API a knob is a field of `specreason`, but for `temperature` and `top_p`, which are OpenAI's own parameters.
+the API a knob is a field of `specreason`; `temperature` and `top_p` are OpenAI's own parameters.
 
 {as_markdown(KNOBS)}"""

@@ -1,0 +1,273 @@
+"""`SpecReason`: a draft and a base model, ready to solve problems."""
+
+import asyncio
+import queue
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from specreason_sgl.errors import ConfigError, SpecReasonError
+from specreason_sgl.lang.endpoint import Endpoint
+from specreason_sgl.reasoning.batch import solve_batch
+from specreason_sgl.reasoning.config import Question, SpecReasonConfig
+from specreason_sgl.reasoning.run import Cancel
+from specreason_sgl.reasoning.solve import solve, solve_alone
+from specreason_sgl.reasoning.trace import Side, Step, Trace
+
+T = TypeVar("T")
+THREADS = 1024
+
+
+class SpecReason:
+    """A draft and a base model, as a context.
+
+        with SpecReason("mini") as pair:
+            print(pair.solve("What is 17 * 23?").answer)
+
+    Args:
+        pair: a named pair, whose two servers are started and stopped with the context.
+        draft, base: instead, the two running servers: URLs, or `Endpoint`s, which stay open.
+        config: the settings of each run; default `SpecReasonConfig()`.
+        timeout: deadline of each run, in seconds; None leaves it to the endpoints' own.
+        api_key: of the servers at the URLs.
+        launch: further arguments of `launch_pair`, such as `pin=True` or `base_args=("--tp", "2")`.
+
+    Attributes:
+        draft, base: the two endpoints, inside the context.
+
+    Raises:
+        ConfigError: neither a pair nor two servers are given, or both.
+        LaunchError, ServerUnreachable, NotSGLang: on entering; see `launch_pair` and `Endpoint`.
+    """
+
+    draft: Endpoint
+    base: Endpoint
+
+    def __init__(
+        self,
+        pair: str | None = None,
+        *,
+        draft: str | Endpoint | None = None,
+        base: str | Endpoint | None = None,
+        config: SpecReasonConfig | None = None,
+        timeout: float | None = None,
+        api_key: str | None = None,
+        **launch: Any,
+    ):
+        if (pair is None) == (draft is None) or (draft is None) != (base is None):
+            raise ConfigError("SpecReason takes the name of a pair, or both draft and base")
+        self._pair, self._servers, self._api_key, self._launch = pair, (draft, base), api_key, launch
+        self.config = config or SpecReasonConfig()
+        self.timeout = timeout
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            servers = self._servers
+            if self._pair:
+                from specreason_sgl.runtime.launch import launch_pair
+                from specreason_sgl.runtime.models import get_pair
+
+                running = stack.enter_context(launch_pair(get_pair(self._pair), **self._launch))
+                servers = running.draft.url, running.base.url
+            self.draft, self.base = (self._endpoint(stack, server) for server in servers)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, traceback)
+
+    def _endpoint(self, stack: ExitStack, server: str | Endpoint | None) -> Endpoint:
+        return (
+            server if isinstance(server, Endpoint) else stack.enter_context(Endpoint(server, self._api_key))
+        )
+
+    def solve(self, question: Question, *, config: SpecReasonConfig | None = None, **options: Any) -> Trace:
+        """Solve one problem; arguments and errors as in `specreason_sgl.solve`."""
+        return solve(question, draft=self.draft, base=self.base, **self._options(config, options))
+
+    def alone(
+        self,
+        question: Question,
+        *,
+        side: Side = "base",
+        config: SpecReasonConfig | None = None,
+        **options: Any,
+    ) -> Trace:
+        """Solve one problem with one of the two models; as `specreason_sgl.solve_alone`."""
+        endpoint = self.base if side == "base" else self.draft
+        return solve_alone(question, endpoint=endpoint, side=side, **self._options(config, options))
+
+    def stream(
+        self, question: Question, *, config: SpecReasonConfig | None = None, **options: Any
+    ) -> "Stream":
+        """Solve one problem, step by step.
+
+            stream = pair.stream("What is 17 * 23?")
+            for step in stream:
+                print(step.text)
+            print(stream.trace.answer)
+
+        Arguments and errors as in `solve`; an error is raised by the iteration. `close`, or leaving it as a
+        context, ends the run.
+        """
+        return Stream(lambda **more: self.solve(question, config=config, **{**options, **more}))
+
+    def batch(
+        self, questions: Sequence[str], *, config: SpecReasonConfig | None = None, **options: Any
+    ) -> list[Trace | SpecReasonError]:
+        """Solve many problems at once; as `specreason_sgl.solve_batch`."""
+        return solve_batch(questions, draft=self.draft, base=self.base, **self._options(config, options))
+
+    def _options(self, config: SpecReasonConfig | None, options: dict[str, Any]) -> dict[str, Any]:
+        return {"config": config or self.config, "timeout": self.timeout, **options}
+
+
+class Stream(Iterator[Step]):
+    """The steps of a run as they come.
+
+    Attributes:
+        trace: when they have ended, the whole `Trace`; None until then.
+    """
+
+    def __init__(self, run: Callable[..., Trace]):
+        self.trace: Trace | None = None
+        self._events: queue.SimpleQueue[Step | Trace | BaseException] = queue.SimpleQueue()
+        self._cancel = Cancel()
+        self._ended = False
+        threading.Thread(target=self._work, args=(run,), daemon=True).start()
+
+    def _work(self, run: Callable[..., Trace]) -> None:
+        try:
+            self._events.put(run(on_step=self._events.put, cancel=self._cancel))
+        except BaseException as error:  # raised where the steps are read
+            self._events.put(error)
+
+    def __next__(self) -> Step:
+        if self._ended:
+            raise StopIteration
+        event = self._events.get()
+        if isinstance(event, Step):
+            return event
+        self._ended = True
+        if isinstance(event, BaseException):
+            raise event
+        self.trace = event
+        raise StopIteration
+
+    def close(self) -> None:
+        """End the run; its requests are aborted."""
+        self._ended = True
+        self._cancel()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._ended:
+            self.close()
+
+
+class AsyncSpecReason:
+    """`SpecReason` for asyncio: the same arguments, and the same methods to be awaited.
+
+        async with AsyncSpecReason("mini") as pair:
+            trace = await pair.solve("What is 17 * 23?")
+            async for step in pair.stream("And 17 * 24?"):
+                print(step.text)
+
+    A task that is cancelled ends its run.
+    """
+
+    def __init__(self, pair: str | None = None, **options: Any):
+        self._pair = SpecReason(pair, **options)
+        self._threads = ThreadPoolExecutor(THREADS)  # asyncio's own pool has a few; they start when needed
+
+    async def __aenter__(self) -> Self:
+        await self._in_thread(self._pair.__enter__)
+        return self
+
+    async def __aexit__(self, *error: Any) -> None:
+        await self._in_thread(self._pair.__exit__, *error)
+        self._threads.shutdown(wait=False)
+
+    async def solve(
+        self, question: Question, *, config: SpecReasonConfig | None = None, **options: Any
+    ) -> Trace:
+        """As `SpecReason.solve`."""
+        return await self._cancelling(self._pair.solve, question, config=config, **options)
+
+    async def alone(
+        self,
+        question: Question,
+        *,
+        side: Side = "base",
+        config: SpecReasonConfig | None = None,
+        **options: Any,
+    ) -> Trace:
+        """As `SpecReason.alone`."""
+        return await self._cancelling(self._pair.alone, question, side=side, config=config, **options)
+
+    def stream(
+        self, question: Question, *, config: SpecReasonConfig | None = None, **options: Any
+    ) -> "AsyncStream":
+        """As `SpecReason.stream`, for `async for`."""
+        return AsyncStream(self._pair.stream(question, config=config, **options), self._in_thread)
+
+    async def batch(
+        self, questions: Sequence[str], *, config: SpecReasonConfig | None = None, concurrency: int = 64
+    ) -> list[Trace | SpecReasonError]:
+        """As `SpecReason.batch`, `concurrency` problems at a time."""
+        turn = asyncio.Semaphore(concurrency)
+
+        async def attempt(question: str) -> Trace | SpecReasonError:
+            async with turn:
+                try:
+                    return await self.solve(question, config=config)
+                except SpecReasonError as error:
+                    return error
+
+        return await asyncio.gather(*map(attempt, questions))
+
+    async def _cancelling(self, work: Callable[..., T], *args: Any, **options: Any) -> T:
+        cancel = Cancel()
+        try:
+            return await self._in_thread(work, *args, cancel=cancel, **options)
+        except asyncio.CancelledError:
+            cancel()
+            raise
+
+    async def _in_thread(self, work: Callable[..., T], *args: Any, **options: Any) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, partial(work, *args, **options))
+
+
+class AsyncStream(AsyncIterator[Step]):
+    """The steps of a run as they come; attributes as those of `Stream`."""
+
+    def __init__(self, stream: Stream, in_thread: Callable[..., Awaitable[Any]]):
+        self._stream, self._in_thread = stream, in_thread
+
+    @property
+    def trace(self) -> Trace | None:
+        return self._stream.trace
+
+    async def __anext__(self) -> Step:
+        try:
+            step = await self._in_thread(next, self._stream, None)
+        except asyncio.CancelledError:
+            self._stream.close()
+            raise
+        if step is None:
+            raise StopAsyncIteration
+        return step
+
+    def close(self) -> None:
+        """End the run; its requests are aborted."""
+        self._stream.close()

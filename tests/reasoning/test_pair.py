@@ -1,0 +1,139 @@
+"""A pair as a context, and the same for asyncio."""
+
+import asyncio
+import threading
+
+import pytest
+
+from specreason_sgl import AsyncSpecReason, SpecReason, SpecReasonConfig, Step
+from specreason_sgl.errors import ConfigError, ServerError, ServerUnreachable
+from tests.scripted import wait_until
+
+CONFIG = SpecReasonConfig(repair="rewrite", temperature=0, lookahead=0, token_budget=60)
+
+
+def three_steps(side, turn, most):
+    number = turn.count("\n\n") + 1
+    return f"{side} {number}", "eos" if number == 3 else "delimiter", 2
+
+
+def hold(pair, turn, released):
+    """The servers hold requests back that come after this part of the chain of thought."""
+
+    def before(seen):
+        if turn in seen.turn:
+            released.wait(30)
+
+    pair.before = before
+
+
+@pytest.fixture
+def servers(pair):
+    pair.start_anew(three_steps, lambda turn: 9)
+    return {"draft": pair.draft_server.url, "base": pair.base_server.url, "config": CONFIG}
+
+
+def test_a_pair_solves_what_its_two_servers_solve(pair, servers):
+    with SpecReason(**servers) as specreason:
+        trace = specreason.solve("q")
+        alone = specreason.alone("q", side="draft")
+    assert (trace.reasoning, trace.mode) == ("draft 1\n\ndraft 2\n\ndraft 3", "specreason")
+    assert alone.mode == "draft"
+    assert trace.reasoning == pair.solve().reasoning
+
+
+def test_endpoints_that_were_given_stay_open(pair, servers):
+    with SpecReason(draft=pair.draft, base=pair.base, config=CONFIG) as specreason:
+        assert specreason.draft is pair.draft
+        specreason.solve("q")
+    assert pair.solve().answer
+
+
+def test_steps_are_there_as_they_are_finished(pair, servers):
+    last = threading.Event()
+    hold(pair, "draft 2", last)
+    with SpecReason(**servers) as specreason:
+        stream = specreason.stream("q")
+        assert next(stream).text == "draft 1"
+        assert stream.trace is None
+        last.set()
+        assert [step.text for step in stream] == ["draft 2", "draft 3"]
+        assert stream.trace.reasoning == "draft 1\n\ndraft 2\n\ndraft 3"
+        assert list(stream) == []
+
+
+def test_a_stream_that_is_left_ends_its_run(pair, servers):
+    held = threading.Event()
+    hold(pair, "draft 1", held)
+    with SpecReason(**servers) as specreason, specreason.stream("q") as stream:
+        assert next(stream).text == "draft 1"
+    wait_until(pair.aborted, 10)
+    held.set()
+    assert list(stream) == []
+
+
+def test_an_error_is_raised_where_the_steps_are_read(pair, servers):
+    pair.before = lambda seen: (400, b'{"error": {"message": "no"}}') if seen.side == "base" else None
+    with SpecReason(**servers) as specreason, pytest.raises(ServerError, match="no"):
+        list(specreason.stream("q"))
+
+
+def test_a_batch_gives_an_error_in_its_place(servers):
+    with SpecReason(**servers) as specreason:
+        good, bad = specreason.batch(["q", " "])
+    assert good.answer
+    assert isinstance(bad, ConfigError)
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"pair": "mini", "draft": "x", "base": "y"}, {"draft": "http://127.0.0.1:9"}]
+)
+def test_a_pair_is_a_name_or_two_servers(given):
+    with pytest.raises(ConfigError, match="the name of a pair, or both draft and base"):
+        SpecReason(**given)
+
+
+def test_what_cannot_be_reached_fails_on_entering():
+    with pytest.raises(ServerUnreachable), SpecReason(draft="http://127.0.0.1:9", base="http://127.0.0.1:9"):
+        pass
+
+
+def test_the_same_for_asyncio(servers):
+    async def work():
+        async with AsyncSpecReason(**servers) as specreason:
+            one, two = await asyncio.gather(specreason.solve("q"), specreason.alone("q"))
+            stream = specreason.stream("q")
+            steps = [step async for step in stream]
+            batch = await specreason.batch(["q", " ", "q"], concurrency=2)
+            return one, two, steps, stream.trace, batch
+
+    one, two, steps, trace, batch = asyncio.run(work())
+    assert (one.mode, two.mode) == ("specreason", "base")
+    assert all(isinstance(step, Step) for step in steps)
+    assert tuple(steps) == trace.steps
+    assert [isinstance(result, ConfigError) for result in batch] == [False, True, False]
+
+
+def test_a_task_that_is_cancelled_ends_its_run(pair, servers):
+    held, arrived = threading.Event(), threading.Event()
+
+    def hold(seen):
+        arrived.set()
+        held.wait(30)
+
+    pair.before = hold
+
+    async def work():
+        async with AsyncSpecReason(**servers) as specreason:
+            task = asyncio.create_task(specreason.solve("q"))
+            await asyncio.to_thread(arrived.wait, 30)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await asyncio.to_thread(wait_until, pair.aborted, 10)
+
+    try:
+        asyncio.run(work())
+        assert pair.aborted()
+    finally:
+        held.set()
