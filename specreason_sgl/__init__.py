@@ -5,10 +5,11 @@
     draft, base = Endpoint("http://127.0.0.1:30001"), Endpoint("http://127.0.0.1:30000")
     trace = solve("What is 17 * 23?", draft=draft, base=base, config=SpecReasonConfig(token_budget=2048))
 
-What is named here, and in `evaluation.pictures`, is the public interface. Names are imported when they are
+What is named here, and in `display.pictures`, is the public interface. Names are imported when they are
 first used: `import sglang` takes seconds, and reading a trace does not need it.
 """
 
+import sys
 from importlib import import_module
 
 __version__ = "0.1.0"
@@ -65,3 +66,7 @@ def __getattr__(name: str):
 
 def __dir__() -> list[str]:
     return [*globals(), *__all__]
+
+
+if "IPython" in sys.modules:  # in a notebook: traces and reports are shown as tables
+    import_module(f"{__name__}.display.notebook").register()

@@ -23,6 +23,8 @@ from rich.table import Table
 from rich.text import Text
 
 from specreason_sgl import __version__
+from specreason_sgl.display import page, terminal
+from specreason_sgl.display.calibration import print_calibration
 from specreason_sgl.errors import ConfigError, SpecReasonError
 from specreason_sgl.evaluation.problems import NAMES
 from specreason_sgl.evaluation.settings import MODES as EVAL_MODES
@@ -31,18 +33,16 @@ from specreason_sgl.reasoning.calibration import (
     REPAIRS,
     WHOLE_STEPS,
     WINDOWS,
-    Calibration,
     judging,
     make_repair,
 )
 from specreason_sgl.reasoning.config import INSTRUCTION, SpecReasonConfig
-from specreason_sgl.reasoning.display import model_name
 from specreason_sgl.reasoning.repair import AUTO
-from specreason_sgl.reasoning.trace import Trace
+from specreason_sgl.reasoning.trace import Trace, model_name
+from specreason_sgl.reasoning.trace_files import read_traces
 from specreason_sgl.reasoning.verifiers import BUILT_IN
 from specreason_sgl.runtime import models
 from specreason_sgl.runtime.decode import DECODINGS
-from specreason_sgl.serving import show
 
 app = typer.Typer(
     help="Speculative reasoning for SGLang: a small model drafts the steps of a chain of thought, "
@@ -125,7 +125,7 @@ def _resumed(file: Path, question: str, config: SpecReasonConfig) -> Trace:
     """The trace of a file to go on with; says which settings are not those it was made with."""
     if question:
         raise ConfigError("give a problem or --resume, not both: the file has the problem")
-    trace, *others = show.read_traces(file)
+    trace, *others = read_traces(file)
     if others or not trace.resumable:
         raise ConfigError(f"{file} is not the trace of one run that failed: there is nothing to go on with")
     now = config.as_dict()
@@ -279,7 +279,7 @@ def solve(
     ):
         from specreason_sgl.reasoning import solve as solving
 
-        on_step = None if json else partial(show.print_step, out)
+        on_step = None if json else partial(terminal.print_step, out)
         with _saving():
             trace = solving.solve(
                 question, draft=draft_end, base=base_end, config=config, timeout=timeout, on_step=on_step,
@@ -291,7 +291,7 @@ def solve(
                 alone = solving.solve_alone(question, endpoint=base_end, config=config, timeout=timeout)
             _show_result(alone, json)
             if not json:
-                show.print_comparison(out, trace, alone)
+                terminal.print_comparison(out, trace, alone)
 
 
 @app.command("show")
@@ -309,16 +309,16 @@ def show_traces(
     """Show saved traces: steps, scores, what was corrected or rejected, and what each model did when."""
     if html and regret:
         raise ConfigError("--regret shades text in the terminal; the page of --html has a button for it")
-    traces = [trace for file in files for trace in show.read_traces(file)]
+    traces = [trace for file in files for trace in read_traces(file)]
     if html:
         _check_folder(html)
         try:
-            html.write_text(show.as_html(traces), encoding="utf-8")
+            html.write_text(page.as_html(traces), encoding="utf-8")
         except OSError as error:
             raise ConfigError(f"{html} cannot be written: {error.strerror}") from None
         out.print(f"written: {html}", soft_wrap=True)
         return
-    show.print_traces(out, traces, regret)
+    terminal.print_traces(out, traces, regret)
 
 
 @app.command()
@@ -474,6 +474,7 @@ def calibrate(
         draft_end,
         base_end,
     ):
+        from specreason_sgl.display import pictures
         from specreason_sgl.evaluation import calibrate as work
 
         judged = work.judge_problems(
@@ -493,8 +494,9 @@ def calibrate(
             source=data.name,
         )
     calibration.save(result)
-    work.draw(judged, calibration, result.with_suffix(".png"))
-    _show_calibration(calibration)
+    picture = pictures.histograms(work.values_by_kind(judged, calibration.verifier), calibration)
+    picture.savefig(result.with_suffix(".png"), dpi=120)
+    print_calibration(out, calibration)
     out.print(f"written: {result}, {result.with_suffix('.png')}", soft_wrap=True)
 
 
@@ -578,24 +580,27 @@ def bench(
         draft_end,
         base_end,
     ):
-        from specreason_sgl.evaluation import bench as work
+        from specreason_sgl.bench.parts import measure, tables
+        from specreason_sgl.bench.setup import Bench, CorrectEvery
+        from specreason_sgl.bench.setup import questions as built_in_questions
 
         with _status("measuring") as status:
             if correct_every:
-                correct = work.CorrectEvery(every=correct_every, window=correct.window)
-            figures = work.measure(
-                wanted,
+                correct = CorrectEvery(every=correct_every, window=correct.window)
+            work = Bench(
                 draft=draft_end,
                 base=base_end,
                 config=config,
-                problems=questions or work.questions(problems),
+                problems=questions or built_in_questions(problems),
                 acceptances=acceptances,
                 modes=chosen_modes,
                 correct=correct,
                 at_once=counts,
                 on_stage=status.update,
             )
-    _show_bench(figures)
+            figures = measure(wanted, work)
+    for table in tables(figures):
+        out.print(table, "")
     if result:
         result.write_text(json_module.dumps(figures, indent=1) + "\n")
         out.print(f"written: {result}", soft_wrap=True)
@@ -743,6 +748,7 @@ def report(
     ] = None,
 ) -> None:
     """Accuracy, latency, tokens, share of steps kept and speedups of evaluations, with 95 % intervals."""
+    from specreason_sgl.display import report as views
     from specreason_sgl.evaluation import report as work
 
     for file in filter(None, (csv, html)):
@@ -750,18 +756,13 @@ def report(
     groups = work.load(runs)
     rows = work.figures(groups)
     if markdown:
-        print(work.as_markdown(rows))
+        print(views.as_markdown(rows))
     else:
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in work.COLUMNS:
-            table.add_column(column, overflow="fold")
-        for row in rows:
-            table.add_row(*map(Text, work.cells(row)))
-        out.print(table, "", *work.NOTES, sep="\n")
+        out.print(views.table(rows), "", *work.NOTES, sep="\n")
     if csv:
         work.write_csv(rows, csv)
     if html:
-        html.write_text(work.as_html(rows, groups, list(map(str, runs))), encoding="utf-8")
+        html.write_text(views.as_html(rows, groups, list(map(str, runs))), encoding="utf-8")
     for file in filter(None, (csv, html)):
         err.print(f"written: {file}", soft_wrap=True)
 
@@ -977,102 +978,7 @@ def _show_result(trace: Trace, json: bool) -> None:
     if json:
         print(trace.to_json(), flush=True)
     else:
-        show.print_result(out, trace)
-
-
-def _show_calibration(calibration: Calibration) -> None:
-    counts = calibration.data
-    out.print(
-        f"{counts['problems']} problems, {counts['right']} of them right; {counts['steps']} drafted steps, "
-        f"{counts['corrupted']} copies with a wrong digit. AUC on the half that was not chosen on, "
-        "with its 95 % interval:"
-    )
-    titles = {
-        "corrupted": "steps / wrong copies",
-        "solutions": "right / wrong solutions",
-        "paired": "above its own copy",
-    }
-    table = Table("verifier", *titles.values(), box=None, pad_edge=False, header_style="bold")
-    for row in calibration.table:
-        cells = [f"{c['value']:.2f} ({c['low']:.2f} to {c['high']:.2f})" for c in map(row.get, titles)]
-        table.add_row(("→ " if row["verifier"] == calibration.verifier else "  ") + row["verifier"], *cells)
-    out.print(table)
-    out.print(
-        f"{calibration.verifier}: a threshold of {calibration.threshold:.4g} keeps {calibration.keep:.0%} "
-        "of the steps"
-    )
-
-
-def _show_bench(figures: dict) -> None:
-    if score := figures.get("score"):
-        out.print(_score_table(score), "")
-    if prefix := figures.get("prefix"):
-        out.print(_prefix_table(prefix), "")
-    if identity := figures.get("identity"):
-        out.print(_identity_table(identity), "")
-    if overhead := figures.get("overhead"):
-        out.print(_overhead_table(overhead), "")
-    for compared in figures.get("latency", {}).get("acceptances", []):
-        out.print(_latency_table(compared), "")
-
-
-def _bench_table(title: str, *columns: str) -> Table:
-    return Table(*columns, title=title, title_justify="left", box=None, header_style="bold")
-
-
-def _score_table(score: dict) -> Table:
-    table = _bench_table("score", "", "median seconds", "score is")
-    table.add_row("score", f"{score['score_seconds']:.3f}", "")
-    select, token = f"{score['score_to_select']:.2f} of it", f"{score['score_to_token']:.2f} of it"
-    table.add_row("SGLang's select", f"{score['select_seconds']:.3f}", select)
-    table.add_row("decoding a token", f"{score['token_seconds']:.3f}", token)
-    return table
-
-
-def _prefix_table(prefix: dict) -> Table:
-    columns = ("side", "prompt tokens", "seen before", "from the cache", "share", "new by nature")
-    table = _bench_table("prefix", *columns)
-    for side in ("draft", "base"):
-        row = prefix[side]
-        counts = (str(row[name]) for name in ("prompt", "seen", "cached"))
-        table.add_row(side, *counts, f"{row['share']:.1%}", str(row["new"]))
-    return table
-
-
-def _identity_table(rows: list[dict]) -> Table:
-    table = _bench_table("identity with one thing at a time", "settings", "the same", "of")
-    for row in rows:
-        settings = {name: WHOLE_STEPS if value is None else value for name, value in row["settings"].items()}
-        name = ", ".join(f"{key}={value}" for key, value in settings.items())
-        table.add_row(name, str(row["same"]), str(row["problems"]))
-    return table
-
-
-def _overhead_table(rows: list[dict]) -> Table:
-    columns = ("servers", "repair", "at once", "problems", "steps", "client ms a step", "uncovered")
-    table = _bench_table("overhead", *columns)
-    for row in rows:
-        counts = (str(row[name]) for name in ("at_once", "problems", "steps"))
-        shares = (f"{row['cpu_ms_per_step']:.2f}", f"{row['uncovered']:.2%}")
-        table.add_row(row["servers"], row["repair"], *counts, *shares)
-    return table
-
-
-def _latency_table(compared: dict) -> Table:
-    columns = ("mode", "seconds", "tokens/s", "to base", "to sequential", "bound", "thrown away",
-               "corrections", "prefills")  # fmt: skip
-    kept = f"{compared['acceptance']:.0%}"
-    table = _bench_table(
-        f"latency, keeping {kept} of the drafted steps where they are rewritten (medians)", *columns
-    )
-    for mode, row in compared.items():
-        if mode != "acceptance":
-            ratios = (f"{row[name]:.2f}" if name in row else "" for name in ("to_base", "to_sequential"))
-            bound = f"{row['bound_ratio']:.3f}" if row.get("bound_ratio") else ""
-            counts = (f"{row[name]:.0f}" for name in ("wasted_tokens", "corrections", "prefills"))
-            speed = f"{row['tokens_per_second']:.1f}"
-            table.add_row(mode, f"{row['seconds']:.1f}", speed, *ratios, bound, *counts)
-    return table
+        terminal.print_result(out, trace)
 
 
 def _version(package: str) -> str | None:

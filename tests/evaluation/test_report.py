@@ -1,84 +1,21 @@
-"""The figures of a report, from traces made by hand; and that the page is whole."""
+"""The figures of a report, from traces made by hand."""
 
 import csv
-import json
 import math
 
 import pytest
 
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.evaluation import report
-from specreason_sgl.evaluation.evaluate import Record, Sample, head_of
-from specreason_sgl.evaluation.problems import Problem
 from specreason_sgl.evaluation.settings import expand
-from specreason_sgl.reasoning.trace import Call, Correction, Step, Trace
-from tests import browser
 from tests.evaluation.runs import KNOBS
+from tests.support.evaluations import sample, trace, write, write_run
 from tests.test_cli import run as command
-
-PROBLEMS = [Problem(f"p{i}", "q", "1") for i in range(4)]
-
-
-def trace(mode, seconds, steps="kr", wasted=0):
-    """`steps`: k, a kept step of 4 tokens, scored 8; r, one of 3 that was rewritten in 10, scored 2; c, one
-    of 5, of which one was corrected."""
-
-    def call(side, purpose, tokens, took=0.1):
-        return Call(side, purpose, 0, 0, tokens, 0.0, took)
-
-    if mode in ("base", "draft"):
-        made = (Step("one", mode, "eos", 20, calls=(call(mode, "reason", 20, seconds - 1),)),)
-        side = mode
-    else:
-        side, mode, kinds = "base", "specreason", []
-        for kind in steps:
-            score = call("base", "score", 1, 0.5)
-            if kind == "c":
-                fixed, calls = (
-                    (Correction(0, "x", "c", 4.0, 0),),
-                    (call("draft", "draft", 4), call("base", "read", 1)),
-                )
-                kinds.append(Step("c", "both", "delimiter", 5, 4, corrections=fixed, calls=calls))
-            elif kind == "k":
-                kinds.append(
-                    Step("k", "draft", "delimiter", 4, 4, 8.0, calls=(call("draft", "draft", 4), score))
-                )
-            else:
-                calls = (call("draft", "draft", 3), score, call("base", "rewrite", 10, 1.0))
-                kinds.append(Step("r", "base", "delimiter", 10, 0, 2.0, {}, "no", calls=calls))
-        made = tuple(kinds)
-    ahead = (call("draft", "draft", wasted),) if wasted else ()
-    end = call(side, "answer", 2, 1.0)
-    return Trace("q", mode, "d", "b", {}, made, "end", "1", end, seconds, ahead)
-
-
-def write(path, settings, made, **about):
-    about = {"draft_model": "d", "base_model": "b", "samples": 2, "concurrency": 1, "seed": 0, **about}
-    with Record(path, head_of(PROBLEMS, settings, data="x", **about)) as record:
-        for one in made:
-            record.add(one)
-    return path
-
-
-def sample(problem, number, setting, right, made):
-    error = None if right is not None else "ServerError: gone"
-    return Sample(f"p{problem}", number, setting, "1", right, error, made)
 
 
 @pytest.fixture
 def run(tmp_path):
-    """Base: 4 s a sample; pipelined: 2 s on p0, 1 s on p1; and p2, which base has not."""
-    settings = expand(("base", "draft", "pipelined"), KNOBS)
-    samples = [sample(p, n, "base", p == 0, trace("base", 4)) for p in (0, 1) for n in (0, 1)]
-    samples += [sample(p, 0, "draft", False, trace("draft", 2)) for p in (0, 1)]
-    samples += [
-        sample(0, 0, "pipelined", True, trace("pipelined", 2, "kkk")),
-        sample(0, 1, "pipelined", False, trace("pipelined", 2, "kr")),
-        sample(1, 0, "pipelined", True, trace("pipelined", 1, "kr", wasted=7)),
-        sample(1, 1, "pipelined", None, None),
-        sample(2, 0, "pipelined", True, trace("pipelined", 100, "r")),
-    ]
-    return write(tmp_path / "run.jsonl", settings, samples)
+    return write_run(tmp_path / "run.jsonl")
 
 
 def rows(*paths):
@@ -125,14 +62,6 @@ def test_a_corrected_step_is_drafted_and_not_kept(tmp_path):
     assert found.corrections == pytest.approx(1.5)
     assert found.thrown_away == 0
     assert "1.5" in report.cells(found)
-
-
-def test_scores_are_drawn_only_where_there_are_some(tmp_path):
-    samples = [sample(0, 0, "pipelined", True, trace("pipelined", 2, "cc"))]
-    groups = report.load([write(tmp_path / "run.jsonl", expand(("pipelined",), KNOBS), samples)])
-    page = report.as_html(report.figures(groups), groups, ["x"])
-    assert "Share of steps kept, by position" in page
-    assert "Scores of drafted steps" not in page
 
 
 def test_the_interval_covers_what_resampling_gives():
@@ -193,40 +122,3 @@ def test_a_run_without_a_finished_sample_is_refused(tmp_path):
         report.load([path])
     done = command("report", "LICENSE")
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
-
-
-@browser.needed
-def test_the_page_loads_nothing_and_shows_table_and_pictures(run, tmp_path):
-    page = tmp_path / "report.html"
-    groups = report.load([run])
-    page.write_text(report.as_html(report.figures(groups), groups, ["<run>"]))
-    with browser.started(tmp_path) as driver:
-        driver.get(page.as_uri())
-        heights = driver.execute_script("return [...document.images].map(one => one.naturalHeight)")
-        cells = driver.execute_script("return [...document.querySelectorAll('td')].map(one => one.innerText)")
-        title = driver.execute_script("return document.querySelector('p').innerText")
-        assert driver.get_log("browser") == []
-        sent = [json.loads(one["message"])["message"] for one in driver.get_log("performance")]
-    urls = [one["params"]["request"]["url"] for one in sent if one["method"] == "Network.requestWillBeSent"]
-    assert [url for url in urls if not url.startswith(("file:", "data:"))] == []
-    assert len(heights) == 4
-    assert min(heights) > 100
-    assert {"base", "draft", "pipelined", "2.67 (2.00–4.00)"} <= set(cells)
-    assert title == "<run>"
-
-
-def test_pictures_are_drawn_of_models_alone_too(tmp_path):
-    path = write(
-        tmp_path / "x.jsonl", expand(("base",), KNOBS), [sample(0, 0, "base", True, trace("base", 3))]
-    )
-    groups = report.load([path])
-    assert report.as_html(report.figures(groups), groups, ["x"]).count("data:image/png") == 2
-
-
-def test_a_notebook_shows_the_table_of_a_run(run):
-    found = report.Report.read(run)
-    assert list(found.rows) == report.figures(report.load([run]))
-    shown = found._repr_mimebundle_(include=None, exclude=None)
-    assert shown["text/plain"] == report.as_markdown(found.rows)
-    for row in found.rows:
-        assert f"<td>{row.setting}</td>" in shown["text/html"]

@@ -1,7 +1,7 @@
 import pytest
 
-from specreason_sgl.serving.show import as_html
-from tests.serving.traces import make_alone, make_corrected, make_trace
+from specreason_sgl.display.page import as_html
+from tests.support.traces import make_alone, make_corrected, make_trace
 from tests.test_cli import run
 
 

@@ -14,12 +14,13 @@ from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from specreason_sgl.reasoning.display import SHADES, spans
+from specreason_sgl.display.page import as_html, page
+from specreason_sgl.display.parts import SHADES, spans
 from specreason_sgl.reasoning.trace import Correction, ReadToken
-from specreason_sgl.serving.show import as_html, page, read_traces
+from specreason_sgl.reasoning.trace_files import read_traces
 from tests import browser
 from tests.scripted import wait_until
-from tests.serving.traces import QUESTION, make_alone, make_corrected, make_trace
+from tests.support.traces import QUESTION, make_alone, make_corrected, make_trace
 
 pytestmark = browser.needed
 PAIR = "mini"

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from specreason_sgl import get_calibration
-from specreason_sgl.evaluation import pictures
-from specreason_sgl.reasoning.display import rejected_drafts
+from specreason_sgl.display import pictures
+from specreason_sgl.display.parts import rejected_drafts
 from specreason_sgl.reasoning.trace import Call
-from tests.serving.traces import make_alone, make_corrected, make_trace
+from tests.support.traces import make_alone, make_corrected, make_trace
 
 
 def bars(axes):
