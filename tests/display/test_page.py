@@ -14,10 +14,12 @@ from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
+from specreason_sgl import Correct, Rewrite, SpecReasonConfig, UtilityScore, get_calibration
 from specreason_sgl.display.page import as_html, page
 from specreason_sgl.display.parts import SHADES, spans
 from specreason_sgl.reasoning.trace import Correction, ReadToken
 from specreason_sgl.reasoning.trace_files import read_traces
+from specreason_sgl.serving.api import ChatRequest
 from tests import browser
 from tests.scripted import wait_until
 from tests.support.traces import QUESTION, make_alone, make_corrected, make_trace
@@ -374,6 +376,7 @@ def test_totals_are_the_trace_s(view, server, make):
 
 def test_only_settings_that_were_changed_are_sent(view, server):
     view.open()
+    view.one("#repair").send_keys("rewrite")
     for name, value in (
         ("threshold", "5.5"),
         ("lookahead", "0"),
@@ -383,16 +386,88 @@ def test_only_settings_that_were_changed_are_sent(view, server):
         view.one(f"#{name}").send_keys(value)
     view.ask_and_wait()
     assert server.asked[-1]["temperature"] == 0
-    extension = {"trace": True, "threshold": 5.5, "lookahead": 0, "token_budget": 300}
+    extension = {"trace": True, "repair": "rewrite", "threshold": 5.5, "lookahead": 0, "token_budget": 300}
     assert server.asked[-1]["specreason"] == extension
     server.on_chat = lambda body: [sse(chunks_of(make_alone()))]
     view.one("#model").send_keys(f"{PAIR}-base")
-    assert not view.one("#threshold").is_enabled()
+    for name in ("repair", "delta", "threshold", "lookahead"):
+        assert not view.one(f"#{name}").is_enabled()
     view.ask()
     wait_until(lambda: len(server.asked) == 2)
     assert server.asked[-1]["model"] == f"{PAIR}-base"
     assert server.asked[-1]["specreason"] == {"trace": True, "token_budget": 300}
     view.wait_for("#status", "Done: the thinking ended")
+
+
+CORRECTS = SpecReasonConfig(repair=Correct(delta=2, window=8))
+REWRITES = SpecReasonConfig(repair=Rewrite(), **get_calibration(PAIR).settings())
+
+
+@pytest.mark.parametrize(
+    ("served", "repair", "typed", "expected"),
+    [
+        (CORRECTS, "", {}, (CORRECTS.repair, None)),
+        (CORRECTS, "", {"delta": "1.5"}, (Correct(delta=1.5, window=8), None)),
+        (CORRECTS, "correct", {"delta": "1.5"}, (Correct(delta=1.5, window=8), None)),
+        (CORRECTS, "rewrite", {}, (Rewrite(), REWRITES.threshold)),
+        (CORRECTS, "rewrite", {"threshold": "5"}, (Rewrite(), 5)),
+        (REWRITES, "", {}, (Rewrite(), REWRITES.threshold)),
+        (REWRITES, "rewrite", {"threshold": "-3"}, (Rewrite(), -3)),
+        (REWRITES, "correct", {"delta": "0"}, (Correct(delta=0), None)),
+    ],
+)
+def test_the_server_takes_the_repair_and_its_number(view, server, served, repair, typed, expected):
+    view.open()
+    view.one("#repair").send_keys(repair or "default")
+    for name, value in typed.items():
+        view.one(f"#{name}").send_keys(value)
+    view.ask_and_wait()
+    config = ChatRequest(**server.asked[-1]).config(served, PAIR)
+    assert (config.repair, config.threshold) == expected
+
+
+def test_only_the_number_of_the_repair_in_use_is_shown_and_sent(view, server):
+    def shown():
+        return [name for name in ("delta", "threshold") if view.seen(f"#{name}")]
+
+    view.open()
+    assert shown() == ["delta"]
+    view.one("#delta").send_keys("1")
+    view.one("#repair").send_keys("rewrite")
+    assert shown() == ["threshold"]
+    view.one("#threshold").send_keys("5")
+    view.one("#repair").send_keys("correct")
+    assert shown() == ["delta"]
+    view.ask_and_wait()
+    assert server.asked[-1]["specreason"] == {"trace": True, "repair": "correct", "delta": 1}
+    view.one("#repair").send_keys("rewrite")
+    view.ask(" again")
+    wait_until(lambda: len(server.asked) == 2)
+    assert server.asked[-1]["specreason"] == {"trace": True, "repair": "rewrite", "threshold": 5}
+    view.wait_for("#status", "Done")
+
+
+JUDGED = SpecReasonConfig(repair=Rewrite(), verifier=UtilityScore(), threshold=7)
+
+
+@pytest.mark.parametrize(
+    ("trace", "field", "default"),
+    [(make_corrected(), "delta", "3"), (make_trace(config=JUDGED.as_dict()), "threshold", "7")],
+)
+def test_the_first_run_tells_the_servers_repair_and_its_number(view, server, trace, field, default):
+    server.on_chat = lambda body: [sse(chunks_of(trace))]
+    view.open()
+    assert view.one("#repair").get_attribute("value") == ""
+    view.ask_and_wait()
+    assert [name for name in ("delta", "threshold") if view.seen(f"#{name}")] == [field]
+    assert view.one(f"#{field}").get_attribute("placeholder") == default
+    assert view.one("#lookahead").get_attribute("placeholder") == "1"
+    view.one(f"#{field}").send_keys("4")
+    view.ask(" again")
+    wait_until(lambda: len(server.asked) == 2)
+    repair = "correct" if field == "delta" else "rewrite"
+    assert server.asked[-1]["specreason"] == {"trace": True, "repair": repair, field: 4}
+    view.wait_for("#status", "Done")
 
 
 def test_a_model_alone_is_shown_while_it_writes(view, server):
@@ -420,6 +495,7 @@ def test_a_model_alone_is_shown_while_it_writes(view, server):
 def test_the_base_model_alone_is_run_for_comparison(view, server):
     view.open()
     view.one("#temperature").send_keys("0")
+    view.one("#repair").send_keys("rewrite")
     view.one("#threshold").send_keys("5")
     view.ask_and_wait()
     server.on_chat = lambda body: [sse(chunks_of(make_alone()))]
