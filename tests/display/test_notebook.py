@@ -19,9 +19,9 @@ from tests.support.traces import CORRECTED_STEPS, make_alone, make_corrected, ma
 
 def rows(html):
     """Of each step, its cells' texts."""
-    found = re.findall(r"<td[^>]*>(.*?)</td>", html, re.DOTALL)
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", html, re.DOTALL)
     width = html.count("<th ")
-    texts = [unescape(re.sub(r"<[^>]+>", "", one)) for one in found]
+    texts = [unescape(re.sub(r"<[^>]+>", "", cell)) for cell in cells]
     return [texts[i : i + width] for i in range(0, len(texts), width)]
 
 
@@ -72,7 +72,7 @@ def test_regrets_are_shaded_on_demand():
     assert "first choice" not in plain
     assert "regret of the base model, in nats" not in plain
     tokens = [token for step in trace.steps for token in step.reading if token.regret and token.text]
-    assert shaded.count("first choice") == len(tokens) + 1  # the first one is of an emoji of two tokens
+    assert shaded.count("first choice") == len(tokens) + 1  # two tokens make up the emoji
     assert "regret of the base model, in nats" in shaded
 
 

@@ -52,7 +52,7 @@ def chunks_of(trace):
 
 
 def sse(chunks):
-    lines = [f"data: {json.dumps(one, ensure_ascii=False)}\n\n" for one in chunks]
+    lines = [f"data: {json.dumps(event, ensure_ascii=False)}\n\n" for event in chunks]
     return "".join([*lines, "data: [DONE]\n\n"]).encode()
 
 
@@ -157,7 +157,7 @@ def test_a_question_is_asked_by_keyboard_and_its_steps_are_seen_in_order(view, s
     ]
     assert view.text("#asked") == QUESTION
     assert view.texts("#steps .number") == ["1", "2", "3", "4", "5"]
-    by = [[one.text for one in step.find_elements(By.CSS_SELECTOR, ".by")] for step in view.all(".step")]
+    by = [[node.text for node in step.find_elements(By.CSS_SELECTOR, ".by")] for step in view.all(".step")]
     assert by == [["base"], ["draft"], ["base"], ["base"], ["draft"]]
     scores = [text.split("Prob")[0].split("9:")[0] for text in view.texts("#steps .score")]
     assert [text.split("score")[1].lstrip(": ")[0] for text in scores] == ["8", "4", "2", "9"]
@@ -182,7 +182,7 @@ def test_a_correction_stands_in_its_step_with_the_drafted_token_struck_out(view,
     assert shown[1].endswith("That is 0 45 / 60 = <i>&amp; 0.75 hours.")
     assert view.texts(".text del") == [" 0", " <i>&amp;", " because", "⏎"]
     assert view.texts(".text ins") == [" 45", " 0", "⏎", " km/h"]
-    titles = [one.get_attribute("title") for one in view.all(".text del")]
+    titles = [node.get_attribute("title") for node in view.all(".text del")]
     assert titles[0] == "drafted; regret 4.21 nats"
     assert "line-through" in view.one(".text del").value_of_css_property("text-decoration")
     meta = [text.replace("draft", "draft ", 1) for text in view.texts(".step .meta")]
@@ -218,8 +218,8 @@ def test_what_is_selected_of_a_step_is_its_text(view, server):
 def test_regrets_are_shaded_on_demand_by_keyboard(view, server, key):
     def shaded():
         script = """return [...document.querySelectorAll(".text [class^=regret]")]
-            .filter((one) => getComputedStyle(one).backgroundColor !== "rgba(0, 0, 0, 0)")
-            .map((one) => [one.textContent, one.className])"""
+            .filter((node) => getComputedStyle(node).backgroundColor !== "rgba(0, 0, 0, 0)")
+            .map((node) => [node.textContent, node.className])"""
         return view.driver.execute_script(script)
 
     opened(view, server, make_corrected())
@@ -229,7 +229,7 @@ def test_regrets_are_shaded_on_demand_by_keyboard(view, server, key):
     view.one("#regret").send_keys(key)
     parts = [span for step in make_corrected().steps for span in spans(step) if span.shade]
     assert shaded() == [[span.text, f"regret-{span.shade}"] for span in parts]
-    titles = [one.get_attribute("title") for one in view.all(".text [class^=regret]")]
+    titles = [node.get_attribute("title") for node in view.all(".text [class^=regret]")]
     assert titles == [span.detail for span in parts]
     assert view.one("#regret").get_attribute("aria-pressed") == "true"
     assert view.texts("#shades span") == list(SHADES)
@@ -257,7 +257,7 @@ def test_a_regret_without_bound_is_shown(view, server):
     correction = dataclasses.replace(step.corrections[0], regret=float("inf"))
     changed = dataclasses.replace(step, reading=tuple(infinite), corrections=(correction,))
     opened(view, server, make_corrected(steps=(changed,)))
-    assert {one.get_attribute("class") for one in view.all(".text [class^=regret]")} == {"regret-4"}
+    assert {node.get_attribute("class") for node in view.all(".text [class^=regret]")} == {"regret-4"}
     assert view.one(".text del").get_attribute("title") == "drafted; regret Infinity nats"
 
 
@@ -265,9 +265,9 @@ def test_steps_and_the_answer_are_shown_as_they_come(view, server):
     first, second = threading.Event(), threading.Event()
     chunks = list(chunks_of(make_trace()))
     server.on_chat = lambda body: [
-        *(sse([one]).removesuffix(b"data: [DONE]\n\n") for one in chunks[:3]),
+        *(sse([event]).removesuffix(b"data: [DONE]\n\n") for event in chunks[:3]),
         first,
-        *(sse([one]).removesuffix(b"data: [DONE]\n\n") for one in chunks[3:8]),
+        *(sse([event]).removesuffix(b"data: [DONE]\n\n") for event in chunks[3:8]),
         second,
         sse(chunks[8:]),
     ]
@@ -313,9 +313,9 @@ def test_rejected_drafts_are_shown_on_demand(view):
     view.open().ask_and_wait()
     assert not view.seen("del")
     view.one(".step summary").click()
-    assert [one.is_displayed() for one in view.all("del")] == [True, False]
+    assert [node.is_displayed() for node in view.all("del")] == [True, False]
     view.one("#reveal").send_keys(Keys.SPACE)
-    wait_until(lambda: all(one.is_displayed() for one in view.all("del")))
+    wait_until(lambda: all(node.is_displayed() for node in view.all("del")))
     assert view.texts("del") == [step.rejected for step in make_trace().steps if step.rejected]
     assert "line-through" in view.one("del").value_of_css_property("text-decoration")
 
@@ -350,7 +350,7 @@ def test_readings_are_in_the_timeline(view, server):
         "answer",
         "hatched: cut off or not needed",
     ]
-    fills = {one.get_attribute("fill") for one in view.all("#timeline .bar.read:not(.lost) rect")}
+    fills = {node.get_attribute("fill") for node in view.all("#timeline .bar.read:not(.lost) rect")}
     assert fills == {"var(--read)"}
     assert len(view.all("#timeline .bar.lost")) == len(make_corrected().wasted)
 
@@ -643,7 +643,7 @@ def test_a_saved_trace_is_opened_and_saved_again(view, tmp_path):
 def test_several_traces_in_a_file_can_be_chosen_from(view, tmp_path):
     file = tmp_path / "traces.jsonl"
     other = make_trace(question="Another \u2028 one?", answer="other")
-    file.write_text("\n".join(one.to_json() for one in (make_trace(), make_alone(), other)), encoding="utf-8")
+    file.write_text("\n".join(run.to_json() for run in (make_trace(), make_alone(), other)), encoding="utf-8")
     view.open()
     view.one("#file").send_keys(str(file))
     wait_until(lambda: len(view.all("#runs option")) == 3)
@@ -767,11 +767,12 @@ def test_a_phone_scrolls_in_one_direction_only(view, server, scheme):
     view.one("#alone").click()
     view.wait_for("#race", "times as long")
     view.one("#regret").click()
-    for one in view.all("details"):
-        view.driver.execute_script("arguments[0].open = true", one)
+    for node in view.all("details"):
+        view.driver.execute_script("arguments[0].open = true", node)
     wait_until(lambda: len(view.all("#requests tr")) > 1)
     wider = """return [...document.querySelectorAll("main *:not(.scroll *, #timeline *, option)")]
-        .filter((one) => one.getBoundingClientRect().right > innerWidth + 0.5).map((one) => one.outerHTML)"""
+        .filter((node) => node.getBoundingClientRect().right > innerWidth + 0.5)
+        .map((node) => node.outerHTML)"""
     assert view.driver.execute_script(wider) == []
     assert view.driver.execute_script("return document.documentElement.scrollWidth") <= 360
 
@@ -793,16 +794,16 @@ const behind = (node) => {
   }
 };
 const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-const found = [];
+const contrasts = [];
 while (walker.nextNode()) {
   const node = walker.currentNode.parentElement;
   const text = walker.currentNode.data.trim();
   if (!text || !node.checkVisibility() || node.closest("script, title, option")) continue;
   const style = getComputedStyle(node);
   const both = [light(node.closest("svg") ? style.fill : style.color), light(behind(node))];
-  found.push([(Math.max(...both) + 0.05) / (Math.min(...both) + 0.05), text]);
+  contrasts.push([(Math.max(...both) + 0.05) / (Math.min(...both) + 0.05), text]);
 }
-return found;
+return contrasts;
 """
 
 
@@ -812,22 +813,23 @@ def test_all_text_has_enough_contrast(view, server, scheme):
     server.on_chat = lambda body: [sse(chunks_of(make_trace(steps=steps)))]
     view.emulate(scheme=scheme)
     view.open()
-    found = view.driver.execute_script(CONTRASTS)
+    contrasts = view.driver.execute_script(CONTRASTS)
     view.ask_and_wait()
     view.one("#regret").click()
-    view.driver.execute_script("for (const one of document.querySelectorAll('details')) one.open = true")
+    view.driver.execute_script("for (const node of document.querySelectorAll('details')) node.open = true")
     wait_until(lambda: len(view.all("#requests tr")) > 1)
-    found += view.driver.execute_script(CONTRASTS)
-    assert len(found) > 80
-    assert [one for one in found if one[0] < 4.5] == []
+    contrasts += view.driver.execute_script(CONTRASTS)
+    assert len(contrasts) > 80
+    assert [contrast for contrast in contrasts if contrast[0] < 4.5] == []
 
 
 def test_everything_that_takes_input_has_a_name(view, server):
     server.on_chat = lambda body: [sse(chunks_of(make_corrected()))]
     view.open().ask_and_wait()
-    controls = [one for one in view.all("input, select, textarea, button, summary") if one.is_displayed()]
+    controls = view.all("input, select, textarea, button, summary")
+    controls = [control for control in controls if control.is_displayed()]
     assert len(controls) > 10
-    assert [one.get_attribute("outerHTML") for one in controls if not one.accessible_name] == []
+    assert [control.get_attribute("outerHTML") for control in controls if not control.accessible_name] == []
 
 
 def test_the_tab_key_leads_through_the_whole_page_and_out(view, server):
@@ -842,4 +844,4 @@ def test_the_tab_key_leads_through_the_whole_page_and_out(view, server):
         if ids[-1] == "save":
             break
     stops = ["model", "go", "alone", "timeline", "reveal", "regret", "save"]
-    assert [one for one in ids if one in stops] == stops
+    assert [stop for stop in ids if stop in stops] == stops

@@ -21,7 +21,7 @@ def test_the_page_asks_nothing_outside():
 
 def test_the_page_has_the_traces_in_it():
     traces = [make_trace(), make_alone(), make_corrected()]
-    assert json.loads(embedded(as_html(traces))) == [json.loads(one.to_json()) for one in traces]
+    assert json.loads(embedded(as_html(traces))) == [json.loads(trace.to_json()) for trace in traces]
 
 
 @pytest.mark.parametrize(

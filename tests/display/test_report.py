@@ -32,12 +32,14 @@ def test_the_page_loads_nothing_and_shows_table_and_pictures(run, tmp_path):
     page.write_text(as_html(figures(groups), groups, ["<run>"]))
     with browser.started(tmp_path) as driver:
         driver.get(page.as_uri())
-        heights = driver.execute_script("return [...document.images].map(one => one.naturalHeight)")
-        cells = driver.execute_script("return [...document.querySelectorAll('td')].map(one => one.innerText)")
+        heights = driver.execute_script("return [...document.images].map(image => image.naturalHeight)")
+        script = "return [...document.querySelectorAll('td')].map(cell => cell.innerText)"
+        cells = driver.execute_script(script)
         title = driver.execute_script("return document.querySelector('p').innerText")
         assert driver.get_log("browser") == []
-        sent = [json.loads(one["message"])["message"] for one in driver.get_log("performance")]
-    urls = [one["params"]["request"]["url"] for one in sent if one["method"] == "Network.requestWillBeSent"]
+        sent = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
+    requests = [event["params"] for event in sent if event["method"] == "Network.requestWillBeSent"]
+    urls = [params["request"]["url"] for params in requests]
     assert [url for url in urls if not url.startswith(("file:", "data:"))] == []
     assert len(heights) == 4
     assert min(heights) > 100

@@ -23,52 +23,52 @@ def rows(*paths):
 
 
 def test_accuracy_is_a_mean_over_problems_and_leaves_failures_out(run):
-    found = rows(run)["pipelined"]
-    assert found.right.value == pytest.approx((0.5 + 1 + 1) / 3)
-    assert found.right.low <= found.right.value <= found.right.high
-    assert (found.problems, found.samples, found.failed, found.wanted) == (3, 4, 1, 8)
-    assert report.cells(found)[1] == "4, 1 failed, 3 to do"
+    figures = rows(run)["pipelined"]
+    assert figures.right.value == pytest.approx((0.5 + 1 + 1) / 3)
+    assert figures.right.low <= figures.right.value <= figures.right.high
+    assert (figures.problems, figures.samples, figures.failed, figures.wanted) == (3, 4, 1, 8)
+    assert report.cells(figures)[1] == "4, 1 failed, 3 to do"
 
 
 def test_speedups_are_paired_by_problem(run):
-    found = rows(run)
-    assert found["pipelined"].over_base.value == pytest.approx((4 + 4) / (2 + 1))  # without p2
-    assert found["pipelined"].over_base.low == pytest.approx(2)
-    assert found["pipelined"].over_base.high == pytest.approx(4)
-    assert found["pipelined"].over_draft.value == pytest.approx(4 / 3)
-    assert found["draft"].over_base.value == 2
-    assert math.isnan(found["base"].over_base.value)
+    figures = rows(run)
+    assert figures["pipelined"].over_base.value == pytest.approx((4 + 4) / (2 + 1))  # without p2
+    assert figures["pipelined"].over_base.low == pytest.approx(2)
+    assert figures["pipelined"].over_base.high == pytest.approx(4)
+    assert figures["pipelined"].over_draft.value == pytest.approx(4 / 3)
+    assert figures["draft"].over_base.value == 2
+    assert math.isnan(figures["base"].over_base.value)
 
 
 def test_latency_tokens_and_steps_are_counted(run):
-    found = rows(run)["pipelined"]
-    assert found.seconds.value == pytest.approx((2 + 1 + 100) / 3)
-    assert found.p50 == 2
-    assert found.p95 == pytest.approx(2 + 98 * 0.85)
+    figures = rows(run)["pipelined"]
+    assert figures.seconds.value == pytest.approx((2 + 1 + 100) / 3)
+    assert figures.p50 == 2
+    assert figures.p95 == pytest.approx(2 + 98 * 0.85)
     # Of the traces kkk, kr, kr and r:
-    assert found.draft_tokens == pytest.approx((12 + 7 + 7 + 7 + 3) / 4)
-    assert found.base_tokens == pytest.approx((3 + 12 + 12 + 11 + 4 * 2) / 4)
-    assert found.thrown_away == pytest.approx((0 + 3 + 3 + 7 + 3) / 4)
-    assert found.tokens == pytest.approx((12 + 14 + 14 + 10 + 4 * 2) / 4)
+    assert figures.draft_tokens == pytest.approx((12 + 7 + 7 + 7 + 3) / 4)
+    assert figures.base_tokens == pytest.approx((3 + 12 + 12 + 11 + 4 * 2) / 4)
+    assert figures.thrown_away == pytest.approx((0 + 3 + 3 + 7 + 3) / 4)
+    assert figures.tokens == pytest.approx((12 + 14 + 14 + 10 + 4 * 2) / 4)
     # The means over samples: of p0 2 kept and 0.5 rewritten, of p1 1 and 1, of p2 0 and 1.
-    assert found.kept.value == pytest.approx(3 / 5.5)
+    assert figures.kept.value == pytest.approx(3 / 5.5)
     assert math.isnan(rows(run)["draft"].kept.value)
 
 
 def test_a_corrected_step_is_drafted_and_not_kept(tmp_path):
     samples = [sample(p, 0, "pipelined", True, trace("pipelined", 2, "kcck" if p else "kc")) for p in (0, 1)]
-    found = rows(write(tmp_path / "run.jsonl", expand(("pipelined",), KNOBS), samples))["pipelined"]
-    assert found.kept.value == pytest.approx(3 / 6)
-    assert found.corrections == pytest.approx(1.5)
-    assert found.thrown_away == 0
-    assert "1.5" in report.cells(found)
+    figures = rows(write(tmp_path / "run.jsonl", expand(("pipelined",), KNOBS), samples))["pipelined"]
+    assert figures.kept.value == pytest.approx(3 / 6)
+    assert figures.corrections == pytest.approx(1.5)
+    assert figures.thrown_away == 0
+    assert "1.5" in report.cells(figures)
 
 
 def test_the_interval_covers_what_resampling_gives():
-    found = report.ratio([1, 0] * 50, [1] * 100)
-    assert found.value == 0.5
-    assert found.low == pytest.approx(0.5 - 1.96 * 0.05, abs=0.02)
-    assert found.high == pytest.approx(0.5 + 1.96 * 0.05, abs=0.02)
+    estimate = report.ratio([1, 0] * 50, [1] * 100)
+    assert estimate.value == 0.5
+    assert estimate.low == pytest.approx(0.5 - 1.96 * 0.05, abs=0.02)
+    assert estimate.high == pytest.approx(0.5 + 1.96 * 0.05, abs=0.02)
     assert math.isnan(report.ratio([1], [2]).low)
 
 
@@ -79,21 +79,21 @@ def test_runs_are_put_side_by_side_and_compared_where_they_can_be(run, tmp_path)
     other = write(tmp_path / "other.jsonl", settings, samples, base_model="another")
     longer = expand(("paper",), {**KNOBS, "token_budget": [80]})
     budget = write(tmp_path / "budget.jsonl", longer, samples)
-    found = rows(run, same, other, budget)
-    assert found["same: paper"].over_base.value == 2
-    assert math.isnan(found["other: paper"].over_base.value)
-    assert math.isnan(found["budget: paper"].over_base.value)
+    figures = rows(run, same, other, budget)
+    assert figures["same: paper"].over_base.value == 2
+    assert math.isnan(figures["other: paper"].over_base.value)
+    assert math.isnan(figures["budget: paper"].over_base.value)
 
 
 def test_a_run_is_compared_with_the_model_alone_of_its_own_file(tmp_path):
     settings = expand(("base", "pipelined"), KNOBS)
     files = []
     for name, times in (("fast", 1), ("slow", 10)):
-        made = [sample(0, 0, "base", True, trace("base", 4 * times))]
-        made += [sample(0, 0, "pipelined", True, trace("pipelined", 2 * times))]
-        files.append(write(tmp_path / f"{name}.jsonl", settings, made))
-    found = rows(*files)
-    assert found["fast: pipelined"].over_base.value == found["slow: pipelined"].over_base.value == 2
+        samples = [sample(0, 0, "base", True, trace("base", 4 * times))]
+        samples += [sample(0, 0, "pipelined", True, trace("pipelined", 2 * times))]
+        files.append(write(tmp_path / f"{name}.jsonl", settings, samples))
+    figures = rows(*files)
+    assert figures["fast: pipelined"].over_base.value == figures["slow: pipelined"].over_base.value == 2
 
 
 def test_the_tables_have_every_setting(run, tmp_path):
@@ -104,10 +104,10 @@ def test_the_tables_have_every_setting(run, tmp_path):
     ]  # fmt: skip
     assert "| 2.67 (2.00–4.00) |" in lines[-1]
     with open(tmp_path / "x.csv") as file:
-        found = {row["setting"]: row for row in csv.DictReader(file)}
-    assert float(found["pipelined"]["over_base"]) == pytest.approx(8 / 3)
-    assert found["base"]["over_base"] == ""
-    assert float(found["pipelined"]["right_low"]) == pytest.approx(0.5)
+        figures = {row["setting"]: row for row in csv.DictReader(file)}
+    assert float(figures["pipelined"]["over_base"]) == pytest.approx(8 / 3)
+    assert figures["base"]["over_base"] == ""
+    assert float(figures["pipelined"]["right_low"]) == pytest.approx(0.5)
 
 
 def test_the_terminal_shows_the_table(run):

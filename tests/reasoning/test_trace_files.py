@@ -10,12 +10,12 @@ from tests.support.traces import make_alone, make_corrected, make_trace
 
 
 def test_one_trace_or_a_line_each_are_read(tmp_path):
-    one, two = make_corrected(answer="\u2028 and \x85 are no line ends here"), make_alone()
+    corrected, alone = make_corrected(answer="\u2028 and \x85 are no line ends here"), make_alone()
     file = tmp_path / "traces.jsonl"
-    file.write_text(f"{one.to_json()}\n\n{two.to_json()}\n", encoding="utf-8")
-    assert read_traces(file) == [one, two]
-    file.write_text(json.dumps(json.loads(one.to_json()), indent=2), encoding="utf-8")
-    assert read_traces(file) == [one]
+    file.write_text(f"{corrected.to_json()}\n\n{alone.to_json()}\n", encoding="utf-8")
+    assert read_traces(file) == [corrected, alone]
+    file.write_text(json.dumps(json.loads(corrected.to_json()), indent=2), encoding="utf-8")
+    assert read_traces(file) == [corrected]
 
 
 def changed(**fields):

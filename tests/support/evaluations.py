@@ -17,7 +17,7 @@ def trace(mode, seconds, steps="kr", wasted=0):
         return Call(side, purpose, 0, 0, tokens, 0.0, took)
 
     if mode in ("base", "draft"):
-        made = (Step("one", mode, "eos", 20, calls=(call(mode, "reason", 20, seconds - 1),)),)
+        chain = (Step("one", mode, "eos", 20, calls=(call(mode, "reason", 20, seconds - 1),)),)
         side = mode
     else:
         side, mode, kinds = "base", "specreason", []
@@ -36,23 +36,23 @@ def trace(mode, seconds, steps="kr", wasted=0):
             else:
                 calls = (call("draft", "draft", 3), score, call("base", "rewrite", 10, 1.0))
                 kinds.append(Step("r", "base", "delimiter", 10, 0, 2.0, {}, "no", calls=calls))
-        made = tuple(kinds)
+        chain = tuple(kinds)
     ahead = (call("draft", "draft", wasted),) if wasted else ()
     end = call(side, "answer", 2, 1.0)
-    return Trace("q", mode, "d", "b", {}, made, "end", "1", end, seconds, ahead)
+    return Trace("q", mode, "d", "b", {}, chain, "end", "1", end, seconds, ahead)
 
 
-def write(path, settings, made, **about):
+def write(path, settings, done, **about):
     about = {"draft_model": "d", "base_model": "b", "samples": 2, "concurrency": 1, "seed": 0, **about}
     with Record(path, head_of(PROBLEMS, settings, data="x", **about)) as record:
-        for one in made:
-            record.add(one)
+        for finished in done:
+            record.add(finished)
     return path
 
 
-def sample(problem, number, setting, right, made):
+def sample(problem, number, setting, right, trace):
     error = None if right is not None else "ServerError: gone"
-    return Sample(f"p{problem}", number, setting, "1", right, error, made)
+    return Sample(f"p{problem}", number, setting, "1", right, error, trace)
 
 
 def write_run(path):
