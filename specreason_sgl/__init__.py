@@ -10,8 +10,11 @@ These are the names for daily use. Verifiers and rules are in `specreason_sgl.ve
 `import sglang` takes seconds, and reading a trace does not need it.
 """
 
+import sys
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from specreason_sgl.lazy import names_from
 
 if TYPE_CHECKING:
     from specreason_sgl.errors import SpecReasonError
@@ -54,32 +57,27 @@ __all__ = [
     "solve_batch",
     "speculate",
 ]
-_MODULES = {
-    "errors": ("SpecReasonError",),
-    "lang.endpoint": ("Endpoint",),
-    "lang.fork": ("fork_to",),
-    "lang.logprobs": ("logprobs",),
-    "lang.score": ("score",),
-    "pair": ("AsyncSpecReason", "SpecReason"),
-    "reasoning.alone": ("alone",),
-    "reasoning.batch": ("solve_batch",),
-    "reasoning.config": ("SpecReasonConfig",),
-    "reasoning.repair": ("Correct", "Rewrite"),
-    "reasoning.run": ("Cancel",),
-    "reasoning.solve": ("solve", "solve_alone"),
-    "reasoning.speculate": ("speculate",),
-    "reasoning.trace": ("Step", "Trace"),
-    "runtime.launch": ("launch_pair",),
-    "runtime.models": ("get_pair",),
-}
-_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+__getattr__, __dir__ = names_from(
+    __name__,
+    {
+        "errors": ("SpecReasonError",),
+        "lang.endpoint": ("Endpoint",),
+        "lang.fork": ("fork_to",),
+        "lang.logprobs": ("logprobs",),
+        "lang.score": ("score",),
+        "pair": ("AsyncSpecReason", "SpecReason"),
+        "reasoning.alone": ("alone",),
+        "reasoning.batch": ("solve_batch",),
+        "reasoning.config": ("SpecReasonConfig",),
+        "reasoning.repair": ("Correct", "Rewrite"),
+        "reasoning.run": ("Cancel",),
+        "reasoning.solve": ("solve", "solve_alone"),
+        "reasoning.speculate": ("speculate",),
+        "reasoning.trace": ("Step", "Trace"),
+        "runtime.launch": ("launch_pair",),
+        "runtime.models": ("get_pair",),
+    },
+)
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+if "IPython" in sys.modules:  # in a notebook: traces and reports are shown as tables
+    import_module(f"{__name__}.display.notebook").register()

@@ -10,7 +10,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from tests.scripted import wait_until
-from tests.serving.traces import QUESTION
+from tests.support.traces import QUESTION
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
 CHROMEDRIVER = shutil.which("chromedriver")

@@ -1,7 +1,11 @@
-"""Fixtures that need no runtime: small real tokenizers, and a scripted server."""
+"""Fixtures that need no runtime: small real tokenizers, a scripted server, the command line."""
 
+import io
 import json
+import signal
+import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -92,3 +96,25 @@ def scripted(chatml_folder):
 
     with ScriptedServer(chatml_folder) as server:
         yield server
+
+
+class Done(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run_command(capsys, monkeypatch):
+    """The command line in this process."""
+
+    def work(*arguments: str, input: str = "") -> Done:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(input))
+        monkeypatch.setattr(signal, "signal", lambda *_: None)  # SIGTERM stays pytest's
+        from specreason_sgl.cli import main
+
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        return Done(ended.value.code or 0, *capsys.readouterr())
+
+    return work

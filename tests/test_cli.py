@@ -1,36 +1,14 @@
-import io
 import re
 import signal
 import subprocess
 import sys
 import time
-from typing import NamedTuple
 
 import pytest
 
-from specreason_sgl.cli.program import COMMANDS, main
+from specreason_sgl.cli.program import COMMANDS
 
 CLI = [sys.executable, "-m", "specreason_sgl.cli"]
-
-
-class Done(NamedTuple):
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture
-def run(capsys, monkeypatch):
-    """The command line in this process."""
-
-    def work(*arguments: str, input: str = "") -> Done:
-        monkeypatch.setattr(sys, "stdin", io.StringIO(input))
-        monkeypatch.setattr(signal, "signal", lambda *_: None)  # SIGTERM stays pytest's
-        with pytest.raises(SystemExit) as ended:
-            main(arguments)
-        return Done(ended.value.code or 0, *capsys.readouterr())
-
-    return work
 
 
 @pytest.mark.parametrize(
@@ -127,8 +105,8 @@ def run(capsys, monkeypatch):
         (["report", "LICENSE"], 2, "LICENSE, line 1: this is no file of an evaluation"),
     ],
 )
-def test_wrong_input_is_one_line_on_standard_error(run, arguments, code, says):
-    done = run(*arguments)
+def test_wrong_input_is_one_line_on_standard_error(run_command, arguments, code, says):
+    done = run_command(*arguments)
     assert (done.returncode, done.stdout) == (code, "")
     assert says in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -136,15 +114,15 @@ def test_wrong_input_is_one_line_on_standard_error(run, arguments, code, says):
 
 
 @pytest.mark.parametrize("gone", ["--candidates", "--salvage", "--eager-rewrite"])
-def test_options_of_what_is_gone_are_unknown(run, gone):
-    done = run("solve", "q", gone, "1")
+def test_options_of_what_is_gone_are_unknown(run_command, gone):
+    done = run_command("solve", "q", gone, "1")
     assert done.returncode == 2
     assert f"No such option: {gone}" in done.stderr
 
 
-def test_a_server_that_is_not_sglang_is_told_apart(run, scripted):
+def test_a_server_that_is_not_sglang_is_told_apart(run_command, scripted):
     scripted.model_info = {}
-    done = run("solve", "q", "--draft-url", scripted.url, "--base-url", scripted.url)
+    done = run_command("solve", "q", "--draft-url", scripted.url, "--base-url", scripted.url)
     assert done.returncode == 1
     assert done.stderr == f"error: {scripted.url} is not an SGLang server: its /model_info names no model\n"
 
@@ -154,10 +132,10 @@ ALL = [[name] for name in (*COMMANDS, "models")] + [["models", name] for name in
 
 @pytest.mark.parametrize("command", [[], *ALL])
 @pytest.mark.parametrize("flag", ["--help", "-h", "--help-all"])
-def test_help_says_what_each_command_does_and_cuts_nothing(run, command, flag):
+def test_help_says_what_each_command_does_and_cuts_nothing(run_command, command, flag):
     if flag == "--help-all" and command in ([], ["models"]):
         return
-    done = run(*command, flag)
+    done = run_command(*command, flag)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("Usage: ")
     assert not re.search(r"[a-z]\.\.\.$", done.stdout, re.MULTILINE)
@@ -165,8 +143,8 @@ def test_help_says_what_each_command_does_and_cuts_nothing(run, command, flag):
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 
-def test_what_the_short_help_leaves_out_is_in_the_long_one(run):
-    short, full = run("solve", "--help").stdout, run("solve", "--help-all").stdout
+def test_what_the_short_help_leaves_out_is_in_the_long_one(run_command):
+    short, full = run_command("solve", "--help").stdout, run_command("solve", "--help-all").stdout
     for panel in ("Models", "Judge and repair", "Budget and sampling"):
         assert f"\n{panel}:\n" in short
     for panel in ("Speculation", "Servers", "Advanced"):
@@ -177,10 +155,10 @@ def test_what_the_short_help_leaves_out_is_in_the_long_one(run):
 
 
 @pytest.mark.parametrize("arguments", [[], ["models"]])
-def test_without_a_command_there_is_help_and_no_error(run, arguments):
-    done = run(*arguments)
+def test_without_a_command_there_is_help_and_no_error(run_command, arguments):
+    done = run_command(*arguments)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == run(*arguments, "--help").stdout
+    assert done.stdout == run_command(*arguments, "--help").stdout
 
 
 def test_help_does_not_wait_for_sglang():
@@ -189,17 +167,17 @@ def test_help_does_not_wait_for_sglang():
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-def test_models_list_names_every_pair_and_cuts_nothing_in_a_pipe(run):
-    done = run("models", "list")
+def test_models_list_names_every_pair_and_cuts_nothing_in_a_pipe(run_command):
+    done = run_command("models", "list")
     assert done.returncode == 0
     for name in ("mini", "nano", "paper", "qwen3", "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"):
         assert name in done.stdout
 
 
-def test_models_path_of_what_is_not_here_says_how_to_get_it(run, tmp_path, monkeypatch):
+def test_models_path_of_what_is_not_here_says_how_to_get_it(run_command, tmp_path, monkeypatch):
     monkeypatch.setenv("SPECREASON_SGL_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    done = run("models", "path", "nano")
+    done = run_command("models", "path", "nano")
     assert done.returncode == 2
     assert "specreason-sgl models fetch nano" in done.stderr
 

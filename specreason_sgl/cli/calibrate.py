@@ -3,16 +3,14 @@
 from pathlib import Path
 from typing import Annotated
 
-from rich.table import Table
-
 from specreason_sgl.cli.options import Given, Models, Servers, knob_options, option
 from specreason_sgl.cli.output import check_folder, err, out, written
 from specreason_sgl.cli.runtimes import endpoints
+from specreason_sgl.display.calibration import print_calibration
 from specreason_sgl.reasoning.acceptance import check_share
-from specreason_sgl.reasoning.calibration import Calibration
 from specreason_sgl.reasoning.config import SpecReasonConfig
-from specreason_sgl.reasoning.display import model_name
 from specreason_sgl.reasoning.plain import KNOBS
+from specreason_sgl.reasoning.trace import model_name
 
 DEFAULTS = {"token_budget": 400, "answer_tokens": 64}
 
@@ -52,6 +50,7 @@ def calibrate(
     problems = load_problems(data, limit)
     check_folder(result)
     with endpoints(models, servers, 3600.0) as (draft, base):
+        from specreason_sgl.display import pictures
         from specreason_sgl.evaluation import calibrate as work
 
         judged = work.judge_problems(
@@ -71,29 +70,7 @@ def calibrate(
             source=data.name,
         )
     calibration.save(result)
-    work.draw(judged, calibration, result.with_suffix(".png"))
-    _show(calibration)
+    picture = pictures.histograms(work.values_by_kind(judged, calibration.verifier), calibration)
+    picture.savefig(result.with_suffix(".png"), dpi=120)
+    print_calibration(out, calibration)
     written(result, result.with_suffix(".png"))
-
-
-def _show(calibration: Calibration) -> None:
-    counts = calibration.data
-    out.print(
-        f"{counts['problems']} problems, {counts['right']} of them right; {counts['steps']} drafted steps, "
-        f"{counts['corrupted']} copies with a wrong digit. AUC on the half that was not chosen on, "
-        "with its 95 % interval:"
-    )
-    titles = {
-        "corrupted": "steps / wrong copies",
-        "solutions": "right / wrong solutions",
-        "paired": "above its own copy",
-    }
-    table = Table("verifier", *titles.values(), box=None, pad_edge=False, header_style="bold")
-    for row in calibration.table:
-        cells = [f"{c['value']:.2f} ({c['low']:.2f} to {c['high']:.2f})" for c in map(row.get, titles)]
-        table.add_row(("→ " if row["verifier"] == calibration.verifier else "  ") + row["verifier"], *cells)
-    out.print(table)
-    out.print(
-        f"{calibration.verifier}: a threshold of {calibration.threshold:.4g} keeps {calibration.keep:.0%} "
-        "of the steps"
-    )

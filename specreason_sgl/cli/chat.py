@@ -11,11 +11,11 @@ from rich.text import Text
 from specreason_sgl.cli.options import Given, Models, Servers, knob_options, option
 from specreason_sgl.cli.output import err, out
 from specreason_sgl.cli.runtimes import endpoints
+from specreason_sgl.display import terminal
 from specreason_sgl.errors import SpecReasonError
 from specreason_sgl.reasoning.config import Message
 from specreason_sgl.reasoning.plain import KNOBS, config_of
 from specreason_sgl.reasoning.trace import Trace
-from specreason_sgl.serving import show
 
 Knobs = knob_options(Given, KNOBS.values())
 Turn = Callable[[list[Message]], Trace]
@@ -43,7 +43,7 @@ def chat(
     """
     given = knobs.values()
     config = config_of(given, pair=models.named)
-    on_step = None if quiet else partial(show.print_step, out)
+    on_step = None if quiet else partial(terminal.print_step, out)
     with ExitStack() as stack:
         if server:
             from specreason_sgl.serving.client import ask

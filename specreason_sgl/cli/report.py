@@ -4,8 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from specreason_sgl.cli.options import option
 from specreason_sgl.cli.output import check_folder, err, out
@@ -22,6 +20,7 @@ def report(
     ] = None,
 ) -> None:
     """Accuracy, latency, tokens, share of steps kept and speedups of evaluations, with 95 % intervals."""
+    from specreason_sgl.display import report as views
     from specreason_sgl.evaluation import report as work
 
     for file in filter(None, (csv, html)):
@@ -29,17 +28,12 @@ def report(
     groups = work.load(runs)
     rows = work.figures(groups)
     if markdown:
-        print(work.as_markdown(rows))
+        print(views.as_markdown(rows))
     else:
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in work.COLUMNS:
-            table.add_column(column, overflow="fold")
-        for row in rows:
-            table.add_row(*map(Text, work.cells(row)))
-        out.print(table, "", *work.NOTES, sep="\n")
+        out.print(views.table(rows), "", *work.NOTES, sep="\n")
     if csv:
         work.write_csv(rows, csv)
     if html:
-        html.write_text(work.as_html(rows, groups, list(map(str, runs))), encoding="utf-8")
+        html.write_text(views.as_html(rows, groups, list(map(str, runs))), encoding="utf-8")
     for file in filter(None, (csv, html)):
         err.print(f"written: {file}", soft_wrap=True)

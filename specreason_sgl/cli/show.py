@@ -7,8 +7,9 @@ import typer
 
 from specreason_sgl.cli.options import option
 from specreason_sgl.cli.output import check_folder, out, written
+from specreason_sgl.display import page, terminal
 from specreason_sgl.errors import ConfigError
-from specreason_sgl.serving.show import as_html, print_traces, read_traces
+from specreason_sgl.reasoning.trace_files import read_traces
 
 
 def show(
@@ -29,11 +30,11 @@ def show(
         raise ConfigError("--regret shades text in the terminal; the page of --html has a button for it")
     traces = [trace for file in files for trace in read_traces(file)]
     if not html:
-        print_traces(out, traces, regret)
+        terminal.print_traces(out, traces, regret)
         return
     check_folder(html)
     try:
-        html.write_text(as_html(traces), encoding="utf-8")
+        html.write_text(page.as_html(traces), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{html} cannot be written: {error.strerror}") from None
     written(html)

@@ -15,11 +15,12 @@ import typer
 from specreason_sgl.cli.options import Given, Models, Servers, knob_options, option
 from specreason_sgl.cli.output import err, out, status
 from specreason_sgl.cli.runtimes import endpoints
+from specreason_sgl.display import terminal
 from specreason_sgl.errors import ConfigError, SpecReasonError
 from specreason_sgl.reasoning.config import Question, SpecReasonConfig
 from specreason_sgl.reasoning.plain import KNOBS, config_of
 from specreason_sgl.reasoning.trace import Trace
-from specreason_sgl.serving import show
+from specreason_sgl.reasoning.trace_files import read_traces
 
 Knobs = knob_options(Given, KNOBS.values())
 
@@ -55,7 +56,7 @@ def solve(
     config = config_of(given, pair=models.named)
     if question == "-":
         question = sys.stdin.read().strip()
-    on_step = None if json else partial(show.print_step, out)
+    on_step = None if json else partial(terminal.print_step, out)
     if server:
         if resume or compare:
             raise ConfigError("--server must come without --resume and --compare")
@@ -79,14 +80,14 @@ def solve(
                 alone = solving.solve_alone(asked, endpoint=base, config=config, timeout=timeout)
             _show(alone, json)
             if not json:
-                show.print_comparison(out, trace, alone)
+                terminal.print_comparison(out, trace, alone)
 
 
 def _show(trace: Trace, json: bool) -> None:
     if json:
         print(trace.to_json(), flush=True)
     else:
-        show.print_result(out, trace)
+        terminal.print_result(out, trace)
 
 
 def _question_of(trace: Trace) -> Question:
@@ -98,7 +99,7 @@ def _resumed(file: Path, question: str, config: SpecReasonConfig) -> Trace:
     """The trace of a file to go on with; says which settings are not those it was made with."""
     if question:
         raise ConfigError("give a problem or --resume, not both: the file has the problem")
-    trace, *others = show.read_traces(file)
+    trace, *others = read_traces(file)
     if others or not trace.resumable:
         raise ConfigError(f"{file} is not the trace of one run that failed: there is nothing to go on with")
     now = config.as_dict()

@@ -9,6 +9,7 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import sglang as sgl
 from sglang.lang.interpreter import ProgramState
 
 from specreason_sgl.errors import ConfigError, SpecReasonError
+from specreason_sgl.evaluation.bootstrap import interval
 from specreason_sgl.evaluation.grading import is_right
 from specreason_sgl.evaluation.problems import Problem
 from specreason_sgl.lang.endpoint import Endpoint
@@ -200,7 +202,7 @@ def calibrate(
     table = []
     for name in BUILT_IN:
         figures = _figures(halves[1], name)
-        low, high = _intervals(halves[1], name)
+        low, high = interval(partial(_figures, halves[1], name), len(halves[1]), RESAMPLES)
         row = {"verifier": name}
         for i, figure in enumerate(("corrupted", "solutions", "paired")):
             row[figure] = {"value": float(figures[i]), "low": float(low[i]), "high": float(high[i])}
@@ -274,37 +276,22 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if values else np.nan
 
 
-def _intervals(judged: Sequence[JudgedSolution], name: str) -> np.ndarray:
-    rng, n = np.random.default_rng(0), len(judged)
-    times = rng.multinomial(n, np.full(n, 1 / n), RESAMPLES)
-    return np.nanpercentile(_figures(judged, name, times), [2.5, 97.5], axis=1)
-
-
-def draw(judged: Sequence[JudgedSolution], calibration: Calibration, path: Path) -> None:
-    """Histograms of the chosen verifier's values: steps and their wrong copies; right and wrong solutions."""
-    from matplotlib.figure import Figure
-
-    name = calibration.verifier
-    clean = [s.values[i][name] for s in judged for i, _, _ in s.corrupted]
-    wrong = [values[name] for s in judged for _, _, values in s.corrupted]
-    of_right, of_wrong = (
-        [v[name] for s in judged if s.right is right for v in s.values] for right in (True, False)
-    )
-    panels: list[dict[str, list[float]]] = [
-        {"steps of right solutions": clean, "the same with a wrong digit": wrong},
-        {"steps of right solutions": of_right, "steps of wrong solutions": of_wrong},
+def values_by_kind(judged: Sequence[JudgedSolution], verifier: str) -> list[dict[str, list[float]]]:
+    """A verifier's values of what it should tell apart: steps and their wrong copies, then steps of right and
+    of wrong solutions; each with its label."""
+    corrupted_steps = [
+        (s.values[i][verifier], wrong[verifier]) for s in judged for i, _, wrong in s.corrupted
     ]
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    bins = np.linspace(*np.percentile([*clean, *wrong, *of_right, *of_wrong], [1, 100]), 30)
-    for axes, groups in zip(figure.subplots(1, 2), panels, strict=True):
-        for label, values in groups.items():
-            axes.hist(np.clip(values, bins[0], None), bins, density=True, alpha=0.55, label=label)
-        label = f"threshold, keeps {calibration.keep:.0%}"
-        axes.axvline(calibration.threshold, color="black", lw=1, label=label)
-        axes.set_xlabel(name)
-        axes.legend(fontsize=8)
-    figure.axes[0].set_ylabel("density")
-    figure.savefig(path, dpi=120)
+    right, wrong = (
+        [values[verifier] for s in judged if s.right is kind for values in s.values] for kind in (True, False)
+    )
+    return [
+        {
+            "steps of right solutions": [clean for clean, _ in corrupted_steps],
+            "the same with a wrong digit": [wrong for _, wrong in corrupted_steps],
+        },
+        {"steps of right solutions": right, "steps of wrong solutions": wrong},
+    ]
 
 
 def _read_record(path: Path, head: dict[str, Any]) -> dict[str, JudgedSolution]:

@@ -16,8 +16,7 @@ from specreason_sgl.errors import ConfigError, ServerError, SpecReasonError
 from specreason_sgl.evaluation.grading import grade
 from specreason_sgl.evaluation.problems import Problem
 from specreason_sgl.evaluation.settings import ALONE, Setting
-from specreason_sgl.reasoning.display import model_name
-from specreason_sgl.reasoning.trace import Trace
+from specreason_sgl.reasoning.trace import Trace, model_name
 
 KIND = "specreason-sgl eval 1"
 

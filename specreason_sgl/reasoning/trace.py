@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from specreason_sgl.errors import ConfigError
@@ -185,12 +186,6 @@ class Trace:
         """Whether there is something to go on with: it is of a run of `solve` that failed."""
         return self.mode == "specreason" and self.stop == "failed"
 
-    def _repr_mimebundle_(self, **_) -> dict[str, str]:
-        """What a notebook shows."""
-        from specreason_sgl.reasoning import display
-
-        return {"text/html": display.as_table(self), "text/plain": display.totals(self)}
-
     def to_json(self) -> str:
         """One line of JSON."""
         return json.dumps(dataclasses.asdict(self), ensure_ascii=False)
@@ -220,6 +215,11 @@ class Trace:
             )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ConfigError(f"this is not a trace of specreason-sgl ({error})") from None
+
+
+def model_name(path: str) -> str:
+    """A model's name, from the folder or the name that its server gives."""
+    return Path(path).name.replace("--", "/")
 
 
 def joined(steps: Sequence[Step], delimiter: str) -> str:

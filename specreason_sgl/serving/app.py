@@ -20,12 +20,12 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from specreason_sgl import __version__
+from specreason_sgl.display.page import page
 from specreason_sgl.errors import SpecReasonError
 from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.trace import Trace
 from specreason_sgl.serving.api import ApiError, ChatRequest, api_error, finish_reason, invalid, usage
 from specreason_sgl.serving.service import Event, Job, Mode, QueueFull, Service
-from specreason_sgl.serving.show import page
 
 ALIVE = 15.0  # seconds without an event until a comment is sent, so that no proxy hangs up
 BODY_TIMEOUT = 60.0  # seconds

@@ -3,7 +3,8 @@
 import json
 
 from specreason_sgl import SpecReasonConfig
-from specreason_sgl.evaluation.bench import measure
+from specreason_sgl.bench.parts import measure
+from specreason_sgl.bench.setup import Bench
 from specreason_sgl.evaluation.calibrate import judge_problems
 from specreason_sgl.evaluation.problems import Problem
 from specreason_sgl.reasoning.verifiers import BUILT_IN
@@ -33,8 +34,7 @@ def test_every_verifier_judges_every_step_and_a_run_goes_on_where_it_was(tmp_pat
 
 
 def test_the_bench_measures_a_pair(draft, base):
-    found = measure(
-        ["prefix", "latency"],
+    bench = Bench(
         draft=draft,
         base=base,
         config=CONFIG,
@@ -42,7 +42,8 @@ def test_the_bench_measures_a_pair(draft, base):
         acceptances=[0.5],
         modes=["base", "sequential", "pipelined", "correct"],
     )
-    assert json.loads(json.dumps(found))["prefix"]["base"]["share"] > 0.9
-    latency = found["latency"]["acceptances"][0]
+    figures = measure(["prefix", "latency"], bench)
+    assert json.loads(json.dumps(figures))["prefix"]["base"]["share"] > 0.9
+    latency = figures["latency"]["acceptances"][0]
     assert latency.keys() == {"acceptance", "base", "sequential", "pipelined", "correct"}
     assert all(0 < latency[mode]["bound_ratio"] <= 1 for mode in ("base", "sequential"))

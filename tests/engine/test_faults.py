@@ -5,9 +5,10 @@ import subprocess
 import psutil
 import pytest
 
-from specreason_sgl import Endpoint, Rewrite, SpecReasonConfig, Trace, UtilityScore, solve
+from specreason_sgl import Endpoint, Rewrite, SpecReasonConfig, Trace, solve
 from specreason_sgl.errors import ServerError
 from specreason_sgl.runtime.launch import wait_healthy
+from specreason_sgl.verifiers import UtilityScore
 from tests.engine.test_runtimes import CLI, QUESTIONS, running, urls
 from tests.scripted import wait_until
 

@@ -16,8 +16,9 @@ from programs.reward_guided import reward_guided
 from programs.self_eval_beam_search import QUESTION as YES_NO
 from programs.self_eval_beam_search import self_eval_beam_search
 from programs.specreason import specreason
-from specreason_sgl import Endpoint, RewardModel, Rewrite, SpecReasonConfig, score, solve
+from specreason_sgl import Endpoint, Rewrite, SpecReasonConfig, score, solve
 from specreason_sgl.errors import RequestAborted
+from specreason_sgl.verifiers import RewardModel
 from tests.scripted import wait_until
 
 PROBLEM = "Natalia sold 48 clips in April and half as many in May. How many clips did she sell altogether?"

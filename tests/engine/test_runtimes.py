@@ -8,9 +8,11 @@ import sglang as sgl
 import urllib3
 
 from programs.specreason import specreason
-from specreason_sgl import Rewrite, SpecReasonConfig, Trace, UtilityScore, fork_to, solve, speculate
+from specreason_sgl import Rewrite, SpecReasonConfig, Trace, fork_to, solve, speculate
+from specreason_sgl.bench.prefix import RecordingEndpoint, prefix_share
+from specreason_sgl.bench.score import contexts, judged
 from specreason_sgl.errors import ContextLengthExceeded, RequestAborted
-from specreason_sgl.evaluation.bench import RecordingEndpoint, contexts, judged, prefix_share
+from specreason_sgl.verifiers import UtilityScore
 from tests.scripted import wait_until
 
 QUESTIONS = [

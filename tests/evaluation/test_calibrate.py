@@ -4,9 +4,10 @@ import random
 
 import pytest
 
+from specreason_sgl.display.pictures import histograms, png
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.evaluation import calibrate as work
-from specreason_sgl.evaluation.calibrate import JudgedSolution, auc, calibrate, corrupted, draw
+from specreason_sgl.evaluation.calibrate import JudgedSolution, auc, calibrate, corrupted, values_by_kind
 from specreason_sgl.evaluation.grading import is_right
 from specreason_sgl.evaluation.problems import load_problems
 from specreason_sgl.reasoning.acceptance import Quantile
@@ -108,10 +109,22 @@ def test_too_few_problems_are_refused():
         made_of(solutions(2))
 
 
-def test_the_picture_is_a_png(tmp_path):
+def test_values_are_told_apart_by_what_they_are_of():
     judged = solutions()
-    draw(judged, made_of(judged), tmp_path / "x.png")
-    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+    best = made_of(judged).verifier
+    steps, whole = values_by_kind(judged, best)
+    assert steps == {
+        "steps of right solutions": [s.values[i][best] for s in judged for i, _, _ in s.corrupted],
+        "the same with a wrong digit": [values[best] for s in judged for _, _, values in s.corrupted],
+    }
+    assert {label: len(values) for label, values in whole.items()} == {
+        "steps of right solutions": 40,
+        "steps of wrong solutions": 40,
+    }
+    assert min(steps["steps of right solutions"]) < max(steps["the same with a wrong digit"])  # they overlap
+    picture = histograms([steps, whole], made_of(judged))
+    assert [axes.get_xlabel() for axes in picture.axes] == [best, best]
+    assert png(picture).startswith(b"\x89PNG")
 
 
 def test_a_corrupted_step_differs_in_one_digit_and_no_number_begins_with_a_new_zero():

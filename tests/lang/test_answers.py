@@ -9,10 +9,11 @@ import sglang as sgl
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from specreason_sgl import Endpoint, RewardModel, score
+from specreason_sgl import Endpoint, score
 from specreason_sgl.errors import ServerError, SpecReasonError
 from specreason_sgl.lang.logprobs import logprobs
 from specreason_sgl.reasoning.verifiers import Drafted
+from specreason_sgl.verifiers import RewardModel
 from tests.scripted import ScriptedServer, answer, reading, streamed
 
 SOME = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

@@ -18,10 +18,10 @@ def three_steps(side, turn, most):
 
 
 def hold(pair, turn, released):
-    """The servers hold requests back that come after this part of the chain of thought."""
+    """The draft server holds back what it is asked for after this part of the chain of thought."""
 
     def before(seen):
-        if turn in seen.turn:
+        if seen.purpose == "draft" and turn in seen.turn:
             released.wait(30)
 
     pair.before = before

@@ -165,7 +165,7 @@ def test_a_trace_of_another_version_is_refused(version):
 
 def test_reading_a_trace_imports_neither_sglang_nor_torch():
     code = (
-        "import sys; from specreason_sgl import Trace, SpecReasonConfig; import specreason_sgl.cli; "
+        "import sys; from specreason_sgl import SpecReasonConfig, Trace; import specreason_sgl.cli; "
         "assert not {'sglang', 'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -9,18 +9,11 @@ import openai
 import pytest
 import urllib3
 
-from specreason_sgl import (
-    Correct,
-    Likelihood,
-    Rewrite,
-    SpecReasonConfig,
-    Trace,
-    UtilityScore,
-    get_calibration,
-)
+from specreason_sgl import Correct, Rewrite, SpecReasonConfig, Trace
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.reasoning.acceptance import Quantile
 from specreason_sgl.serving.api import ChatRequest
+from specreason_sgl.verifiers import Likelihood, UtilityScore, get_calibration
 from tests.reasoning.pair import aborted
 from tests.scripted import wait_until
 from tests.serving.conftest import serving, three_steps

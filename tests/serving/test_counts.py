@@ -4,7 +4,7 @@ from prometheus_client import generate_latest
 
 from specreason_sgl.serving.api import usage
 from specreason_sgl.serving.metrics import Metrics
-from tests.serving.traces import make_corrected, make_trace
+from tests.support.traces import make_corrected, make_trace
 
 
 def test_usage_has_each_model_s_tokens_and_what_came_of_the_drafts():

@@ -6,21 +6,21 @@ import types
 import numpy as np
 import pytest
 
-from specreason_sgl import get_calibration
-from specreason_sgl.evaluation import pictures
-from specreason_sgl.reasoning.display import rejected_drafts
+from specreason_sgl.display import pictures
+from specreason_sgl.display.parts import rejected_drafts
 from specreason_sgl.reasoning.trace import Call
-from tests.serving.traces import make_alone, make_corrected, make_trace
+from specreason_sgl.verifiers import get_calibration
+from tests.support.traces import make_alone, make_corrected, make_trace
 
 
 def bars(axes):
     """Left, bottom, width, height of each."""
-    return [(one.get_x(), one.get_y(), one.get_width(), one.get_height()) for one in axes.patches]
+    return [(bar.get_x(), bar.get_y(), bar.get_width(), bar.get_height()) for bar in axes.patches]
 
 
-def overlap(one, other):
+def overlap(bar, other):
     return all(
-        one[i] < other[i] + other[i + 2] - 2e-3 and other[i] < one[i] + one[i + 2] - 2e-3 for i in (0, 1)
+        bar[i] < other[i] + other[i + 2] - 2e-3 and other[i] < bar[i] + bar[i + 2] - 2e-3 for i in (0, 1)
     )
 
 
@@ -30,10 +30,10 @@ def test_every_request_is_in_the_timeline_and_none_hides_another():
     trace = dataclasses.replace(trace, wasted=(*trace.wasted, eager))
     upper, lower = pictures.timeline(trace, make_alone()).axes
     calls = [*trace.calls, *trace.wasted]
-    found = bars(upper)
-    shown, made = ([(x, width) for x, _, width, _ in found], [(one.start, one.seconds) for one in calls])
-    np.testing.assert_allclose(*(np.array(one)[np.lexsort(np.round(one, 3).T)] for one in (shown, made)))
-    assert not [(a, b) for i, a in enumerate(found) for b in found[:i] if overlap(a, b)]
+    drawn = bars(upper)
+    times = [(x, width) for x, _, width, _ in drawn], [(call.start, call.seconds) for call in calls]
+    np.testing.assert_allclose(*(np.array(pairs)[np.lexsort(np.round(pairs, 3).T)] for pairs in times))
+    assert not [(a, b) for i, a in enumerate(drawn) for b in drawn[:i] if overlap(a, b)]
     assert len(bars(lower)) == 2
     assert upper.get_xlim() == lower.get_xlim() == (0, 14.65)
     assert [label.get_text() for label in upper.get_yticklabels()] == ["draft", "base"]
@@ -41,7 +41,7 @@ def test_every_request_is_in_the_timeline_and_none_hides_another():
 
 def test_grey_is_what_was_cut_off_or_not_needed():
     (axes,) = pictures.timeline(make_trace()).axes
-    grey = [one.get_x() for one in axes.patches if one.get_facecolor()[:3] == (0xC9 / 255,) * 3]
+    grey = [bar.get_x() for bar in axes.patches if bar.get_facecolor()[:3] == (0xC9 / 255,) * 3]
     assert sorted(grey) == [
         2.2,
         2.8,
@@ -84,11 +84,11 @@ def test_steps_that_were_corrected_are_not_kept():
 
 
 def test_the_calibrations_curve_is_the_share_of_steps_that_a_threshold_keeps():
-    found = get_calibration("mini")
-    _, right = pictures.calibration(found).axes
+    calibration = get_calibration("mini")
+    _, right = pictures.calibration(calibration).axes
     curve = right.lines[0]
-    at = int(np.argmin(np.abs(curve.get_xdata() - found.threshold)))
-    assert abs(curve.get_ydata()[at] - 100 * found.keep) < 1
+    at = int(np.argmin(np.abs(curve.get_xdata() - calibration.threshold)))
+    assert abs(curve.get_ydata()[at] - 100 * calibration.keep) < 1
 
 
 def test_a_notebook_shows_a_picture():

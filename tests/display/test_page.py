@@ -14,12 +14,16 @@ from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from specreason_sgl.reasoning.display import SHADES, spans
+from specreason_sgl import Correct, Rewrite, SpecReasonConfig
+from specreason_sgl.display.page import as_html, page
+from specreason_sgl.display.parts import SHADES, spans
 from specreason_sgl.reasoning.trace import Correction, ReadToken
-from specreason_sgl.serving.show import as_html, page, read_traces
+from specreason_sgl.reasoning.trace_files import read_traces
+from specreason_sgl.serving.api import ChatRequest
+from specreason_sgl.verifiers import UtilityScore, get_calibration
 from tests import browser
 from tests.scripted import wait_until
-from tests.serving.traces import QUESTION, make_alone, make_corrected, make_trace
+from tests.support.traces import QUESTION, make_alone, make_corrected, make_trace
 
 pytestmark = browser.needed
 PAIR = "mini"
@@ -49,7 +53,7 @@ def chunks_of(trace):
 
 
 def sse(chunks):
-    lines = [f"data: {json.dumps(one, ensure_ascii=False)}\n\n" for one in chunks]
+    lines = [f"data: {json.dumps(event, ensure_ascii=False)}\n\n" for event in chunks]
     return "".join([*lines, "data: [DONE]\n\n"]).encode()
 
 
@@ -154,7 +158,7 @@ def test_a_question_is_asked_by_keyboard_and_its_steps_are_seen_in_order(view, s
     ]
     assert view.text("#asked") == QUESTION
     assert view.texts("#steps .number") == ["1", "2", "3", "4", "5"]
-    by = [[one.text for one in step.find_elements(By.CSS_SELECTOR, ".by")] for step in view.all(".step")]
+    by = [[node.text for node in step.find_elements(By.CSS_SELECTOR, ".by")] for step in view.all(".step")]
     assert by == [["base"], ["draft"], ["base"], ["base"], ["draft"]]
     scores = [text.split("Prob")[0].split("9:")[0] for text in view.texts("#steps .score")]
     assert [text.split("score")[1].lstrip(": ")[0] for text in scores] == ["8", "4", "2", "9"]
@@ -179,7 +183,7 @@ def test_a_correction_stands_in_its_step_with_the_drafted_token_struck_out(view,
     assert shown[1].endswith("That is 0 45 / 60 = <i>&amp; 0.75 hours.")
     assert view.texts(".text del") == [" 0", " <i>&amp;", " because", "⏎"]
     assert view.texts(".text ins") == [" 45", " 0", "⏎", " km/h"]
-    titles = [one.get_attribute("title") for one in view.all(".text del")]
+    titles = [node.get_attribute("title") for node in view.all(".text del")]
     assert titles[0] == "drafted; regret 4.21 nats"
     assert "line-through" in view.one(".text del").value_of_css_property("text-decoration")
     meta = [text.replace("draft", "draft ", 1) for text in view.texts(".step .meta")]
@@ -215,8 +219,8 @@ def test_what_is_selected_of_a_step_is_its_text(view, server):
 def test_regrets_are_shaded_on_demand_by_keyboard(view, server, key):
     def shaded():
         script = """return [...document.querySelectorAll(".text [class^=regret]")]
-            .filter((one) => getComputedStyle(one).backgroundColor !== "rgba(0, 0, 0, 0)")
-            .map((one) => [one.textContent, one.className])"""
+            .filter((node) => getComputedStyle(node).backgroundColor !== "rgba(0, 0, 0, 0)")
+            .map((node) => [node.textContent, node.className])"""
         return view.driver.execute_script(script)
 
     opened(view, server, make_corrected())
@@ -226,7 +230,7 @@ def test_regrets_are_shaded_on_demand_by_keyboard(view, server, key):
     view.one("#regret").send_keys(key)
     parts = [span for step in make_corrected().steps for span in spans(step) if span.shade]
     assert shaded() == [[span.text, f"regret-{span.shade}"] for span in parts]
-    titles = [one.get_attribute("title") for one in view.all(".text [class^=regret]")]
+    titles = [node.get_attribute("title") for node in view.all(".text [class^=regret]")]
     assert titles == [span.detail for span in parts]
     assert view.one("#regret").get_attribute("aria-pressed") == "true"
     assert view.texts("#shades span") == list(SHADES)
@@ -254,7 +258,7 @@ def test_a_regret_without_bound_is_shown(view, server):
     correction = dataclasses.replace(step.corrections[0], regret=float("inf"))
     changed = dataclasses.replace(step, reading=tuple(infinite), corrections=(correction,))
     opened(view, server, make_corrected(steps=(changed,)))
-    assert {one.get_attribute("class") for one in view.all(".text [class^=regret]")} == {"regret-4"}
+    assert {node.get_attribute("class") for node in view.all(".text [class^=regret]")} == {"regret-4"}
     assert view.one(".text del").get_attribute("title") == "drafted; regret Infinity nats"
 
 
@@ -262,9 +266,9 @@ def test_steps_and_the_answer_are_shown_as_they_come(view, server):
     first, second = threading.Event(), threading.Event()
     chunks = list(chunks_of(make_trace()))
     server.on_chat = lambda body: [
-        *(sse([one]).removesuffix(b"data: [DONE]\n\n") for one in chunks[:3]),
+        *(sse([event]).removesuffix(b"data: [DONE]\n\n") for event in chunks[:3]),
         first,
-        *(sse([one]).removesuffix(b"data: [DONE]\n\n") for one in chunks[3:8]),
+        *(sse([event]).removesuffix(b"data: [DONE]\n\n") for event in chunks[3:8]),
         second,
         sse(chunks[8:]),
     ]
@@ -310,9 +314,9 @@ def test_rejected_drafts_are_shown_on_demand(view):
     view.open().ask_and_wait()
     assert not view.seen("del")
     view.one(".step summary").click()
-    assert [one.is_displayed() for one in view.all("del")] == [True, False]
+    assert [node.is_displayed() for node in view.all("del")] == [True, False]
     view.one("#reveal").send_keys(Keys.SPACE)
-    wait_until(lambda: all(one.is_displayed() for one in view.all("del")))
+    wait_until(lambda: all(node.is_displayed() for node in view.all("del")))
     assert view.texts("del") == [step.rejected for step in make_trace().steps if step.rejected]
     assert "line-through" in view.one("del").value_of_css_property("text-decoration")
 
@@ -347,7 +351,7 @@ def test_readings_are_in_the_timeline(view, server):
         "answer",
         "hatched: cut off or not needed",
     ]
-    fills = {one.get_attribute("fill") for one in view.all("#timeline .bar.read:not(.lost) rect")}
+    fills = {node.get_attribute("fill") for node in view.all("#timeline .bar.read:not(.lost) rect")}
     assert fills == {"var(--read)"}
     assert len(view.all("#timeline .bar.lost")) == len(make_corrected().wasted)
 
@@ -373,6 +377,7 @@ def test_totals_are_the_trace_s(view, server, make):
 
 def test_only_settings_that_were_changed_are_sent(view, server):
     view.open()
+    view.one("#repair").send_keys("rewrite")
     for name, value in (
         ("threshold", "5.5"),
         ("lookahead", "0"),
@@ -382,16 +387,88 @@ def test_only_settings_that_were_changed_are_sent(view, server):
         view.one(f"#{name}").send_keys(value)
     view.ask_and_wait()
     assert server.asked[-1]["temperature"] == 0
-    extension = {"trace": True, "threshold": 5.5, "lookahead": 0, "token_budget": 300}
+    extension = {"trace": True, "repair": "rewrite", "threshold": 5.5, "lookahead": 0, "token_budget": 300}
     assert server.asked[-1]["specreason"] == extension
     server.on_chat = lambda body: [sse(chunks_of(make_alone()))]
     view.one("#model").send_keys(f"{PAIR}-base")
-    assert not view.one("#threshold").is_enabled()
+    for name in ("repair", "delta", "threshold", "lookahead"):
+        assert not view.one(f"#{name}").is_enabled()
     view.ask()
     wait_until(lambda: len(server.asked) == 2)
     assert server.asked[-1]["model"] == f"{PAIR}-base"
     assert server.asked[-1]["specreason"] == {"trace": True, "token_budget": 300}
     view.wait_for("#status", "Done: the thinking ended")
+
+
+CORRECTS = SpecReasonConfig(repair=Correct(delta=2, window=8))
+REWRITES = SpecReasonConfig(repair=Rewrite(), **get_calibration(PAIR).settings())
+
+
+@pytest.mark.parametrize(
+    ("served", "repair", "typed", "expected"),
+    [
+        (CORRECTS, "", {}, (CORRECTS.repair, None)),
+        (CORRECTS, "", {"delta": "1.5"}, (Correct(delta=1.5, window=8), None)),
+        (CORRECTS, "correct", {"delta": "1.5"}, (Correct(delta=1.5, window=8), None)),
+        (CORRECTS, "rewrite", {}, (Rewrite(), REWRITES.threshold)),
+        (CORRECTS, "rewrite", {"threshold": "5"}, (Rewrite(), 5)),
+        (REWRITES, "", {}, (Rewrite(), REWRITES.threshold)),
+        (REWRITES, "rewrite", {"threshold": "-3"}, (Rewrite(), -3)),
+        (REWRITES, "correct", {"delta": "0"}, (Correct(delta=0), None)),
+    ],
+)
+def test_the_server_takes_the_repair_and_its_number(view, server, served, repair, typed, expected):
+    view.open()
+    view.one("#repair").send_keys(repair or "default")
+    for name, value in typed.items():
+        view.one(f"#{name}").send_keys(value)
+    view.ask_and_wait()
+    config = ChatRequest(**server.asked[-1]).config(served, PAIR)
+    assert (config.repair, config.threshold) == expected
+
+
+def test_only_the_number_of_the_repair_in_use_is_shown_and_sent(view, server):
+    def shown():
+        return [name for name in ("delta", "threshold") if view.seen(f"#{name}")]
+
+    view.open()
+    assert shown() == ["delta"]
+    view.one("#delta").send_keys("1")
+    view.one("#repair").send_keys("rewrite")
+    assert shown() == ["threshold"]
+    view.one("#threshold").send_keys("5")
+    view.one("#repair").send_keys("correct")
+    assert shown() == ["delta"]
+    view.ask_and_wait()
+    assert server.asked[-1]["specreason"] == {"trace": True, "repair": "correct", "delta": 1}
+    view.one("#repair").send_keys("rewrite")
+    view.ask(" again")
+    wait_until(lambda: len(server.asked) == 2)
+    assert server.asked[-1]["specreason"] == {"trace": True, "repair": "rewrite", "threshold": 5}
+    view.wait_for("#status", "Done")
+
+
+JUDGED = SpecReasonConfig(repair=Rewrite(), verifier=UtilityScore(), threshold=7)
+
+
+@pytest.mark.parametrize(
+    ("trace", "field", "default"),
+    [(make_corrected(), "delta", "3"), (make_trace(config=JUDGED.as_dict()), "threshold", "7")],
+)
+def test_the_first_run_tells_the_servers_repair_and_its_number(view, server, trace, field, default):
+    server.on_chat = lambda body: [sse(chunks_of(trace))]
+    view.open()
+    assert view.one("#repair").get_attribute("value") == ""
+    view.ask_and_wait()
+    assert [name for name in ("delta", "threshold") if view.seen(f"#{name}")] == [field]
+    assert view.one(f"#{field}").get_attribute("placeholder") == default
+    assert view.one("#lookahead").get_attribute("placeholder") == "1"
+    view.one(f"#{field}").send_keys("4")
+    view.ask(" again")
+    wait_until(lambda: len(server.asked) == 2)
+    repair = "correct" if field == "delta" else "rewrite"
+    assert server.asked[-1]["specreason"] == {"trace": True, "repair": repair, field: 4}
+    view.wait_for("#status", "Done")
 
 
 def test_a_model_alone_is_shown_while_it_writes(view, server):
@@ -419,6 +496,7 @@ def test_a_model_alone_is_shown_while_it_writes(view, server):
 def test_the_base_model_alone_is_run_for_comparison(view, server):
     view.open()
     view.one("#temperature").send_keys("0")
+    view.one("#repair").send_keys("rewrite")
     view.one("#threshold").send_keys("5")
     view.ask_and_wait()
     server.on_chat = lambda body: [sse(chunks_of(make_alone()))]
@@ -566,7 +644,7 @@ def test_a_saved_trace_is_opened_and_saved_again(view, tmp_path):
 def test_several_traces_in_a_file_can_be_chosen_from(view, tmp_path):
     file = tmp_path / "traces.jsonl"
     other = make_trace(question="Another \u2028 one?", answer="other")
-    file.write_text("\n".join(one.to_json() for one in (make_trace(), make_alone(), other)), encoding="utf-8")
+    file.write_text("\n".join(run.to_json() for run in (make_trace(), make_alone(), other)), encoding="utf-8")
     view.open()
     view.one("#file").send_keys(str(file))
     wait_until(lambda: len(view.all("#runs option")) == 3)
@@ -690,11 +768,12 @@ def test_a_phone_scrolls_in_one_direction_only(view, server, scheme):
     view.one("#alone").click()
     view.wait_for("#race", "times as long")
     view.one("#regret").click()
-    for one in view.all("details"):
-        view.driver.execute_script("arguments[0].open = true", one)
+    for node in view.all("details"):
+        view.driver.execute_script("arguments[0].open = true", node)
     wait_until(lambda: len(view.all("#requests tr")) > 1)
     wider = """return [...document.querySelectorAll("main *:not(.scroll *, #timeline *, option)")]
-        .filter((one) => one.getBoundingClientRect().right > innerWidth + 0.5).map((one) => one.outerHTML)"""
+        .filter((node) => node.getBoundingClientRect().right > innerWidth + 0.5)
+        .map((node) => node.outerHTML)"""
     assert view.driver.execute_script(wider) == []
     assert view.driver.execute_script("return document.documentElement.scrollWidth") <= 360
 
@@ -716,16 +795,16 @@ const behind = (node) => {
   }
 };
 const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-const found = [];
+const contrasts = [];
 while (walker.nextNode()) {
   const node = walker.currentNode.parentElement;
   const text = walker.currentNode.data.trim();
   if (!text || !node.checkVisibility() || node.closest("script, title, option")) continue;
   const style = getComputedStyle(node);
   const both = [light(node.closest("svg") ? style.fill : style.color), light(behind(node))];
-  found.push([(Math.max(...both) + 0.05) / (Math.min(...both) + 0.05), text]);
+  contrasts.push([(Math.max(...both) + 0.05) / (Math.min(...both) + 0.05), text]);
 }
-return found;
+return contrasts;
 """
 
 
@@ -735,22 +814,23 @@ def test_all_text_has_enough_contrast(view, server, scheme):
     server.on_chat = lambda body: [sse(chunks_of(make_trace(steps=steps)))]
     view.emulate(scheme=scheme)
     view.open()
-    found = view.driver.execute_script(CONTRASTS)
+    contrasts = view.driver.execute_script(CONTRASTS)
     view.ask_and_wait()
     view.one("#regret").click()
-    view.driver.execute_script("for (const one of document.querySelectorAll('details')) one.open = true")
+    view.driver.execute_script("for (const node of document.querySelectorAll('details')) node.open = true")
     wait_until(lambda: len(view.all("#requests tr")) > 1)
-    found += view.driver.execute_script(CONTRASTS)
-    assert len(found) > 80
-    assert [one for one in found if one[0] < 4.5] == []
+    contrasts += view.driver.execute_script(CONTRASTS)
+    assert len(contrasts) > 80
+    assert [contrast for contrast in contrasts if contrast[0] < 4.5] == []
 
 
 def test_everything_that_takes_input_has_a_name(view, server):
     server.on_chat = lambda body: [sse(chunks_of(make_corrected()))]
     view.open().ask_and_wait()
-    controls = [one for one in view.all("input, select, textarea, button, summary") if one.is_displayed()]
+    controls = view.all("input, select, textarea, button, summary")
+    controls = [control for control in controls if control.is_displayed()]
     assert len(controls) > 10
-    assert [one.get_attribute("outerHTML") for one in controls if not one.accessible_name] == []
+    assert [control.get_attribute("outerHTML") for control in controls if not control.accessible_name] == []
 
 
 def test_the_tab_key_leads_through_the_whole_page_and_out(view, server):
@@ -765,4 +845,4 @@ def test_the_tab_key_leads_through_the_whole_page_and_out(view, server):
         if ids[-1] == "save":
             break
     stops = ["model", "go", "alone", "timeline", "reveal", "regret", "save"]
-    assert [one for one in ids if one in stops] == stops
+    assert [stop for stop in ids if stop in stops] == stops

@@ -1,111 +1,21 @@
+"""What the terminal shows of traces."""
+
 import dataclasses
 import io
-import json
 import re
 
 import pytest
 from rich.console import Console
 
-from specreason_sgl.errors import ConfigError
+from specreason_sgl.display.terminal import print_trace, print_traces
 from specreason_sgl.reasoning.trace import Correction, Step
-from specreason_sgl.serving.show import as_html, page, print_trace, print_traces, read_traces
-from tests.serving.traces import HEAD, make_alone, make_corrected, make_trace
+from tests.support.traces import HEAD, make_alone, make_corrected, make_trace
 
 
 def printed(*traces, regret=False, **options):
     console = Console(file=io.StringIO(), width=90, highlight=False, **options)
     print_traces(console, traces, regret)
     return console.file.getvalue()
-
-
-def embedded(html):
-    return re.search(r'<script type="application/json" id="traces">(.*?)</script>', html, re.DOTALL)[1]
-
-
-def test_the_page_asks_nothing_outside():
-    assert not re.findall(r"(?:src|href)=[\"']?(?:https?:)?//|@import|url\((?!#|data:)", page())
-    assert "default-src 'none'" in page()
-    assert "innerHTML" not in page()
-
-
-def test_the_page_has_the_traces_in_it():
-    traces = [make_trace(), make_alone(), make_corrected()]
-    assert json.loads(embedded(as_html(traces))) == [json.loads(one.to_json()) for one in traces]
-
-
-@pytest.mark.parametrize(
-    "text", ["</script><script>alert(1)</script>", "<!--<script>", "\\1 \\g<0> \u2028 []"]
-)
-def test_a_text_cannot_end_the_element_it_is_in(text):
-    html = as_html([make_trace(question=text, answer=text)])
-    assert "<" not in embedded(html)
-    assert json.loads(embedded(html))[0]["answer"] == text
-    assert html.lower().count("<script") == page().lower().count("<script")
-
-
-def test_numbers_that_json_does_not_have_are_left_out():
-    html = as_html(
-        [make_trace(config={"delimiter": "\n\n", "low": float("-inf"), "threshold": float("nan")})]
-    )
-    assert json.loads(embedded(html))[0]["config"] == {"delimiter": "\n\n", "low": None, "threshold": None}
-
-
-def test_one_trace_or_a_line_each_are_read(tmp_path):
-    one, two = make_corrected(answer="\u2028 and \x85 are no line ends here"), make_alone()
-    file = tmp_path / "traces.jsonl"
-    file.write_text(f"{one.to_json()}\n\n{two.to_json()}\n", encoding="utf-8")
-    assert read_traces(file) == [one, two]
-    file.write_text(json.dumps(json.loads(one.to_json()), indent=2), encoding="utf-8")
-    assert read_traces(file) == [one]
-
-
-def changed(**fields):
-    return json.dumps({**json.loads(make_trace().to_json()), **fields})
-
-
-def with_step(**fields):
-    first, *others = json.loads(make_corrected().to_json())["steps"]
-    return changed(steps=[{**first, **fields}, *others])
-
-
-def correction(**fields):
-    return {"at": 0, "drafted": "a", "text": "b", "regret": 4.0, "kept": 0, **fields}
-
-
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        ("", "has no trace"),
-        ("\n \n", "has no trace"),
-        ("nonsense", "line 1: this is not a trace"),
-        ("[1,\n2]", "line 1: this is not a trace"),
-        (make_trace().to_json() + "\n{}\n", "line 2: this is not a trace"),
-        (changed(version=1), "line 1: the trace has version 1; this package reads version 2"),
-        (changed(stop="[red]"), "line 1: this is not a trace"),
-        (changed(mode="both"), "line 1: this is not a trace"),
-        (changed(question=3), "line 1: this is not a trace"),
-        (changed(seconds="long"), "line 1: this is not a trace"),
-        (changed(config={}), "line 1: this is not a trace"),
-        (with_step(corrections=None), "line 1: this is not a trace"),
-        (with_step(corrections=[{"at": 0}]), "line 1: this is not a trace"),
-        (with_step(corrections=[correction(at="0")]), "line 1: this is not a trace"),
-        (with_step(corrections=[correction(at=-1)]), "line 1: this is not a trace"),
-        (with_step(corrections=[correction(at=99)]), "line 1: this is not a trace"),
-        (with_step(corrections=[correction(drafted=None)]), "line 1: this is not a trace"),
-        (with_step(corrections=[correction(regret="high")]), "line 1: this is not a trace"),
-        (with_step(reading=[[0, "a", -1.0, "b"]]), "line 1: this is not a trace"),
-        (with_step(reading=[[0, "a", -1.0, "b", None]]), "line 1: this is not a trace"),
-        (with_step(reading=[[0.5, "a", -1.0, "b", 1.0]]), "line 1: this is not a trace"),
-        (with_step(draft_tokens="all"), "line 1: this is not a trace"),
-        (with_step(head=0), "line 1: this is not a trace"),
-        (b"\xff\xfe", "not a trace"),
-    ],
-)
-def test_what_is_not_a_trace_is_refused_with_its_line(tmp_path, content, says):
-    file = tmp_path / "t.json"
-    file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(ConfigError, match=says):
-        read_traces(file)
 
 
 def test_the_terminal_shows_who_wrote_each_step_and_what_was_rejected():

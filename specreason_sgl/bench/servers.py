@@ -1,5 +1,8 @@
-"""A server that speaks enough of SGLang's HTTP to run the algorithm on, and answers at once: what is left is
-this package's own time. `python -m specreason_sgl.evaluation.zero_server TOKENIZER PORT`"""
+"""Servers that speak enough of SGLang's HTTP to run the algorithm on.
+
+Zero latency: it answers at once, so that what is left is this package's own time. A process each:
+`python -m specreason_sgl.bench.servers TOKENIZER PORT`
+"""
 
 import contextlib
 import json
@@ -38,7 +41,7 @@ def make_app(tokenizer: str) -> FastAPI:
 
     @app.post("/flush_cache")
     @app.post("/abort_request")
-    async def nothing():
+    async def do_nothing():
         return {}
 
     return app
@@ -46,19 +49,19 @@ def make_app(tokenizer: str) -> FastAPI:
 
 def _answer(payload: dict[str, Any]) -> dict[str, Any]:
     ids = payload["input_ids"]
-    most = payload["sampling_params"].get("max_new_tokens", STEP_TOKENS)
-    meta = {"prompt_tokens": len(ids), "cached_tokens": 0, "completion_tokens": min(STEP_TOKENS, most)}
+    limit = payload["sampling_params"].get("max_new_tokens", STEP_TOKENS)
+    meta = {"prompt_tokens": len(ids), "cached_tokens": 0, "completion_tokens": min(STEP_TOKENS, limit)}
     meta["finish_reason"] = {"type": "stop", "matched": "\n\n"}
     if choices := payload.get("token_ids_logprob"):
         meta["output_token_ids_logprobs"] = [[[-float(i), token, None] for i, token in enumerate(choices)]]
     if "logprob_start_len" in payload:
         meta |= _reading(ids, payload["logprob_start_len"])
-    # Each step says something else, or it would be a repetition.
+    # Each step differs from the others, or it would be a repetition.
     return {"text": f"{STEP} {len(ids)}", "output_ids": [], "meta_info": meta}
 
 
 def _reading(ids: list[int], start: int) -> dict[str, Any]:
-    """No token is regretted, though the model would have written the one before twice."""
+    """Logprobs without regret, although the model's first choice is always to repeat the token before."""
     tokens, firsts = [], []
     for i in range(start, len(ids)):
         logprob = -(i % 97) / 100
@@ -69,7 +72,7 @@ def _reading(ids: list[int], start: int) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def zero_servers(tokenizer: str, n: int = 2) -> Iterator[list[str]]:
-    """Start `n` of them, each in a process of its own; gives their URLs."""
+    """Start `n` zero-latency servers, each in a process of its own; yields their URLs."""
     supervised = [sys.executable, "-I", "-S", supervise.__file__]
     ports = [free_port() for _ in range(n)]
     servers = [

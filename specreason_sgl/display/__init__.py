@@ -1,0 +1,1 @@
+"""Views of a trace, a report and a calibration: terminal, HTML page, notebook, pictures."""
