@@ -6,7 +6,7 @@ Each part returns plain data; `specreason-sgl bench` prints it as tables and wri
 import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from sglang.lang.choices import greedy_token_selection
 from specreason_sgl.evaluation.report import prefills
 from specreason_sgl.evaluation.zero_server import STEP_TOKENS, zero_servers
 from specreason_sgl.lang.endpoint import Endpoint
+from specreason_sgl.lang.requests import RequestRecord
 from specreason_sgl.lang.score import score
 from specreason_sgl.reasoning import verifiers
 from specreason_sgl.reasoning.acceptance import FixedShare
@@ -154,19 +155,17 @@ def contexts(n: int) -> list[str]:
 # Prefix
 
 
-class RecordingEndpoint(Endpoint):
-    """Keeps each request's token ids, before and after, and how many the cache served."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.record: list[tuple[list[int], list[int], int]] = []
-
-    def _generate(self, sid, payload, *path):
-        answer = super()._generate(sid, payload, *path)
-        if isinstance(answer, dict) and payload.get("input_ids"):
-            cached = answer["meta_info"]["cached_tokens"]
-            self.record.append((payload["input_ids"], answer.get("output_ids", []), cached))
-        return answer
+def prompts_of(requests: Iterable[RequestRecord]) -> list[tuple[list[int], list[int], int]]:
+    """Token ids of each answered request, before and after, and how many of the former the cache served."""
+    return [
+        (
+            request.payload["input_ids"],
+            request.answer.get("output_ids", []),
+            request.answer["meta_info"]["cached_tokens"],
+        )
+        for request in requests
+        if request.error is None and isinstance(request.answer, dict) and request.payload["input_ids"]
+    ]
 
 
 @dataclass(frozen=True)
@@ -202,15 +201,16 @@ def _common(a: list[int], b: list[int]) -> int:
 def measure_prefix(draft_url: str, base_url: str, config: SpecReasonConfig, **options) -> dict[str, Any]:
     """Of the prompt tokens that a runtime had seen before in a run, the share its cache served; by side."""
     config = _always_drafting(config, repair=Rewrite(), threshold=FixedShare(0.7), lookahead=0)
+    requests: dict[str, list[RequestRecord]] = {"draft": [], "base": []}
     with (
-        RecordingEndpoint(draft_url, **options) as draft,
-        RecordingEndpoint(base_url, **options) as base,
+        Endpoint(draft_url, on_request=requests["draft"].append, **options) as draft,
+        Endpoint(base_url, on_request=requests["base"].append, **options) as base,
     ):
         draft.flush_cache(), base.flush_cache()
         trace = solve(QUESTIONS[0], draft=draft, base=base, config=config)
         figures: dict[str, Any] = {"steps": len(trace.steps), "rewritten": trace.rewritten}
-        for side, endpoint in (("draft", draft), ("base", base)):
-            share = prefix_share(endpoint.record)
+        for side, sent in requests.items():
+            share = prefix_share(prompts_of(sent))
             figures[side] = {
                 "prompt": share.prompt,
                 "seen": share.seen,

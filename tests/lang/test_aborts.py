@@ -10,8 +10,8 @@ import sglang as sgl
 
 from specreason_sgl import Endpoint
 from specreason_sgl.errors import RequestAborted
-from specreason_sgl.lang import endpoint as module
-from specreason_sgl.lang.endpoint import _Request
+from specreason_sgl.lang import requests as module
+from specreason_sgl.lang.requests import Request
 from tests.scripted import ScriptedServer, answer, part_of, streamed, wait_until
 
 
@@ -99,14 +99,14 @@ def test_a_refused_abort_leaves_the_connections_of_other_requests(scripted, endp
 
 def test_a_connection_that_another_request_has_taken_is_left_alone(scripted, endpoint):
     ask.run(backend=endpoint).sync()
-    with _Request(endpoint, "earlier") as earlier:
+    with Request(endpoint.requests, "earlier") as earlier:
         response = earlier.send({"input_ids": [1]})
         response.read()  # the connection is in the pool again
         scripted.on_generate = clients = Clients()
         later = ask.run(backend=endpoint)
         wait_until(lambda: clients.asked == 1)
         assert scripted.connections == 1
-        module.shut_down(earlier.in_flight)
+        earlier.wire.shut_down()
         assert not clients.gone.acquire(timeout=0.2)
     endpoint.abort(later)
 
@@ -191,16 +191,17 @@ class Watched(dict):
 
 def test_requests_end_while_other_threads_abort(scripted, endpoint, monkeypatch):
     """8 threads begin and end 100 requests each while one aborts all 200 times."""
-    endpoint._in_flight = watched = Watched(endpoint._lock)
-    monkeypatch.setattr(endpoint, "_send", lambda *_, **__: None)
-    monkeypatch.setattr(endpoint, "_abort_rid", lambda rid: 200)
+    requests = endpoint.requests
+    requests.in_flight = watched = Watched(requests.lock)
+    monkeypatch.setattr(requests.http, "send", lambda *_, **__: None)
+    monkeypatch.setattr(requests.aborts, "post", lambda rid: 200)
     errors, begin = [], threading.Barrier(9)
 
     def request_often(name):
         begin.wait()
         for _ in range(100):
             try:
-                with _Request(endpoint, name) as request:
+                with Request(requests, name) as request:
                     request.send({"input_ids": [1]})
             except Exception as error:
                 errors.append(error)

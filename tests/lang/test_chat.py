@@ -259,19 +259,19 @@ def test_a_growing_text_is_encoded_as_if_it_were_new(name):
         text = ""
         for piece in pieces:
             text += piece
-            assert template._encode_growing(text) == encoded(template, text)
+            assert template._encoder.encode_growing(text) == encoded(template, text)
         cut = data.draw(st.integers(0, len(text)))  # and one that is shorter again, then goes on otherwise
         for other in (text[:cut], text[:cut] + "x", text[:cut] + "\n"):
-            assert template._encode_growing(other) == encoded(template, other)
+            assert template._encoder.encode_growing(other) == encoded(template, other)
 
     grow()
 
 
 def test_only_new_lines_are_encoded():
     template = TokenizerChatTemplate(make_tokenizer("qwen2.5"), "qwen2.5")
-    assert template._cuts_at_lines
+    assert template._encoder.cuts_at_lines
     text = "One line.\n\n" * 50
-    template._encode_growing(text + "x")
+    template._encoder.encode_growing(text + "x")
     lengths, encode = [], template.tokenizer.encode
 
     def counting(text, **settings):
@@ -279,7 +279,7 @@ def test_only_new_lines_are_encoded():
         return encode(text, **settings)
 
     template.tokenizer.encode = counting
-    template._encode_growing(text + "x and more.\n\nThen")
+    template._encoder.encode_growing(text + "x and more.\n\nThen")
     assert sum(lengths) <= len("x and more.\n\nThen")
 
 
@@ -290,8 +290,8 @@ def test_a_token_that_swallows_the_line_break_before_it_is_encoded_whole():
     tokenizer.add_tokens([AddedToken("<mask>", lstrip=True, normalized=False)])
     template = TokenizerChatTemplate(tokenizer, "mask")
     text = "One line.\n"
-    template._encode_growing(text)
-    assert template._encode_growing(text + "<mask> more") == encoded(template, text + "<mask> more")
+    template._encoder.encode_growing(text)
+    assert template._encoder.encode_growing(text + "<mask> more") == encoded(template, text + "<mask> more")
 
 
 CLOSED = "<think>\n\n</think>\n\n"

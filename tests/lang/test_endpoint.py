@@ -23,7 +23,7 @@ from specreason_sgl.errors import (
     ServerUnreachable,
     Unauthorized,
 )
-from specreason_sgl.lang import endpoint as module
+from specreason_sgl.lang import requests as module
 from specreason_sgl.lang.logprobs import logprobs as logprobs_of
 from tests.scripted import answer, part_of, streamed, wait_until
 from tests.scripted import reading as prefill
@@ -618,7 +618,7 @@ def test_a_state_can_be_collected_in_a_thread_that_has_the_endpoints_lock(script
     state = run(endpoint)
 
     def collect():
-        with endpoint._lock:
+        with endpoint.requests.lock:
             endpoint.end_program(state.stream_executor)
 
     thread = threading.Thread(target=collect, daemon=True)
@@ -751,7 +751,7 @@ def test_a_token_that_two_texts_share_is_of_neither(scripted, endpoint):
 
 
 def test_an_empty_text_has_no_logprobs():
-    with pytest.raises(ConfigError, match="not empty"):
+    with pytest.raises(ConfigError, match="must not be empty"):
         logprobs_of("x", "")
 
 

@@ -114,7 +114,9 @@ def test_what_is_read_of_other_tokens_is_refused():
         read_tokens(str, [5, 7], 1, 2, meta)
 
 
-@pytest.mark.parametrize(("arguments", "why"), [(("",), "not empty"), (("x", 0), "top must be at least 1")])
+@pytest.mark.parametrize(
+    ("arguments", "why"), [(("",), "must not be empty"), (("x", 0), "top must be at least 1")]
+)
 def test_what_cannot_be_read_is_refused(arguments, why):
     with pytest.raises(ConfigError, match=why):
         logprobs("x", *arguments)

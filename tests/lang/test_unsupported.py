@@ -79,7 +79,7 @@ def test_channels_are_refused(scripted, endpoint):
     endpoint.tokenizer.chat_template = "{% for m in messages %}<|channel|>final{{ m.content }}{% endfor %}"
     endpoint.chat_template = type(endpoint.chat_template)(endpoint.tokenizer, "gpt-oss")
     with pytest.raises(
-        TemplateError, match=r"gpt-oss is of channels \(<\|channel\|>\), which is not supported"
+        TemplateError, match=r"gpt-oss uses channels \(<\|channel\|>\), which are not supported"
     ):
         with_roles.run("gen", backend=endpoint)["x"]
     assert not scripted.generated()
