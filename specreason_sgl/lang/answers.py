@@ -9,7 +9,7 @@ from specreason_sgl.errors import ServerFailed
 
 COUNTS = ("prompt_tokens", "cached_tokens", "completion_tokens")
 USAGE = (*COUNTS, "sent_at", "seconds")
-WRONG = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, AssertionError)
+MALFORMED = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, AssertionError)
 
 
 def check_answer(url: str, answer: Any, embedding: bool = False) -> None:
@@ -74,7 +74,7 @@ def reading(url: str) -> Iterator[None]:
     """
     try:
         yield
-    except WRONG as error:
+    except MALFORMED as error:
         why = f"{type(error).__name__}: {str(error)[:80]}"
         raise ServerFailed(f"{url} sent something that is not an answer of SGLang's ({why})") from None
 

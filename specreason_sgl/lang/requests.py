@@ -148,7 +148,7 @@ class Requests:
         with self.lock:
             self.in_flight.pop(request.rid, None)
             if request.aborted.is_set() or request.sid in self._aborted:
-                raise request.refusal(request.times())
+                raise request.abort_error(request.times())
             # The scheduler aborts by prefix of the request id, so ids are of one length.
             request.rid = uuid.uuid4().hex
             self.in_flight[request.rid] = request
@@ -300,7 +300,7 @@ class Request:
             log.warning("%s; the request is sent again%s", error, limit)
         self._waits += 1
         if self.aborted.wait(wait):
-            raise self.refusal()
+            raise self.abort_error()
 
     def made_progress(self) -> None:
         """The server answers again: a later failure has the full time for retries."""
@@ -310,7 +310,8 @@ class Request:
         """When it was sent, on the clock of `time.monotonic`, and for how many seconds it has run."""
         return {"sent_at": self.sent_at, "seconds": time.monotonic() - self.sent_at}
 
-    def refusal(self, meta: dict[str, Any] | None = None) -> RequestAborted:
+    def abort_error(self, meta: dict[str, Any] | None = None) -> RequestAborted:
+        """The error for what was aborted while nothing of it was on the server."""
         return RequestAborted(f"the state was aborted; nothing more was sent to {self._http.url}", meta)
 
     def close(self, early: bool = True) -> None:

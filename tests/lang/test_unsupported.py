@@ -10,12 +10,6 @@ PICTURE = b"not looked at"
 
 
 @pytest.fixture
-def endpoint(scripted):
-    with Endpoint(scripted.url, timeout=20, retry_for=0) as endpoint:
-        yield endpoint
-
-
-@pytest.fixture
 def without_template(endpoint):
     template = type(endpoint.chat_template)
     endpoint.tokenizer.chat_template = None
