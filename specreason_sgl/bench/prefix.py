@@ -1,5 +1,6 @@
 """Part `prefix`: the share of seen prompt tokens that the runtimes' radix caches served."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +8,7 @@ from rich.table import Table
 
 from specreason_sgl.bench.setup import QUESTIONS, Bench, always_drafting, make_table
 from specreason_sgl.lang.endpoint import Endpoint
+from specreason_sgl.lang.requests import RequestRecord
 from specreason_sgl.reasoning.acceptance import FixedShare
 from specreason_sgl.reasoning.repair import Rewrite
 from specreason_sgl.reasoning.solve import solve
@@ -14,19 +16,7 @@ from specreason_sgl.reasoning.solve import solve
 KEPT = 0.7  # share of the drafted steps
 
 
-class RecordingEndpoint(Endpoint):
-    """Keeps each request's token ids, before and after, and how many the cache served."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.record: list[tuple[list[int], list[int], int]] = []
-
-    def _generate(self, sid, payload, *path):
-        answer = super()._generate(sid, payload, *path)
-        if isinstance(answer, dict) and payload.get("input_ids"):
-            cached = answer["meta_info"]["cached_tokens"]
-            self.record.append((payload["input_ids"], answer.get("output_ids", []), cached))
-        return answer
+Prompt = tuple[list[int], list[int], int]  # token ids, generated ones, and how many of the former were cached
 
 
 @dataclass(frozen=True)
@@ -48,15 +38,16 @@ def run(bench: Bench) -> dict[str, Any]:
     bench.on_stage("prefix")
     config = always_drafting(bench.config, repair=Rewrite(), threshold=FixedShare(KEPT), lookahead=0)
     options = {"api_key": bench.base.api_key}
+    requests: dict[str, list[RequestRecord]] = {"draft": [], "base": []}
     with (
-        RecordingEndpoint(bench.draft.base_url, **options) as draft,
-        RecordingEndpoint(bench.base.base_url, **options) as base,
+        Endpoint(bench.draft.base_url, on_request=requests["draft"].append, **options) as draft,
+        Endpoint(bench.base.base_url, on_request=requests["base"].append, **options) as base,
     ):
         bench.flush_caches()
         trace = solve(QUESTIONS[0], draft=draft, base=base, config=config)
         figures: dict[str, Any] = {"steps": len(trace.steps), "rewritten": trace.rewritten}
-        for side, endpoint in (("draft", draft), ("base", base)):
-            share = prefix_share(endpoint.record)
+        for side, sent in requests.items():
+            share = prefix_share(prompts_of(sent))
             figures[side] = {
                 "prompt": share.prompt,
                 "seen": share.seen,
@@ -67,12 +58,25 @@ def run(bench: Bench) -> dict[str, Any]:
     return figures
 
 
-def prefix_share(record) -> PrefixShare:
+def prompts_of(requests: Iterable[RequestRecord]) -> list[Prompt]:
+    """The prompts of the answered requests."""
+    return [
+        (
+            request.payload["input_ids"],
+            request.answer.get("output_ids", []),
+            request.answer["meta_info"]["cached_tokens"],
+        )
+        for request in requests
+        if request.error is None and isinstance(request.answer, dict) and request.payload["input_ids"]
+    ]
+
+
+def prefix_share(prompts: Iterable[Prompt]) -> PrefixShare:
     """What an ideal cache could have served is each prompt's longest common prefix with an earlier request
     (its prompt and what was generated on it)."""
     earlier: list[list[int]] = []
     prompt = seen = cached = 0
-    for ids, generated, from_cache in record:
+    for ids, generated, from_cache in prompts:
         longest = max((_common(ids, request) for request in earlier), default=0)
         prompt, seen, cached = prompt + len(ids), seen + longest, cached + min(from_cache, longest)
         earlier.append(ids + generated)

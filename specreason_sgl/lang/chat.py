@@ -12,9 +12,7 @@ token.
 
 import logging
 import re
-import threading
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -22,17 +20,14 @@ from sglang.lang.chat_template import ChatTemplate
 from sglang.lang.interpreter import StreamExecutor
 
 from specreason_sgl.errors import ConfigError, TemplateError
+from specreason_sgl.lang.encoding import THINK_CLOSE, THINK_OPEN, GuardedEncoder
+from specreason_sgl.lang.memory import Memory
 
-THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 CHANNEL = "<|channel|>"  # gpt-oss: thoughts and answers are messages of their own
 SET_HERE = {"conversation", "messages", "chat_template", "tokenize", "add_generation_prompt"}
 SET_HERE |= {"continue_final_message", "return_dict", "return_tensors", "return_assistant_tokens_mask"}
-_TAG = re.compile(r"<[^\s<>]+>")
-_NOT_HTML = re.compile(r"[|｜_▁]")  # no element of HTML has one of these in its name
-_LINE_END = re.compile(r"\n(?=\S)|\n\Z")
 _SLOT = "\ue000content\ue001"  # private-use characters: no tokenizer has them as a token of its own
 log = logging.getLogger(__name__)
-_GUARD = ("\ue000{}\ue001", re.compile("\ue000(\\d+)\ue001"))
 
 
 class TokenizerChatTemplate(ChatTemplate):
@@ -45,7 +40,7 @@ class TokenizerChatTemplate(ChatTemplate):
             everything that is rendered and cached here.
 
     Raises:
-        ConfigError: the settings are not keyword arguments that are the template's.
+        ConfigError: the settings are not keyword arguments for the template.
     """
 
     def __init__(self, tokenizer, name: str, settings: Mapping[str, Any] | None = None):
@@ -56,16 +51,9 @@ class TokenizerChatTemplate(ChatTemplate):
         for setting in self.settings:
             if self._source and not re.search(rf"\b{re.escape(setting)}\b", self._source):
                 log.warning("the chat template of %s does not use the setting %r", name, setting)
-        added = tokenizer.added_tokens_decoder.values()
-        controls = (token.content for token in added if _is_control(token, self._source))
-        self._reserved = sorted(controls, key=len, reverse=True)
-        self._reserved_pattern = re.compile("|".join(map(re.escape, self._reserved)) or r"(?!)")
-        self._backend = tokenizer.backend_tokenizer
-        self._backend.no_truncation()
-        self._backend.no_padding()
+        self._encoder = GuardedEncoder(tokenizer, self._source)
         self._rendered = Memory(256)
         self._heads = Memory(256)
-        self._prefixes = Memory(512)
 
     def __eq__(self, other) -> bool:
         return self is other
@@ -119,10 +107,10 @@ class TokenizerChatTemplate(ChatTemplate):
                     "images are not supported"
                 )
         key = (generation_prompt, *((message["role"], message["content"]) for message in messages))
-        if (known := self._rendered.get(key)) is None:
-            known = self._render(messages, generation_prompt)
-            self._rendered.put(key, known)
-        return known
+        if (rendered := self._rendered.get(key)) is None:
+            rendered = self._render(messages, generation_prompt)
+            self._rendered.put(key, rendered)
+        return rendered
 
     def _render(self, messages: Sequence[dict], generation_prompt: bool) -> str:
         from jinja2 import TemplateError as JinjaError
@@ -133,7 +121,7 @@ class TokenizerChatTemplate(ChatTemplate):
             )
         if CHANNEL in self._source:
             raise TemplateError(
-                f"the chat template of {self.name} is of channels ({CHANNEL}), which is not supported: "
+                f"the chat template of {self.name} uses channels ({CHANNEL}), which are not supported: "
                 "use another model, or a program without roles"
             )
         try:
@@ -166,7 +154,7 @@ class TokenizerChatTemplate(ChatTemplate):
         rendered, whole = self.render(before), head(before)
         if whole.startswith(rendered):
             return whole[len(rendered) :]
-        # The template renders the last message otherwise once another follows it: look between the two.
+        # The template renders the last message differently once another follows: find what lies between them.
         last = {**before[-1], "content": _SLOT}
         _, suffix = self.get_prefix_and_suffix(last["role"], before[:-1])
         return head([*before[:-1], last]).rpartition(_SLOT)[2].removeprefix(suffix)
@@ -192,7 +180,9 @@ class TokenizerChatTemplate(ChatTemplate):
         if not s.messages_ and s.cur_role is None:
             return self.tokenizer.encode(s.text_[:until] + extra)
         head, at = self._head(s)
-        return self._encode_guarded(head + self._guard(s.text_[at:until] + extra, s.cur_role or "assistant"))
+        return self._encoder.encode_guarded(
+            head + self._guard(s.text_[at:until] + extra, s.cur_role or "assistant")
+        )
 
     def _head(self, s: StreamExecutor) -> tuple[str, int]:
         """The guarded rendering of what comes before the unfinished turn, and where that turn begins in the
@@ -215,12 +205,16 @@ class TokenizerChatTemplate(ChatTemplate):
 
     def encode_text(self, text: str) -> list[int]:
         """A text's token ids, without special tokens around it."""
-        # What wraps this in transformers costs five times as much for a short text.
-        return self._backend.encode(text, add_special_tokens=False).ids
+        return self._encoder.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, special tokens included."""
-        return self._backend.decode(list(ids), skip_special_tokens=False)
+        return self._encoder.decode(ids)
+
+    def single_tokens(self, text: str, choices: Sequence[str]) -> list[int]:
+        """Each choice's one token id after a text; none where a choice is not one token there, or two choices
+        are the same token."""
+        return self._encoder.single_tokens(text, tuple(choices))
 
     @cached_property
     def end_of_turn(self) -> int:
@@ -235,7 +229,7 @@ class TokenizerChatTemplate(ChatTemplate):
         return self.tokenizer.eos_token_id
 
     def is_end(self, id: int) -> bool:
-        """Whether a token of the model's ends its turn: all special ones do, none is text."""
+        """Whether a token ends the model's turn: every special one does."""
         return id in self._special_ids
 
     @cached_property
@@ -244,109 +238,18 @@ class TokenizerChatTemplate(ChatTemplate):
         return frozenset({*self.tokenizer.all_special_ids, *(id for id, token in added if token.special)})
 
     def _guard(self, content: str, role: str) -> str:
-        """Content with the special tokens in it replaced by numbered marks that no template touches.
+        """Content that cannot write control tokens, for a message or the unfinished turn.
 
         In a thinking model's own turn a `<think>` at its beginning, where the template has not written it,
         and the first `</think>` are what they seem.
         """
-        if "\ue000" not in content and not any(token in content for token in self._reserved):
-            return content
-        content = _GUARD[1].sub(lambda m: m[0].replace("\ue000", "\ufffd"), content)  # no forged marks
-
         keep = set()
         if role == "assistant" and self._knows_thinking:
             start = len(content) - len(content.lstrip())
             keep = {content.find(THINK_CLOSE)}
             if content.startswith(THINK_OPEN, start) and not self.opens_thinking:
                 keep.add(start)
-
-        def mark(match: re.Match) -> str:
-            kept = match.start() in keep
-            return match[0] if kept else _GUARD[0].format(self._reserved.index(match[0]))
-
-        return self._reserved_pattern.sub(mark, content)
-
-    def _encode_guarded(self, rendered: str) -> list[int]:
-        encode = self.encode_text
-        if not _GUARD[1].search(rendered):
-            return self._encode_growing(rendered)
-        # Split at the template's own control tokens; what lies between is plain text, marks put back.
-        ids: list[int] = []
-        at = 0
-        for control in [*self._reserved_pattern.finditer(rendered), None]:
-            plain = rendered[at : control.start() if control else len(rendered)]
-            for piece in self._broken_up(_GUARD[1].sub(lambda m: self._reserved[int(m[1])], plain)):
-                ids += encode(piece)
-            if control:
-                ids += encode(control[0])
-                at = control.end()
-        return ids
-
-    def _encode_growing(self, text: str) -> list[int]:
-        """Token ids of a text whose beginning was probably encoded before: only the new lines are encoded."""
-        if not self._cuts_at_lines:
-            return self.encode_text(text)
-        cuts = [match.end() for match in _LINE_END.finditer(text)]
-        start, ids = 0, []
-        for cut in reversed(cuts):
-            if (known := self._prefixes.get(text[:cut])) is not None:
-                start, ids = cut, known
-                break
-        for cut in [*(cut for cut in cuts[-2:] if cut > start), len(text)]:
-            if cut > start:
-                ids = ids + self.encode_text(text[start:cut])
-                start = cut
-                if text[cut - 1] == "\n":
-                    self._prefixes.put(text[:cut], ids)
-        return ids
-
-    @cached_property
-    def _cuts_at_lines(self) -> bool:
-        """Whether a line's tokens do not depend on the lines before it, as far as an ASCII character on each
-        side of the joint goes. So it is with Qwen's, Llama-3's and DeepSeek's tokenizers; GPT-2's joins the
-        last line break to what follows, SentencePiece's treats a text's beginning in its own way, and a
-        special token can be one that swallows the white space before it."""
-        if any(token.lstrip for token in self.tokenizer.added_tokens_decoder.values()):
-            return False
-        befores = ["a\n", "1\n", ".\n", " \n", "\n\n", ":\n\n", ")\n\n", "x \n\n"]
-        afters = [chr(code) + more for code in range(33, 127) for more in ("", "b 1")]
-        pairs = [(before, after) for before in befores for after in afters]
-        encode = self.encode_text
-        tails = {after: encode(after) for after in afters}
-        heads = {before: encode(before) for before in befores}
-        return all(encode(before + after) == heads[before] + tails[after] for before, after in pairs)
-
-    def _broken_up(self, text: str) -> Iterator[str]:
-        """The text in pieces, cut inside each special token: `split_special_tokens` of tokenizers leaves out
-        those that were added as not special, such as `<think>`."""
-        while match := self._reserved_pattern.search(text):
-            yield text[: match.start() + 1]
-            text = text[match.start() + 1 :]
-        if text:
-            yield text
-
-
-class Memory:
-    """The most recently used values."""
-
-    def __init__(self, size: int):
-        self._size = size
-        self._values: OrderedDict = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key):
-        with self._lock:
-            if key in self._values:
-                self._values.move_to_end(key)
-                return self._values[key]
-            return None
-
-    def put(self, key, value) -> None:
-        with self._lock:
-            self._values[key] = value
-            self._values.move_to_end(key)
-            if len(self._values) > self._size:
-                self._values.popitem(last=False)
+        return self._encoder.guard(content, keep)
 
 
 def exact_messages(s: StreamExecutor) -> tuple[list[dict], str]:
@@ -392,23 +295,3 @@ def _checked_settings(settings: Mapping[str, Any] | None) -> dict[str, Any]:
     if names := sorted(SET_HERE.intersection(settings)):
         raise ConfigError(f"template must not set {', '.join(names)}: the renderer does")
     return dict(settings)
-
-
-def _is_control(token, source: str) -> bool:
-    """Whether an added token steers the model, so that text must not be able to write it.
-
-    Special tokens are; so are tags that are not marked as special (`<think>`, `<tool_call>`,
-    `<|fim_prefix|>`): those that the chat template writes, and those whose names no text would have. Others
-    are vocabulary for ordinary text, and breaking them up would show the model text as it never saw it: runs
-    of white space (GPT-NeoX, Gemma), elements of HTML (Gemma).
-
-    Args:
-        token: a `tokenizers.AddedToken`.
-        source: the chat template's text.
-    """
-    text = token.content
-    if len(text) < 2 or text.isspace():
-        return False
-    if token.special or text in (THINK_OPEN, THINK_CLOSE):
-        return True
-    return bool(_TAG.fullmatch(text)) and (bool(_NOT_HTML.search(text)) or text in source)

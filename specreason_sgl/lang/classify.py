@@ -1,9 +1,10 @@
 """`classify`: what a reward or classification model says of a state, as an expression of the language."""
 
-from sglang.lang.choices import ChoicesDecision, ChoicesSamplingMethod
+from sglang.lang.choices import ChoicesDecision
 from sglang.lang.ir import SglSelect
 
 from specreason_sgl.errors import ConfigError
+from specreason_sgl.lang.methods import EndpointMethod
 
 
 def classify(name: str) -> SglSelect:
@@ -15,8 +16,12 @@ def classify(name: str) -> SglSelect:
     return SglSelect(name, [""], 0.0, Classification())
 
 
-class Classification(ChoicesSamplingMethod):
-    """How `classify` asks; `Endpoint` knows it."""
+class Classification(EndpointMethod):
+    """How `classify` asks."""
+
+    def ask(self, endpoint, s, choices) -> ChoicesDecision:
+        values, usage = endpoint.classify(s)
+        return ChoicesDecision("", {"values": values, **usage})
 
     def __call__(self, **_) -> ChoicesDecision:
-        raise ConfigError("classify works on a specreason_sgl.Endpoint only")
+        raise ConfigError("classify works only on a specreason_sgl.Endpoint")

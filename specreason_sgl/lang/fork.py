@@ -1,13 +1,15 @@
 """`fork_to`: the same conversation on another runtime."""
 
+from sglang.lang.chat_template import ChatTemplate
 from sglang.lang.interpreter import ProgramState, StreamExecutor
 
-from specreason_sgl.lang.chat import THINK_OPEN, exact_messages
+from specreason_sgl.lang.chat import THINK_OPEN, TokenizerChatTemplate, exact_messages
 from specreason_sgl.lang.endpoint import Endpoint
+from specreason_sgl.lang.sglang_fixes import failure_of
 
 
 def fork_to(state: ProgramState, endpoint: Endpoint, stream: bool | None = None) -> ProgramState:
-    """A copy of a state that goes on on another runtime, in that model's chat template.
+    """A copy of a state that continues on another runtime, in that model's chat template.
 
     Waits for the state, like `fork`. Finished messages and an unfinished turn are carried over, with the
     variables so far; with equal templates `text()` is equal byte for byte. Where one model's template opens
@@ -16,11 +18,11 @@ def fork_to(state: ProgramState, endpoint: Endpoint, stream: bool | None = None)
 
     Args:
         state: where the conversation is now. It is not changed.
-        endpoint: the runtime to go on.
-        stream: whether the copy's text can be read as it comes (`text_iter`); default: as the state's can.
+        endpoint: the runtime to continue on.
+        stream: whether the copy's text can be read as it comes (`text_iter`); default: the state's setting.
 
     Returns:
-        A new state. Like any state of a program it ends by itself.
+        A new state. Like any state of a program it ends when nothing refers to it.
 
     Raises:
         ConfigError: there is an image in the conversation.
@@ -28,42 +30,45 @@ def fork_to(state: ProgramState, endpoint: Endpoint, stream: bool | None = None)
     """
     source = state.stream_executor
     source.sync()
-    there = StreamExecutor(
+    fork = StreamExecutor(
         endpoint,
         source.arguments,
         source.default_sampling_para,
         chat_template=None,
         stream=source.stream if stream is None else stream,
     )
-    there.variables = dict(source.variables)
-    there.messages_ = list(source.messages_)
-    there.images_ = list(source.images_)
-    there.cur_role = source.cur_role
-    if getattr(source.text_, "error", None):
-        there.text_ = source.text_
+    fork.variables = dict(source.variables)
+    fork.messages_ = list(source.messages_)
+    fork.images_ = list(source.images_)
+    fork.cur_role = source.cur_role
+    if failure_of(source):
+        fork.text_ = source.text_
     else:
-        _write_text(source, there)
-    there.fork_start_text_pos = len(there.text_)
-    return ProgramState(there)
+        _write_text(source, fork)
+    fork.fork_start_text_pos = len(fork.text_)
+    return ProgramState(fork)
 
 
-def _write_text(source: StreamExecutor, there: StreamExecutor) -> None:
-    messages, tail = exact_messages(source)
-    template = there.chat_template
+def _write_text(source: StreamExecutor, fork: StreamExecutor) -> None:
+    """The source's conversation, as the fork's template writes it."""
+    messages, turn = exact_messages(source)
+    template = fork.chat_template
     for i, message in enumerate(messages):
         prefix, suffix = template.get_prefix_and_suffix(message["role"], messages[:i])
-        there.text_ += prefix + message["content"] + suffix
+        fork.text_ += prefix + message["content"] + suffix
     if source.cur_role is not None:
-        there.text_ += template.get_prefix_and_suffix(source.cur_role, messages)[0]
-        there.cur_role_begin_pos = len(there.text_)
+        fork.text_ += template.get_prefix_and_suffix(source.cur_role, messages)[0]
+        fork.cur_role_begin_pos = len(fork.text_)
     if source.cur_role == "assistant":
-        tail = _adapt_thinking(tail, source.chat_template, template)
-    there.text_ += tail
+        turn = _adapt_thinking(turn, source.chat_template, template)
+    fork.text_ += turn
 
 
-def _adapt_thinking(turn: str, mine, theirs) -> str:
-    if not (turn.startswith(THINK_OPEN) or getattr(mine, "opens_thinking", False)):
+def _adapt_thinking(turn: str, source: ChatTemplate, target: TokenizerChatTemplate) -> str:
+    """An unfinished turn with `<think>` in it where the target's template does not write it itself."""
+    source_opens = getattr(source, "opens_thinking", False)
+    if not (source_opens or turn.startswith(THINK_OPEN)):
         return turn
-    if getattr(mine, "opens_thinking", False) and theirs.opens_thinking:
+    if source_opens and target.opens_thinking:
         return turn
-    return theirs.thinking_prefix + turn.removeprefix(THINK_OPEN).removeprefix("\n")
+    return target.thinking_prefix + turn.removeprefix(THINK_OPEN).removeprefix("\n")

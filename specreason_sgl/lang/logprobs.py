@@ -1,7 +1,8 @@
 """Prefill logprobs: how likely a text is to a model, and what the model itself would have written.
 
-`logprobs` is the expression for programs. The rest turns SGLang's `input_token_logprobs` and
-`input_top_logprobs` into tokens with their texts (SGLang's native API, "/generate", `return_logprob`).
+`logprobs` is the expression for programs. The rest converts between positions in a state's text and in its
+tokens, and turns SGLang's `input_token_logprobs` and `input_top_logprobs` into tokens with their texts
+(SGLang's native API, "/generate", `return_logprob`).
 """
 
 import math
@@ -9,10 +10,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sglang.lang.choices import ChoicesDecision, ChoicesSamplingMethod
+from sglang.lang.choices import ChoicesDecision
+from sglang.lang.interpreter import StreamExecutor
 from sglang.lang.ir import SglSelect
 
 from specreason_sgl.errors import ConfigError
+from specreason_sgl.lang.answers import reading, usage
+from specreason_sgl.lang.chat import TokenizerChatTemplate
+from specreason_sgl.lang.methods import EndpointMethod
 
 UNFINISHED = "\ufffd"  # what a decoder gives for a part of a character
 CONTEXT = 3  # tokens decoded before a token: some tokenizers drop a space at a text's beginning
@@ -69,21 +74,79 @@ def logprobs(name: str, text: str, top: int = 1, end_of_turn: bool = False) -> S
         ConfigError: the text is empty, or `top` below 1.
     """
     if not text and not end_of_turn:
-        raise ConfigError("logprobs needs a text that is not empty")
+        raise ConfigError("the text of logprobs must not be empty, unless end_of_turn is set")
     if top < 1:
         raise ConfigError(f"top must be at least 1, got {top}")
     return SglSelect(name, [text], 0.0, TextLogprobs(top, end_of_turn))
 
 
 @dataclass(frozen=True)
-class TextLogprobs(ChoicesSamplingMethod):
-    """How `logprobs` asks; `Endpoint` knows it."""
+class TextLogprobs(EndpointMethod):
+    """How `logprobs` asks."""
 
     top: int = 1
     end_of_turn: bool = False
 
+    def ask(self, endpoint, s, choices) -> ChoicesDecision:
+        (text,) = choices
+        template = endpoint.chat_template
+        ids = template.encode(s, text)
+        start = token_position(template, s, ids, len(s.text_))
+        if self.end_of_turn:
+            ids = [*ids, template.end_of_turn]
+        tokens, meta = ask_logprobs(endpoint, s, ids, Span(start, len(ids)), self.top)
+        return ChoicesDecision(text, {"logprobs": tokens, **usage(meta)})
+
     def __call__(self, **_) -> ChoicesDecision:
-        raise ConfigError("logprobs works on a specreason_sgl.Endpoint only")
+        raise ConfigError("logprobs works only on a specreason_sgl.Endpoint")
+
+
+class Span(NamedTuple):
+    """A part of a prompt, as token positions: `start` to `end`, exclusive; `start` at least 1."""
+
+    start: int
+    end: int
+
+    def options(self, top: int = 1) -> dict[str, Any]:
+        """What to add to a payload for the logprobs of the part, and `top` choices for each token."""
+        return {"return_logprob": True, "logprob_start_len": self.start - 1, "top_logprobs_num": top}
+
+
+def token_position(template: TokenizerChatTemplate, s: StreamExecutor, ids: list[int], position: int) -> int:
+    """How many of a state's token ids stand for its text before a position in it; at least one.
+
+    A token that reaches over the position is not counted.
+    """
+    before = template.encode(s, until=position)
+    common = next((i for i, (a, b) in enumerate(zip(ids, before, strict=False)) if a != b), len(before))
+    return max(min(common, len(ids)), 1)
+
+
+def token_span(
+    template: TokenizerChatTemplate, s: StreamExecutor, ids: list[int], part: tuple[int, int]
+) -> Span:
+    """The tokens that a part of a state's text has wholly, from its begin and end in the text."""
+    return Span(*(token_position(template, s, ids, position) for position in part))
+
+
+def ask_logprobs(
+    endpoint, s: StreamExecutor, ids: list[int], span: Span, top: int = 1
+) -> tuple[tuple[TokenLogprob, ...], dict[str, Any]]:
+    """Read a part of a prompt in one request that generates nothing; also returns its `meta_info`."""
+    sampling = {"max_new_tokens": 0, "temperature": 0}
+    payload = {"input_ids": ids, "sampling_params": sampling, **span.options(top)}
+    meta = endpoint.ask(s.sid, payload)["meta_info"]
+    return tokens_of(endpoint, ids, span, meta), meta
+
+
+def tokens_of(endpoint, ids: list[int], span: Span, meta: dict[str, Any]) -> tuple[TokenLogprob, ...]:
+    """The tokens of a part of a prompt, from the `meta_info` of the answer to it.
+
+    Raises:
+        ServerFailed: the answer lacks a part.
+    """
+    with reading(endpoint.base_url):
+        return read_tokens(endpoint.chat_template.decode, ids, *span, meta)
 
 
 def read_tokens(
@@ -124,11 +187,11 @@ def read_tokens(
 
 
 def finite(logprob: float) -> float:
-    """A logprob, checked.
+    """The logprob itself.
 
     Raises:
         ValueError: it is infinite or not a number.
     """
     if not math.isfinite(logprob):
-        raise ValueError(f"a logprob of {logprob}")
+        raise ValueError(f"a logprob must be finite, got {logprob}")
     return logprob

@@ -4,10 +4,14 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from sglang.lang.choices import ChoicesDecision, ChoicesSamplingMethod, greedy_token_selection
+from sglang.lang.choices import ChoicesDecision, greedy_token_selection
+from sglang.lang.interpreter import StreamExecutor
 from sglang.lang.ir import SglSelect
 
 from specreason_sgl.errors import ConfigError
+from specreason_sgl.lang.answers import reading, usage
+from specreason_sgl.lang.logprobs import ask_logprobs, finite, token_span, tokens_of
+from specreason_sgl.lang.methods import EndpointMethod
 
 DIGITS = tuple("0123456789")
 Read = Literal["greedy", "average"]
@@ -47,23 +51,54 @@ def score(
         ConfigError: an argument is not valid.
     """
     if read not in ("greedy", "average"):
-        raise ConfigError(f"a score is read 'greedy' or 'average', not {read!r}")
+        raise ConfigError(f"read must be 'greedy' or 'average', got {read!r}")
     if len(set(choices)) != len(choices) or len(choices) < 2 or not all(choices):
-        raise ConfigError("a score needs at least two choices, all different and none empty")
+        raise ConfigError(f"choices must be at least two different texts, none empty, got {choices!r}")
     return SglSelect(name, list(choices), 0.0, ScoreTokens(read, logprobs_of))
 
 
-class ScoreTokens(ChoicesSamplingMethod):
-    """How `score` decides: the choice with the highest logprob; see `score` for what it reports."""
+class ScoreTokens(EndpointMethod):
+    """How `score` asks and decides: the choice with the highest logprob; see `score` for what it reports."""
 
     def __init__(self, read: Read, logprobs_of: tuple[int, int] | None = None):
         self.read = read
         self.logprobs_of = logprobs_of
 
-    def decide(
-        self, choices: list[str], logprobs: list[float], usage: dict[str, Any] | None = None
+    def ask(self, endpoint, s, choices) -> ChoicesDecision:
+        if choice_ids := endpoint.chat_template.single_tokens(s.text_, choices):
+            return self._ask_for_one_token(endpoint, s, choices, choice_ids)
+        decision = endpoint.select_by_sequences(s, choices, self)
+        if self.logprobs_of:
+            ids = endpoint.chat_template.encode(s)
+            span = token_span(endpoint.chat_template, s, ids, self.logprobs_of)
+            decision.meta_info["logprobs"], _ = ask_logprobs(endpoint, s, ids, span)
+        return decision
+
+    def _ask_for_one_token(
+        self, endpoint, s: StreamExecutor, choices: list[str], choice_ids: list[int]
     ) -> ChoicesDecision:
-        """The decision from each choice's logprob (natural logarithm)."""
+        ids = endpoint.chat_template.encode(s)
+        payload: dict[str, Any] = {
+            "input_ids": ids,
+            "sampling_params": {"max_new_tokens": 1, "temperature": 0},
+            "return_logprob": True,
+            "token_ids_logprob": choice_ids,
+        }
+        span = token_span(endpoint.chat_template, s, ids, self.logprobs_of) if self.logprobs_of else None
+        if span:
+            payload |= span.options()
+        meta = endpoint.ask(s.sid, payload)["meta_info"]
+        with reading(endpoint.base_url):
+            logprobs = {token: logprob for logprob, token, *_ in meta["output_token_ids_logprobs"][0]}
+            decision = self.decide(choices, [finite(logprobs[token]) for token in choice_ids], usage(meta))
+        if span:
+            decision.meta_info["logprobs"] = tokens_of(endpoint, ids, span, meta)
+        return decision
+
+    def decide(
+        self, choices: list[str], logprobs: list[float], counts: dict[str, Any] | None = None
+    ) -> ChoicesDecision:
+        """The decision from each choice's logprob (natural logarithm), and the request's `counts`."""
         probabilities = softmax(logprobs)
         best = logprobs.index(max(logprobs))
         values = _values(choices)
@@ -71,8 +106,8 @@ class ScoreTokens(ChoicesSamplingMethod):
         meta_info = {
             "score": values[best] if self.read == "greedy" else average,
             "probabilities": dict(zip(choices, probabilities, strict=True)),
-            "mass": sum(math.exp(logprob) for logprob in logprobs) if usage is not None else None,
-            **(usage or {}),
+            "mass": sum(math.exp(logprob) for logprob in logprobs) if counts is not None else None,
+            **(counts or {}),
         }
         return ChoicesDecision(choices[best], meta_info)
 

@@ -7,7 +7,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from specreason_sgl.errors import ConfigError
+from specreason_sgl.errors import ConfigError, ServerError
+from specreason_sgl.lang.http import Http
 
 # White space of several kinds, digits, code and characters of two to four bytes: what tokenizers differ in.
 PROBE = " Sum:\n\n  def f(x):\n\treturn x * 12345  # é 好 🙂\n\nThen 6,789.5 \n"
@@ -81,6 +82,28 @@ def read_chat_template(server_info: dict[str, Any], url: str) -> str | None:
         setting[:200],
     )
     return None
+
+
+def check_tokenizer(tokenizer, http: Http) -> None:
+    """Compare a tokenizer with the server's own, where the server says how it encodes a text. A router and
+    older servers do not.
+
+    Raises:
+        ConfigError: they differ.
+    """
+    try:
+        answer = http.json("POST", "/tokenize", {"prompt": PROBE})
+    except ServerError:
+        return
+    ids = answer.get("tokens") if isinstance(answer, dict) else None
+    if not isinstance(ids, list) or not ids or not all(type(token) is int for token in ids):
+        return
+    if ids != tokenizer.encode(PROBE):
+        raise ConfigError(
+            f"the tokenizer {tokenizer.name_or_path!r} must encode text as the server {http.url} does, "
+            "got other token ids; pass the folder or the Hugging Face name of the server's tokenizer as "
+            "tokenizer="
+        )
 
 
 def _first_line(error: Exception) -> str:

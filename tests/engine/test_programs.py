@@ -2,7 +2,7 @@
 
 import math
 import statistics
-import time
+from dataclasses import replace
 
 import pytest
 import sglang as sgl
@@ -18,31 +18,13 @@ from programs.self_eval_beam_search import self_eval_beam_search
 from programs.specreason import specreason
 from specreason_sgl import Endpoint, Rewrite, SpecReasonConfig, score, solve
 from specreason_sgl.errors import RequestAborted
+from specreason_sgl.lang.requests import RequestRecord
 from specreason_sgl.verifiers import RewardModel
 from tests.scripted import wait_until
 
 PROBLEM = "Natalia sold 48 clips in April and half as many in May. How many clips did she sell altogether?"
 BUDGETS = {"token_budget": 45, "step_tokens": 15}
 SHORT = {**BUDGETS, "answer_tokens": 4}
-
-
-class WatchedEndpoint(Endpoint):
-    """Keeps when each request was sent and answered, its state, and how many were aborted."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.spans: list[tuple[float, float, dict, str]] = []
-        self.aborted = 0
-
-    def _generate(self, sid, payload, *path):
-        start = time.monotonic()
-        try:
-            return super()._generate(sid, payload, *path)
-        except RequestAborted:
-            self.aborted += 1
-            raise
-        finally:
-            self.spans.append((start, time.monotonic(), payload, sid))
 
 
 def fresh(*endpoints):
@@ -80,33 +62,44 @@ def test_lookahead_changes_when_things_happen_and_not_what_is_written(draft, bas
 
 
 def test_lookahead_drafts_the_next_step_while_the_base_model_scores(pair):
-    with WatchedEndpoint(pair.draft.url) as draft, WatchedEndpoint(pair.base.url) as base:
+    drafted: list[RequestRecord] = []
+    asked: list[RequestRecord] = []
+    with (
+        Endpoint(pair.draft.url, on_request=drafted.append) as draft,
+        Endpoint(pair.base.url, on_request=asked.append) as base,
+    ):
         state = lookahead.run(question=PROBLEM, draft=draft, threshold=0, backend=base, **SHORT)
         state.sync()
-        scores = [span for span in base.spans if span[2]["sampling_params"]["max_new_tokens"] == 1]
-        assert len(draft.spans) == len(scores) == len(state["steps"])
-        begun = [start for start, *_ in draft.spans]
-        assert all(
-            next_one < scored for next_one, (_, scored, *_) in zip(begun[1:], scores[:-1], strict=True)
-        )
+        scores = [request for request in asked if request.payload["sampling_params"]["max_new_tokens"] == 1]
+        assert len(drafted) == len(scores) == len(state["steps"])
+        begun = [request.sent_at for request in drafted]
+        scored = [request.sent_at + request.seconds for request in scores]
+        assert all(begin < end for begin, end in zip(begun[1:], scored[:-1], strict=True))
 
 
-class EndlessEndpoint(WatchedEndpoint):
+class EndlessEndpoint(Endpoint):
     """What a state asks for after its first step does not end by itself."""
 
-    def _generate(self, sid, payload, *path):
-        if any(before == sid for *_, before in self.spans):
-            payload["sampling_params"] |= {"max_new_tokens": 4000, "stop": None, "ignore_eos": True}
-        return super()._generate(sid, payload, *path)
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.asked: set[str] = set()
+
+    def generate(self, s, sampling_params):
+        if s.sid in self.asked:
+            endless = {"max_new_tokens": 4000, "stop": (), "ignore_eos": True}
+            sampling_params = replace(sampling_params, **endless)
+        self.asked.add(s.sid)
+        return super().generate(s, sampling_params)
 
 
 def test_lookahead_aborts_the_draft_that_follows_a_rejected_step(pair, base):
-    with EndlessEndpoint(pair.draft.url) as draft:
+    drafted: list[RequestRecord] = []
+    with EndlessEndpoint(pair.draft.url, on_request=drafted.append) as draft:
         settings = {"threshold": 10, "token_budget": 16, "step_tokens": 8, "answer_tokens": 4}
         state = lookahead.run(question=PROBLEM, draft=draft, backend=base, **settings)
         state.sync()
         wait_until(lambda: draft.in_flight() == 0, 10)
-        assert draft.aborted >= 1
+        wait_until(lambda: any(isinstance(request.error, RequestAborted) for request in drafted), 10)
 
 
 @sgl.function

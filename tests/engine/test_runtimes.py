@@ -8,8 +8,8 @@ import sglang as sgl
 import urllib3
 
 from programs.specreason import specreason
-from specreason_sgl import Rewrite, SpecReasonConfig, Trace, fork_to, solve, speculate
-from specreason_sgl.bench.prefix import RecordingEndpoint, prefix_share
+from specreason_sgl import Endpoint, Rewrite, SpecReasonConfig, Trace, fork_to, solve, speculate
+from specreason_sgl.bench.prefix import prefix_share, prompts_of
 from specreason_sgl.bench.score import contexts, judged
 from specreason_sgl.errors import ContextLengthExceeded, RequestAborted
 from specreason_sgl.verifiers import UtilityScore
@@ -74,7 +74,11 @@ def test_the_trace_is_the_conversation_byte_for_byte(draft, base):
     ],
 )
 def test_what_a_runtime_has_seen_comes_from_its_cache(pair, record_property, settings, authors):
-    with RecordingEndpoint(pair.draft.url) as draft, RecordingEndpoint(pair.base.url) as base:
+    requests = {"draft": [], "base": []}
+    with (
+        Endpoint(pair.draft.url, on_request=requests["draft"].append) as draft,
+        Endpoint(pair.base.url, on_request=requests["base"].append) as base,
+    ):
         draft.flush_cache()
         base.flush_cache()
         config = SpecReasonConfig(
@@ -89,8 +93,8 @@ def test_what_a_runtime_has_seen_comes_from_its_cache(pair, record_property, set
         trace = solve(QUESTIONS[0], draft=draft, base=base, config=config)
         assert len(trace.steps) >= 8
         assert {step.author for step in trace.steps} == authors
-        for side, endpoint in (("draft", draft), ("base", base)):
-            share = prefix_share(endpoint.record)
+        for side, sent in requests.items():
+            share = prefix_share(prompts_of(sent))
             record_property(side, share)
             print(side, share, f"{share.share:.1%}")
             assert share.share >= 0.97, (side, share)

@@ -18,7 +18,7 @@ import urllib3
 from specreason_sgl import Correct, Endpoint, Rewrite, Trace
 from specreason_sgl.errors import SpecReasonError
 from specreason_sgl.evaluation.evaluate import read_run
-from specreason_sgl.lang import endpoint as endpoint_module
+from specreason_sgl.lang import requests
 from specreason_sgl.reasoning.trace import joined
 from tests.conftest import make_tokenizer
 from tests.evaluation.runs import PROBLEMS
@@ -234,7 +234,7 @@ class Rig:
     def calm(self, repair: str) -> None:
         """There is no fault."""
         self.set(repair, lambda seen: None)
-        self.pair.draft.timeout = self.pair.base.timeout = 20.0
+        self.pair.draft.requests.timeout = self.pair.base.requests.timeout = 20.0
         for side in self.proxies:
             self.proxies[side].accept()
 
@@ -259,7 +259,7 @@ class Rig:
 
         self.set(cell.repair, before)
         if cell.fault in HANGS:
-            self.pair.base.timeout = SHORT
+            self.pair.base.requests.timeout = SHORT
 
     def url(self, repair: str) -> str:
         """Of the server in front of the pair, started when it is first needed."""
@@ -437,7 +437,7 @@ def outcomes(cells: list[Cell] = CELLS) -> Iterator[tuple[Cell, str]]:
         return outcome
 
     with (
-        patch.object(endpoint_module, "FIRST_WAIT", 0.001),
+        patch.object(requests, "FIRST_WAIT", 0.001),
         tempfile.TemporaryDirectory() as tokenizer,
         ThreadPoolExecutor(AT_ONCE) as pool,
     ):

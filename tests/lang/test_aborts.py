@@ -1,4 +1,4 @@
-"""Ending requests on servers that refuse it, hang, or are busy in other threads."""
+"""Ending requests: which, how, and on servers that refuse it, hang, or are busy in other threads."""
 
 import logging
 import sys
@@ -9,22 +9,114 @@ import pytest
 import sglang as sgl
 
 from specreason_sgl import Endpoint
-from specreason_sgl.errors import RequestAborted
-from specreason_sgl.lang import endpoint as module
-from specreason_sgl.lang.endpoint import _Request
+from specreason_sgl.errors import DeadlineExceeded, RequestAborted
+from specreason_sgl.lang import aborts, http, requests
+from specreason_sgl.lang.requests import Request
+from tests.lang.asking import ask, hang_up, run
 from tests.scripted import ScriptedServer, answer, part_of, streamed, wait_until
 
 
-@sgl.function
-def ask(s, regex=None):
-    s += sgl.user("q")
-    s += sgl.assistant(sgl.gen("a", max_tokens=4, regex=regex))
+def test_abort_of_a_state_ends_its_requests_and_no_others(scripted, endpoint):
+    scripted.on_generate = scripted.hang
+    states = [ask.run(backend=endpoint), ask.run(backend=endpoint)]
+    wait_until(lambda: len(scripted.generated()) == 2)
+    assert endpoint.abort(states[0]) == 1
+    assert len(scripted.aborted()) == 1
+    assert endpoint.abort() == 1
+    scripted.released.set()
+    for state in states:
+        with pytest.raises(RequestAborted):
+            state["a"]
 
 
-@pytest.fixture
-def endpoint(scripted):
-    with Endpoint(scripted.url, timeout=20, retry_for=0) as endpoint:
-        yield endpoint
+def test_an_aborted_state_sends_nothing_more(scripted, endpoint):
+    @sgl.function
+    def two(s):
+        s += sgl.user("q")
+        s += sgl.assistant_begin()
+        s += sgl.gen("a")
+        s["a"]
+        endpoint.abort(s)
+        s += sgl.gen("b")
+        with pytest.raises(RequestAborted):
+            s["b"]
+        s["done"] = True
+
+    two.run(backend=endpoint)
+    assert len(scripted.generated()) == 1
+
+
+def test_an_aborted_request_is_not_sent_again(scripted, endpoint):
+    def abort_and_hang_up(payload):
+        endpoint.abort()
+        return hang_up
+
+    scripted.on_generate = abort_and_hang_up
+    with pytest.raises(RequestAborted):
+        run(endpoint)["a"]
+    assert len(scripted.generated()) == 1
+
+
+def test_an_aborted_request_says_what_it_had_generated_and_when(scripted, endpoint):
+    scripted.on_generate = scripted.hang
+    state = ask.run(backend=endpoint)
+    assert scripted.arrived.wait(10)
+    endpoint.abort(state)
+    scripted.released.set()
+    with pytest.raises(RequestAborted) as raised:
+        state["a"]
+    assert raised.value.meta_info["completion_tokens"] == 3
+    assert raised.value.meta_info["seconds"] > 0
+
+
+def test_a_request_that_had_not_arrived_is_aborted_again(scripted, endpoint):
+    """The server forgets the first aborts, as one does that has not seen the request yet."""
+    scripted.on_generate = lambda payload: (wait_until(lambda: len(scripted.aborted()) >= 3), answer("late"))[
+        1
+    ]
+    state = ask.run(backend=endpoint)
+    wait_until(lambda: endpoint.in_flight() == 1)
+    assert endpoint.abort(state) == 1
+    with pytest.raises(RequestAborted):
+        state["a"]
+    assert set(scripted.aborted()) == {scripted.generated()[0]["rid"]}
+    assert endpoint.in_flight() == 0
+
+
+def test_an_abort_ends_the_pause_before_a_request_is_sent_again(scripted, monkeypatch):
+    monkeypatch.setattr(requests, "FIRST_WAIT", 30)
+    scripted.on_generate = lambda payload: hang_up
+    with Endpoint(scripted.url, timeout=40) as endpoint:
+        state = ask.run(backend=endpoint)
+        wait_until(lambda: len(scripted.aborted()) == 1)
+        endpoint.abort(state)
+        with pytest.raises(RequestAborted):
+            state["a"]
+    assert len(scripted.generated()) == 1
+
+
+def test_nobody_waits_for_a_server_that_hangs_to_abort(scripted):
+    scripted.on_generate = scripted.on_abort = scripted.hang
+    with Endpoint(scripted.url, timeout=0.2) as endpoint:
+        start = time.monotonic()
+        with pytest.raises(DeadlineExceeded):
+            run(endpoint)["a"]
+        assert time.monotonic() - start < http.CONNECT_TIMEOUT / 2
+
+
+def test_a_server_that_hangs_is_not_asked_for_one_abort_after_the_other(scripted, monkeypatch):
+    monkeypatch.setattr(aborts, "CONNECT_TIMEOUT", 0.5)
+    scripted.on_generate = scripted.on_abort = scripted.hang
+    with Endpoint(scripted.url, timeout=20) as endpoint:
+        states = [ask.run(backend=endpoint) for _ in range(6)]
+        wait_until(lambda: len(scripted.generated()) == 6)
+        start = time.monotonic()
+        assert endpoint.abort() == 6
+        assert time.monotonic() - start < 6 * 0.5 / 2
+        scripted.released.set()
+        for state in states:
+            with pytest.raises(RequestAborted):
+                state["a"]
 
 
 class Clients:
@@ -99,14 +191,14 @@ def test_a_refused_abort_leaves_the_connections_of_other_requests(scripted, endp
 
 def test_a_connection_that_another_request_has_taken_is_left_alone(scripted, endpoint):
     ask.run(backend=endpoint).sync()
-    with _Request(endpoint, "earlier") as earlier:
+    with Request(endpoint.requests, "earlier") as earlier:
         response = earlier.send({"input_ids": [1]})
         response.read()  # the connection is in the pool again
         scripted.on_generate = clients = Clients()
         later = ask.run(backend=endpoint)
         wait_until(lambda: clients.asked == 1)
         assert scripted.connections == 1
-        module.shut_down(earlier.in_flight)
+        earlier.wire.shut_down()
         assert not clients.gone.acquire(timeout=0.2)
     endpoint.abort(later)
 
@@ -121,7 +213,7 @@ def test_nobody_waits_long_for_a_server_that_hangs_to_abort(scripted, chatml_fol
         wait_until(lambda: scripted.generated() and other.generated())
         start = time.monotonic()
         assert endpoints[0].abort(first) == 2
-        assert time.monotonic() - start < 2 * module.ABORT_WAIT  # both servers together
+        assert time.monotonic() - start < 2 * requests.ABORT_WAIT  # both servers together
         scripted.released.set(), other.released.set()
         for state, endpoint in zip((first, second), endpoints, strict=True):
             with pytest.raises(RequestAborted):
@@ -153,8 +245,23 @@ def test_a_request_that_failed_does_not_wait_long_for_its_abort(scripted, endpoi
     start = time.monotonic()
     ask.run(backend=endpoint).sync()
     tries = len(scripted.generated())
-    assert time.monotonic() - start < (tries + 1) * module.ABORT_WAIT + module.FIRST_WAIT * 2**tries
-    assert module.CONNECT_TIMEOUT > 4 * module.ABORT_WAIT
+    assert time.monotonic() - start < (tries + 1) * requests.ABORT_WAIT + requests.FIRST_WAIT * 2**tries
+    assert http.CONNECT_TIMEOUT > 4 * requests.ABORT_WAIT
+
+
+def test_what_a_router_does_not_abort_is_aborted_at_its_workers(scripted, chatml_folder, monkeypatch):
+    scripted.on_abort = lambda payload: (404, b"{}")
+    with ScriptedServer(chatml_folder) as first, ScriptedServer(chatml_folder) as second:
+        second.on_abort = lambda payload: (403, b"{}")
+        router = http.Http(scripted.url)
+        workers = {"workers": [{"url": server.url} for server in (first, second)]}
+        monkeypatch.setattr(router, "json", lambda method, path: workers if path == "/workers" else None)
+        assert aborts.Aborts(router).post("abc") == 403
+        assert first.aborted() == second.aborted() == ["abc"]
+        second.on_abort = lambda payload: {}
+        assert aborts.Aborts(router).post("abc") == 404
+        monkeypatch.setattr(router, "json", lambda method, path: {"workers": [{}]})
+        assert aborts.Aborts(router).post("abc") is None
 
 
 class Watched(dict):
@@ -191,16 +298,17 @@ class Watched(dict):
 
 def test_requests_end_while_other_threads_abort(scripted, endpoint, monkeypatch):
     """8 threads begin and end 100 requests each while one aborts all 200 times."""
-    endpoint._in_flight = watched = Watched(endpoint._lock)
-    monkeypatch.setattr(endpoint, "_send", lambda *_, **__: None)
-    monkeypatch.setattr(endpoint, "_abort_rid", lambda rid: 200)
+    sent = endpoint.requests
+    sent.in_flight = watched = Watched(sent.lock)
+    monkeypatch.setattr(sent.http, "send", lambda *_, **__: None)
+    monkeypatch.setattr(sent.aborts, "post", lambda rid: 200)
     errors, begin = [], threading.Barrier(9)
 
     def request_often(name):
         begin.wait()
         for _ in range(100):
             try:
-                with _Request(endpoint, name) as request:
+                with Request(sent, name) as request:
                     request.send({"input_ids": [1]})
             except Exception as error:
                 errors.append(error)

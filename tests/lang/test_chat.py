@@ -1,7 +1,5 @@
 import pytest
 import sglang as sgl
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from sglang.lang.interpreter import ProgramState, StreamExecutor
 from sglang.lang.ir import SglRoleBegin
 
@@ -226,72 +224,6 @@ def test_fork_to_in_the_middle_of_a_users_turn():
 def test_thinking_models_are_recognised(name, thinking, opens, prefix):
     template = TokenizerChatTemplate(make_tokenizer(name), name)
     assert (template.thinking, template.opens_thinking, template.thinking_prefix) == (thinking, opens, prefix)
-
-
-def encoded(template, text):
-    return template.tokenizer.encode(text, add_special_tokens=False)
-
-
-GROWING = [
-    "So ",
-    "é\n",
-    "\n",
-    "\n\n\n",
-    " indented\n",
-    "\t",
-    "12",
-    "\r\n",
-    "好的。\n",
-    "🙂",
-    "\u3000",
-    "\x1c",
-]
-GROWING += ["<think>\n", "</think>\n\n", "\u0301", "`x`\n    y", ".\n\n", "-\n", "\u200b", "ﬁ"]
-
-
-@pytest.mark.parametrize("name", SPECIAL_TOKENS)
-def test_a_growing_text_is_encoded_as_if_it_were_new(name):
-    template = TokenizerChatTemplate(make_tokenizer(name), name)
-
-    @settings(max_examples=60, deadline=None, derandomize=True)
-    @given(st.lists(st.one_of(st.sampled_from(GROWING), st.text(max_size=5)), max_size=14), st.data())
-    def grow(pieces, data):
-        text = ""
-        for piece in pieces:
-            text += piece
-            assert template._encode_growing(text) == encoded(template, text)
-        cut = data.draw(st.integers(0, len(text)))  # and one that is shorter again, then goes on otherwise
-        for other in (text[:cut], text[:cut] + "x", text[:cut] + "\n"):
-            assert template._encode_growing(other) == encoded(template, other)
-
-    grow()
-
-
-def test_only_new_lines_are_encoded():
-    template = TokenizerChatTemplate(make_tokenizer("qwen2.5"), "qwen2.5")
-    assert template._cuts_at_lines
-    text = "One line.\n\n" * 50
-    template._encode_growing(text + "x")
-    lengths, encode = [], template.tokenizer.encode
-
-    def counting(text, **settings):
-        lengths.append(len(text))
-        return encode(text, **settings)
-
-    template.tokenizer.encode = counting
-    template._encode_growing(text + "x and more.\n\nThen")
-    assert sum(lengths) <= len("x and more.\n\nThen")
-
-
-def test_a_token_that_swallows_the_line_break_before_it_is_encoded_whole():
-    from tokenizers import AddedToken
-
-    tokenizer = make_tokenizer("qwen2.5")
-    tokenizer.add_tokens([AddedToken("<mask>", lstrip=True, normalized=False)])
-    template = TokenizerChatTemplate(tokenizer, "mask")
-    text = "One line.\n"
-    template._encode_growing(text)
-    assert template._encode_growing(text + "<mask> more") == encoded(template, text + "<mask> more")
 
 
 CLOSED = "<think>\n\n</think>\n\n"

@@ -7,7 +7,7 @@ from specreason_sgl import Endpoint, logprobs, score
 from specreason_sgl.errors import ConfigError, ServerFailed
 from specreason_sgl.lang.logprobs import Choice, TokenLogprob, read_tokens
 from tests.conftest import make_tokenizer
-from tests.scripted import ScriptedServer, answer, by_character, part_of, reading, streamed
+from tests.scripted import ScriptedServer, answer, reading
 
 TEXTS = ["Then 12 are left.", "é 🙂 好的", " x", "\n\ny", "3.5", ".", "a\n", "  two  spaces"]
 
@@ -43,19 +43,19 @@ def test_the_texts_of_the_tokens_are_the_text(server, text):
 
 def test_each_token_has_the_models_first_choices(server):
     endpoint = server.endpoint
-    own = endpoint.chat_template.encode_text("7")[-1]
+    seven = endpoint.chat_template.encode_text("7")[-1]
 
     def first(ids, at):
-        return own if at == len(ids) - 1 else None
+        return seven if at == len(ids) - 1 else None
 
     server.on_generate = lambda payload: answer("", **reading(payload, first=first))
     *same, last = tokens_of(endpoint, logprobs("x", "2 + 3 = 6"))
-    assert (last.first[0].text.strip(), last.first[0].id, last.regret) == ("7", own, 9.5)
+    assert (last.first[0].text.strip(), last.first[0].id, last.regret) == ("7", seven, 9.5)
     assert all(token.first[0].id == token.id and token.regret == 0 for token in same)
     assert server.generated()[-1]["top_logprobs_num"] == 1
 
 
-def test_so_many_first_choices_are_asked_for_as_are_wanted(server):
+def test_top_is_how_many_first_choices_are_asked_for(server):
     tokens_of(server.endpoint, logprobs("x", "text", top=5))
     assert server.generated()[-1]["top_logprobs_num"] == 5
 
@@ -114,7 +114,9 @@ def test_what_is_read_of_other_tokens_is_refused():
         read_tokens(str, [5, 7], 1, 2, meta)
 
 
-@pytest.mark.parametrize(("arguments", "why"), [(("",), "not empty"), (("x", 0), "top must be at least 1")])
+@pytest.mark.parametrize(
+    ("arguments", "why"), [(("",), "must not be empty"), (("x", 0), "top must be at least 1")]
+)
 def test_what_cannot_be_read_is_refused(arguments, why):
     with pytest.raises(ConfigError, match=why):
         logprobs("x", *arguments)
@@ -125,19 +127,92 @@ def test_a_regret_is_never_below_0():
     assert TokenLogprob("a", -1.0).regret == 0
 
 
-def test_a_stream_holds_back_what_may_be_the_beginning_of_a_stop_text(scripted, chatml_folder):
-    """SGLang cuts the stop text off at the end; what was told before must still be its beginning."""
-    whole = answer("one\ntwo", {"type": "stop", "matched": "\n\n"})
-    events = [*by_character(whole)[:-1], part_of(whole, "one\ntwo\n"), whole]
-    scripted.on_generate = lambda payload: streamed(*events)
+def with_logprobs(endpoint):
+    """Answers with -i of the i-th prompt token, and 3 for the digit."""
 
-    @sgl.function
-    def write(s):
-        s += sgl.user("q")
-        s += sgl.assistant_begin()
-        s += sgl.gen("x", max_tokens=9, stop=["\n\n"])
+    def reply(payload):
+        meta = {}
+        if "logprob_start_len" in payload:
+            meta = reading(payload, logprob=lambda ids, at: -float(at))
+        if wanted := payload.get("token_ids_logprob"):
+            meta["output_token_ids_logprobs"] = [[[-float(i != 3), t, None] for i, t in enumerate(wanted)]]
+        return answer("", {"type": "length"}, **meta)
 
-    with Endpoint(scripted.url, timeout=20) as endpoint:
-        state = write.run(backend=endpoint, stream=True)
-        assert "".join(state.text_iter("x")).startswith("one\ntw")
-        assert state["x"] == "one\ntwo"
+    return reply
+
+
+@sgl.function
+def read_part(s, before, text, expression):
+    s += sgl.user("q")
+    s += sgl.assistant_begin()
+    s += before
+    start = len(s.text())
+    s += expression(start, text)
+
+
+TEXTS_TO_READ = ["Then 12 are left.", "é 🙂 好的", " x", "\n\ny", "3.5", "."]
+
+
+@pytest.mark.parametrize("text", TEXTS_TO_READ)
+def test_the_logprobs_of_a_text_are_of_its_tokens(scripted, endpoint, text):
+    scripted.on_generate = with_logprobs(endpoint)
+    state = read_part.run(
+        before="So:", text=text, expression=lambda start, text: logprobs("x", text), backend=endpoint
+    )
+    tokens = state.get_meta_info("x")["logprobs"]
+    (payload,) = scripted.generated()
+    text_ids = endpoint.tokenizer.encode(text, add_special_tokens=False)
+    ids = payload["input_ids"]
+    assert ids[-len(text_ids) :] == text_ids
+    assert (
+        payload["logprob_start_len"] == len(ids) - len(text_ids) - 1
+    )  # the first that is asked for has none
+    assert payload["sampling_params"]["max_new_tokens"] == 0
+    assert payload["return_logprob"] is True
+    assert [token.logprob for token in tokens] == [
+        -float(i) for i in range(len(ids) - len(text_ids), len(ids))
+    ]
+    assert "".join(token.text for token in tokens) == text
+    assert [token.id for token in tokens] == text_ids
+    assert state["x"] == text
+    assert state.text().endswith("So:" + text)
+
+
+@pytest.mark.parametrize("text", TEXTS_TO_READ)
+def test_a_score_brings_the_logprobs_of_a_part_of_the_text(scripted, endpoint, text):
+    scripted.on_generate = with_logprobs(endpoint)
+    state = read_part.run(
+        before="So:",
+        text=text,
+        expression=lambda start, text: (
+            text + "\n\nScore: " + score("x", logprobs_of=(start, start + len(text)))
+        ),
+        backend=endpoint,
+    )
+    tokens = state.get_meta_info("x")["logprobs"]
+    (payload,) = scripted.generated()
+    ids, text_ids = payload["input_ids"], endpoint.tokenizer.encode(text, add_special_tokens=False)
+    at = next(i for i in range(len(ids) - 1, 0, -1) if ids[i : i + len(text_ids)] == text_ids)
+    assert payload["logprob_start_len"] == at - 1
+    assert payload["sampling_params"]["max_new_tokens"] == 1
+    assert len(payload["token_ids_logprob"]) == 10
+    assert [token.logprob for token in tokens] == [-float(i) for i in range(at, at + len(text_ids))]
+    assert state["x"] == "3"
+
+
+def test_a_token_that_two_texts_share_is_of_neither(scripted, endpoint):
+    """The tokens of a text inside another are those that it has wholly: a shared one says nothing of it."""
+    text, after = "the lic", "ense: "
+    scripted.on_generate = with_logprobs(endpoint)
+    together = endpoint.tokenizer.encode(text + after, add_special_tokens=False)
+    apart = endpoint.tokenizer.encode(text, add_special_tokens=False)
+    same = next(i for i, (a, b) in enumerate(zip(together, apart, strict=False)) if a != b)
+    assert same < len(apart)  # else this would test nothing
+    state = read_part.run(
+        before="So:",
+        text=text,
+        expression=lambda start, text: text + after + score("x", logprobs_of=(start, start + len(text))),
+        backend=endpoint,
+    )
+    tokens = state.get_meta_info("x")["logprobs"]
+    assert [token.text for token in tokens] == [endpoint.tokenizer.decode([token]) for token in apart[:same]]

@@ -10,12 +10,6 @@ PICTURE = b"not looked at"
 
 
 @pytest.fixture
-def endpoint(scripted):
-    with Endpoint(scripted.url, timeout=20, retry_for=0) as endpoint:
-        yield endpoint
-
-
-@pytest.fixture
 def without_template(endpoint):
     template = type(endpoint.chat_template)
     endpoint.tokenizer.chat_template = None
@@ -79,7 +73,7 @@ def test_channels_are_refused(scripted, endpoint):
     endpoint.tokenizer.chat_template = "{% for m in messages %}<|channel|>final{{ m.content }}{% endfor %}"
     endpoint.chat_template = type(endpoint.chat_template)(endpoint.tokenizer, "gpt-oss")
     with pytest.raises(
-        TemplateError, match=r"gpt-oss is of channels \(<\|channel\|>\), which is not supported"
+        TemplateError, match=r"gpt-oss uses channels \(<\|channel\|>\), which are not supported"
     ):
         with_roles.run("gen", backend=endpoint)["x"]
     assert not scripted.generated()

@@ -1,7 +1,7 @@
 import pytest
 
 from specreason_sgl import Endpoint
-from specreason_sgl.lang import endpoint as endpoint_module
+from specreason_sgl.lang import requests
 from tests.reasoning.pair import Pair
 from tests.scripted import ScriptedServer
 
@@ -10,7 +10,7 @@ from tests.scripted import ScriptedServer
 def quick():
     """Pauses before a request is sent again are short."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(endpoint_module, "FIRST_WAIT", 0.001)
+        patch.setattr(requests, "FIRST_WAIT", 0.001)
         yield
 
 

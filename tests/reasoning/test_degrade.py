@@ -7,10 +7,11 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-import urllib3
 
 from specreason_sgl import Cancel, Endpoint, Rewrite, SpecReasonConfig, solve
 from specreason_sgl.errors import RequestAborted
+from specreason_sgl.lang.http import Http
+from specreason_sgl.lang.requests import Requests
 from specreason_sgl.reasoning import pauses
 from specreason_sgl.reasoning.pauses import Breaker, is_paused
 from specreason_sgl.reasoning.trace import Step
@@ -109,7 +110,7 @@ def test_a_draft_server_that_is_gone(chatml_folder):
     with ScriptedServer(chatml_folder) as base_server, Endpoint(base_server.url, timeout=20) as base:
         with ScriptedServer(chatml_folder) as draft_server:
             draft = Endpoint(draft_server.url, timeout=20)
-        draft._pool = urllib3.connection_from_url("http://127.0.0.1:9")  # nobody is there
+        draft.requests = Requests(Http("http://127.0.0.1:9"), timeout=20, retry_for=60)  # nobody is there
         pair = Pair(draft_server, base_server, draft, base)
         pair.start_anew(steps_of(3), lambda turn: 9)
         trace = pair.solve()
