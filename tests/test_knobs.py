@@ -9,7 +9,10 @@ from pathlib import Path
 from specreason_sgl.reasoning.plain import settings_page
 
 ROOT = Path(__file__).parents[1]
-KNOB = '    sharpness: int = knob(5, "How sharp a step must be.", unit="points", panel=JUDGE, ge=1, le=9)\n'
+KNOB = """    sharpness: int = knob(
+        default=5, help="How sharp a step must be.", unit="points", panel=JUDGE, ge=1, le=9
+    )
+"""
 PLACES = """
 import json
 from specreason_sgl.cli.program import main

@@ -43,7 +43,9 @@ class CorrectEvery(Correct):
     random weights: where the base model's own first choice is the drafted token, nothing is replaced.
     """
 
-    every: int = knob(72, "Mean number of tokens from one cut to the next.", unit="tokens", places=(), ge=1)
+    every: int = knob(
+        default=72, help="Mean number of tokens from one cut to the next.", unit="tokens", places=(), ge=1
+    )
 
     def cut(self, tokens, temperature):
         draws = (random.Random(f"{token.id} {token.logprob}").random() for token in tokens)

@@ -58,7 +58,7 @@ ALONE = ("base", "draft")
 @checked
 class RewardKnobs:
     reward_threshold: float = declare(
-        0.7, "Keep a step with at least this reward (mode reward).", panel="Judge and repair"
+        default=0.7, help="Keep a step with at least this reward (mode reward).", panel="Judge and repair"
     )
 
 

@@ -50,70 +50,72 @@ class SpecReasonConfig:
     """
 
     repair: Annotated[Repair, BeforeValidator(_repair_by_name)] = knob(
-        Correct(),
-        "What happens to a draft that is not kept: correct replaces single tokens, rewrite the whole step. "
-        "Default: correct; where a verifier, a threshold, keep or a calibration is given: rewrite.",
+        default=Correct(),
+        help="What happens to a draft that is not kept: correct replaces single tokens, rewrite the whole "
+        "step. Default: correct; where a verifier, a threshold, keep or a calibration is given: rewrite.",
         panel=JUDGE,
         front=True,
         given_as=Literal["correct", "rewrite"],
     )
     verifier: Annotated[Any, BeforeValidator(_verifier_by_name)] = knob(
-        None,
-        "What judges a drafted step as a whole. Default where steps are rewritten: score, the paper's digit.",
+        default=None,
+        help="What judges a drafted step as a whole. Default where steps are rewritten: score, the paper's "
+        "digit.",
         panel=JUDGE,
         scope="judging",
         given_as=Literal[tuple(BUILT_IN)],
     )
     threshold: Any = knob(
-        None,
-        "Keep a drafted step whose value is at least this; of the paper's digit, 0 to 9, the default is 7.",
+        default=None,
+        help="Keep a drafted step whose value is at least this; of the paper's digit, 0 to 9, the default is "
+        "7.",
         panel=JUDGE,
         front=True,
         scope="judging",
         given_as=float,
     )
     confidence: float | None = knob(
-        None,
-        "Keep a draft unread whose tokens all have at least this logprob under the draft model itself "
+        default=None,
+        help="Keep a draft unread whose tokens all have at least this logprob under the draft model itself "
         "(as ConfSpec, arXiv 2602.18447).",
         unit="nats",
         panel=JUDGE,
         le=0,
     )
     lookahead: int = knob(
-        1,
-        "Steps drafted beyond the one that is being judged; 0 does one thing at a time.",
+        default=1,
+        help="Steps drafted beyond the one that is being judged; 0 does one thing at a time.",
         unit="steps",
         panel=SPECULATION,
         ge=0,
         le=16,
     )
     first_base_steps: int = knob(
-        0,
-        "Number of steps at the start that the base model writes.",
+        default=0,
+        help="Number of steps at the start that the base model writes.",
         unit="steps",
         panel=SPECULATION,
         ge=0,
         le=MOST,
     )
     patience: int = knob(
-        3,
-        "Useless drafts, beyond two for each useful one, before drafting pauses; 0: it never pauses.",
+        default=3,
+        help="Useless drafts, beyond two for each useful one, before drafting pauses; 0: it never pauses.",
         unit="drafts",
         ge=0,
         le=MOST,
     )
     draft_timeout: float = knob(
-        60.0,
-        "Seconds for a drafted step; if the draft runtime misses them or fails, the base model writes the "
-        "next steps alone.",
+        default=60.0,
+        help="Seconds for a drafted step; if the draft runtime misses them or fails, the base model writes "
+        "the next steps alone.",
         unit="seconds",
         gt=0,
         le=86400,
     )
     token_budget: int = knob(
-        8192,
-        "Tokens of the whole chain of thought.",
+        default=8192,
+        help="Tokens of the whole chain of thought.",
         unit="tokens",
         panel=BUDGET,
         front=True,
@@ -122,22 +124,22 @@ class SpecReasonConfig:
         le=MOST,
     )
     at_budget: Literal["answer", "stop"] = knob(
-        "answer",
-        "When the token budget is used up: close the thinking and answer, or stop without an answer.",
+        default="answer",
+        help="When the token budget is used up: close the thinking and answer, or stop without an answer.",
         panel=BUDGET,
         scope="run",
     )
     step_tokens: int = knob(
-        512,
-        "Most tokens of one step; a longer one is judged in parts.",
+        default=512,
+        help="Most tokens of one step; a longer one is judged in parts.",
         unit="tokens",
         panel=BUDGET,
         ge=1,
         le=MOST,
     )
     answer_tokens: int = knob(
-        512,
-        "Most tokens of the final answer, which the base model writes.",
+        default=512,
+        help="Most tokens of the final answer, which the base model writes.",
         unit="tokens",
         panel=BUDGET,
         front=True,
@@ -146,24 +148,30 @@ class SpecReasonConfig:
         le=MOST,
     )
     answer_stop: tuple[str, ...] = knob(
-        (), "Texts that end the final answer, and are no part of it.", scope="run", places=()
+        default=(), help="Texts that end the final answer, and are no part of it.", scope="run", places=()
     )
     temperature: float = knob(
-        0.6, "Sampling temperature; 0 is greedy decoding.", panel=BUDGET, front=True, scope="run", ge=0, le=2
+        default=0.6,
+        help="Sampling temperature; 0 is greedy decoding.",
+        panel=BUDGET,
+        front=True,
+        scope="run",
+        ge=0,
+        le=2,
     )
-    top_p: float = knob(0.95, "Nucleus sampling.", panel=BUDGET, scope="run", gt=0, le=1)
+    top_p: float = knob(default=0.95, help="Nucleus sampling.", panel=BUDGET, scope="run", gt=0, le=1)
     template: Mapping[str, Any] | None = knob(
-        None,
-        'Arguments of both models\' chat templates, as JSON: {"enable_thinking": false} for Qwen3. Default: '
-        "those of the endpoints.",
+        default=None,
+        help='Arguments of both models\' chat templates, as JSON: {"enable_thinking": false} for Qwen3. '
+        "Default: those of the endpoints.",
         panel=BUDGET,
         scope="run",
         places=("cli",),
         given_as=dict,
     )
-    delimiter: str = knob("\n\n", "The text between steps.", places=())
+    delimiter: str = knob(default="\n\n", help="The text between steps.", places=())
     instruction: str = knob(
-        INSTRUCTION, "Stands after the question; may be empty.", panel=BUDGET, scope="run"
+        default=INSTRUCTION, help="Stands after the question; may be empty.", panel=BUDGET, scope="run"
     )
 
     @model_validator(mode="after")

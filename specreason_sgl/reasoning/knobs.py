@@ -2,7 +2,7 @@
 
     @settings
     class SpecReasonConfig:
-        token_budget: int = knob(8192, "Tokens of the whole chain of thought.", unit="tokens", ge=1)
+        token_budget: int = knob(default=8192, help="Tokens of the chain of thought.", unit="tokens", ge=1)
 
 From `knobs_of` come the command line's options, the `specreason` extension of the API, what `eval` can sweep,
 and the table of the docs. A value out of its range is a `ConfigError` in the knob's own words.
@@ -94,9 +94,9 @@ class Knob:
 
 
 def knob(
+    *,
     default: Any,
     help: str,
-    *,
     unit: str = "",
     panel: str = ADVANCED,
     front: bool = False,

@@ -19,17 +19,17 @@ class Shortcuts:
     """Knobs that stand for a verifier or a threshold."""
 
     keep: float | None = knob(
-        None,
-        "Instead of a threshold: keep this share of the drafted steps, the best.",
+        default=None,
+        help="Instead of a threshold: keep this share of the drafted steps, the best.",
         panel=JUDGE,
         scope="judging",
         gt=0,
         le=1,
     )
     calibration: str | None = knob(
-        None,
-        "A file of `calibrate`, or the name of a pair that has one here (mini): it names a verifier and its "
-        "threshold.",
+        default=None,
+        help="A file of `calibrate`, or the name of a pair that has one here (mini): it names a verifier and "
+        "its threshold.",
         panel=JUDGE,
         scope="judging",
         places=("cli",),

@@ -36,9 +36,9 @@ class Rewrite:
     """
 
     end_delta: float = knob(
-        3.0,
-        "Take out an end of the thinking that the base model regrets by more nats than this, where steps are "
-        "rewritten.",
+        default=3.0,
+        help="Take out an end of the thinking that the base model regrets by more nats than this, where "
+        "steps are rewritten.",
         unit="nats",
         places=(),
         ge=0,
@@ -68,8 +68,8 @@ class Correct:
     """
 
     delta: float = knob(
-        3.0,
-        "Correct a drafted token that the base model regrets by more nats than this.",
+        default=3.0,
+        help="Correct a drafted token that the base model regrets by more nats than this.",
         unit="nats",
         panel=JUDGE,
         front=True,
@@ -77,16 +77,16 @@ class Correct:
         ge=0,
     )
     numeric_delta: float | None = knob(
-        None,
-        "The same for tokens with a digit or an operator; default: as delta.",
+        default=None,
+        help="The same for tokens with a digit or an operator; default: as delta.",
         unit="nats",
         panel=JUDGE,
         scope="correcting",
         ge=0,
     )
     window: Annotated[int | Literal["auto", "step"] | None, BeforeValidator(_none_for_whole_steps)] = knob(
-        AUTO,
-        "Drafted tokens after which the base model reads; auto: as many as reading keeps up with; step: "
+        default=AUTO,
+        help="Drafted tokens after which the base model reads; auto: as many as reading keeps up with; step: "
         "whole steps.",
         unit="tokens",
         panel=SPECULATION,
