@@ -1,10 +1,10 @@
 """What is in the pictures; how they look is for eyes."""
 
-import dataclasses
 import types
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from specreason_sgl import get_calibration
 from specreason_sgl.evaluation import pictures
@@ -27,7 +27,7 @@ def overlap(one, other):
 def test_every_request_is_in_the_timeline_and_none_hides_another():
     trace = make_trace()
     eager = Call("base", "rewrite", 0, 0, 9, 2.2, 1.5)  # while the base model judges
-    trace = dataclasses.replace(trace, wasted=(*trace.wasted, eager))
+    trace = replace(trace, wasted=(*trace.wasted, eager))
     upper, lower = pictures.timeline(trace, make_alone()).axes
     calls = [*trace.calls, *trace.wasted]
     found = bars(upper)

@@ -1,10 +1,10 @@
 """What a notebook shows of a trace."""
 
-import dataclasses
 import re
 from html import unescape
 
 import pytest
+from msgspec.structs import replace
 
 from specreason_sgl.reasoning.display import END, as_table, spans, totals
 from specreason_sgl.reasoning.trace import Correction, ReadToken, Step
@@ -166,7 +166,7 @@ def test_drafted_tokens_and_first_choices_are_no_html():
     step = Step(
         "<i>", "both", "eos", 1, corrections=(correction,), reading=(ReadToken(1, "i>", -1, '"<b>', 1.0),)
     )
-    other = dataclasses.replace(step, corrections=())
+    other = replace(step, corrections=())
     html = as_table(make_corrected(steps=(step, other)), regret=True)
     assert "<b" not in html.replace("<b>question</b>", "").replace("<b>answer</b>", "")
     assert "<i>" not in html

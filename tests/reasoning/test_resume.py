@@ -3,10 +3,10 @@
 import json
 import re
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from specreason_sgl import Cancel, Correct, Endpoint, Trace, cli
 from specreason_sgl.errors import ConfigError, DeadlineExceeded, RequestAborted, ServerError

@@ -1,9 +1,9 @@
-import dataclasses
 import io
 import json
 import re
 
 import pytest
+from msgspec.structs import replace
 from rich.console import Console
 
 from specreason_sgl.errors import ConfigError
@@ -80,7 +80,7 @@ def correction(**fields):
         ("nonsense", "line 1: this is not a trace"),
         ("[1,\n2]", "line 1: this is not a trace"),
         (make_trace().to_json() + "\n{}\n", "line 2: this is not a trace"),
-        (changed(version=1), "line 1: the trace has version 1; this package reads version 2"),
+        (changed(version=1), "line 1: this package reads version 2, got version 1"),
         (changed(stop="[red]"), "line 1: this is not a trace"),
         (changed(mode="both"), "line 1: this is not a trace"),
         (changed(question=3), "line 1: this is not a trace"),
@@ -94,7 +94,6 @@ def correction(**fields):
         (with_step(corrections=[correction(drafted=None)]), "line 1: this is not a trace"),
         (with_step(corrections=[correction(regret="high")]), "line 1: this is not a trace"),
         (with_step(reading=[[0, "a", -1.0, "b"]]), "line 1: this is not a trace"),
-        (with_step(reading=[[0, "a", -1.0, "b", None]]), "line 1: this is not a trace"),
         (with_step(reading=[[0.5, "a", -1.0, "b", 1.0]]), "line 1: this is not a trace"),
         (with_step(draft_tokens="all"), "line 1: this is not a trace"),
         (with_step(head=0), "line 1: this is not a trace"),
@@ -129,7 +128,7 @@ def test_the_terminal_shows_a_correction_inside_its_step():
     assert "draft  1 corrected\nThe answer is \\boxed{80}[-⏎-]{+ km/h+}.\n" in text
     assert "draft  then base: the draft model's runtime failed\nCheck: 80 km/h" in text
     assert "regret" not in text
-    steps = [dataclasses.replace(make_corrected().steps[1], score=4.0, undrafted="failed")]
+    steps = [replace(make_corrected().steps[1], score=4.0, undrafted="failed")]
     assert "draft  score 4, 2 corrected, then base: failed\n" in printed(make_corrected(steps=tuple(steps)))
 
 
