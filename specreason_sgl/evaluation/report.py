@@ -107,13 +107,13 @@ def load(paths: Sequence[Path]) -> list[Group]:
     groups = []
     for run, path in enumerate(paths):
         head, samples = read_run(path)
-        same = [head[one] for one in ("problems_sha256", "draft_model", "base_model", "concurrency")]
-        for name, config in head["settings"].items():
+        same = [head.problems_sha256, head.draft_model, head.base_model, head.concurrency]
+        for name, config in head.settings.items():
             mine = [one for one in samples if one.setting == name]
             fine = tuple(one for one in mine if one.error is None)
             key = json.dumps([*same, *(config[one] for one in KNOBS["base"])])
             label = f"{Path(path).stem}: {name}" if len(paths) > 1 else name
-            wanted = head["problems"] * head["samples"]
+            wanted = head.problems * head.samples
             groups.append(Group(run, label, config["mode"], config, key, wanted, len(mine) - len(fine), fine))
     if not any(group.samples for group in groups):
         raise ConfigError(f"{', '.join(map(str, paths))}: there is no finished sample to report")

@@ -1,83 +1,74 @@
-"""The calibration of a verifier for a pair of models: a file that says which values its steps get."""
+"""`Calibration`: which verifier judges a pair's steps best, and which values the steps get; a file."""
 
-import dataclasses
-import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
+
+from specreason_sgl import files
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.reasoning.acceptance import Quantile
 from specreason_sgl.reasoning.config import PAPER_THRESHOLD
 from specreason_sgl.reasoning.repair import AUTO, Correct, Repair, Rewrite
 from specreason_sgl.reasoning.verifiers import UtilityScore, get_verifier
 
-VERSION = 1
 BUILT_IN = Path(__file__).parent / "calibrations"
 REPAIRS = ("correct", "rewrite")
 WHOLE_STEPS = "step"
-WINDOWS = (AUTO, WHOLE_STEPS)  # windows that are no number of tokens
+WINDOWS = (AUTO, WHOLE_STEPS)  # windows that are not a number of tokens
 
 
-@dataclass(frozen=True)
-class Calibration:
+class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How well each verifier judges a pair's steps, as `specreason-sgl calibrate` measured it.
 
     Attributes:
-        draft_model, base_model: the models that were asked.
-        verifier: a built-in verifier's name, the best there.
+        draft_model, base_model: the pair.
+        verifier: the name of the built-in verifier that judged best.
         keep: the share of drafted steps that `threshold` keeps.
         threshold: in the verifier's units.
-        values: the drafted steps' values, in order: at most 1001 of them, evenly picked.
-        table: of each verifier, its figures (see `evaluation.calibrate`).
-        data: what was used: number of problems, of steps, and which.
+        values: the drafted steps' values in ascending order: at most 1001 of them, evenly picked.
+        table: each verifier's figures (see `evaluation.calibrate`).
+        data: the problems: their source, their number, the number of their steps.
+        version: of the file's format.
     """
 
     draft_model: str
     base_model: str
     verifier: str
-    keep: float
+    keep: Annotated[float, msgspec.Meta(gt=0, le=1)]
     threshold: float
     values: tuple[float, ...]
     table: tuple[dict[str, Any], ...] = ()
-    data: dict[str, Any] = dataclasses.field(default_factory=dict)
-    version: int = VERSION
+    data: dict[str, Any] = msgspec.field(default_factory=dict)
+    version: Literal[1] = 1
 
     def settings(self, keep: float | None = None) -> dict[str, Any]:
-        """The verifier and the threshold as arguments of `SpecReasonConfig`; another share to `keep` takes
-        its threshold from the values."""
-        rule = self.threshold if keep is None else Quantile(keep, self.values)
-        return {"verifier": get_verifier(self.verifier), "threshold": rule}
+        """The calibrated judgement as arguments of `SpecReasonConfig`: `repair`, `verifier` and `threshold`.
+        With a share to `keep`, the threshold follows from the values."""
+        threshold = self.threshold if keep is None else Quantile(keep, self.values)
+        return {"repair": Rewrite(), "verifier": get_verifier(self.verifier), "threshold": threshold}
 
     def save(self, path: Path) -> None:
-        text = json.dumps(dataclasses.asdict(self), ensure_ascii=False)
-        temporary = path.with_name(path.name + ".part")
-        temporary.write_text(text + "\n", encoding="utf-8")
-        temporary.replace(path)
+        """Write it to a file, which appears only when it is complete."""
+        files.write(Path(path), self)
 
     @classmethod
     def load(cls, path: Path) -> "Calibration":
         """Read what `save` wrote.
 
         Raises:
-            ConfigError: there is no such file, or it is not a calibration.
+            ConfigError: the file cannot be read, is not a calibration, or is one of another version.
         """
+        calibration = files.read(path, cls, "a calibration of specreason-sgl")
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-            if data["version"] != VERSION:
-                raise ConfigError(f"{path} has version {data['version']!r}; this package reads {VERSION}")
-            data["values"] = tuple(0.0 + value for value in data["values"])  # fails where it is no number
-            data["table"], data["threshold"] = tuple(data["table"]), 0.0 + data["threshold"]
-            get_verifier(data["verifier"])
-            return cls(**data)
-        except OSError as error:
-            raise ConfigError(f"the calibration {path} cannot be read: {error.strerror}") from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{path} is not a calibration of specreason-sgl ({error})") from None
+            get_verifier(calibration.verifier)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
+        return calibration
 
 
 def get_calibration(pair: str) -> Calibration | None:
-    """The calibration that the package has for a named pair, if any."""
+    """The package's own calibration of a named pair, or None."""
     path = BUILT_IN / f"{pair}.json"
     return Calibration.load(path) if path.exists() else None
 
@@ -94,37 +85,43 @@ def judging(
     numeric_delta: float | None = None,
     window: int | str | None = None,
 ) -> dict[str, Any]:
-    """The `repair`, `verifier` and `threshold` of a `SpecReasonConfig`, from what a user says.
+    """The `repair`, `verifier` and `threshold` of a `SpecReasonConfig`, from a user's options.
 
     Args:
-        pair: a named pair. Its calibration in the package judges where steps are rewritten and nothing else
-            says how; where it has none, the paper's digit with a threshold of 7.
+        pair: a named pair. Where steps are rewritten and no other option says how to judge them, the
+            package's calibration of the pair does; without one, the paper's digit with a threshold of 7.
         repair: `correct` or `rewrite`. None: `rewrite` where a verifier, a threshold, a share to keep or a
             calibration is given, else `correct`. With `correct` these say which steps are kept whole.
         verifier: a built-in verifier's name.
         threshold: in the verifier's units.
         keep: instead, the share of drafted steps to keep.
-        calibration: a file, or the name of a pair that the package has one for. It names its verifier and
-            has a threshold.
-        delta, numeric_delta, window: of `Correct`, and its defaults where None. A window may also be "step",
-            for whole steps.
+        calibration: a file, or the name of a pair that the package has one for. It gives the verifier and a
+            threshold.
+        delta, numeric_delta, window: of `Correct`; None: its defaults. A window may also be "step", for whole
+            steps.
 
     Raises:
         ConfigError: the arguments contradict each other, or a threshold is missing.
     """
-    judge = {"verifier": verifier, "threshold": threshold, "keep": keep, "calibration": calibration}
-    tokens = {"delta": delta, "numeric_delta": numeric_delta, "window": window}
-    is_judged = any(value is not None and value != "" for value in judge.values())
-    repair = repair or ("rewrite" if is_judged else "correct")
-    made = make_repair(repair, **tokens)
-    if repair == "correct" and not is_judged:
-        return {"repair": made, "verifier": None, "threshold": None}
-    return {"repair": made, **_judge(pair if repair == "rewrite" else None, **judge)}
+    options = {"verifier": verifier, "threshold": threshold, "keep": keep, "calibration": calibration}
+    is_judged = any(value is not None and value != "" for value in options.values())
+    name = repair or ("rewrite" if is_judged else "correct")
+    settings = {"verifier": None, "threshold": None}
+    if name == "rewrite" or is_judged:
+        settings = _judge(pair if name == "rewrite" else None, **options)
+    return {**settings, "repair": make_repair(name, delta=delta, numeric_delta=numeric_delta, window=window)}
 
 
 def make_repair(repair: str, **tokens: float | int | str | None) -> Repair:
-    """A `Correct` or a `Rewrite` by its name; `tokens` are `delta`, `numeric_delta` and `window`, as in
-    `judging`, and `ConfigError` is raised as there."""
+    """A `Correct` or a `Rewrite` by its name.
+
+    Args:
+        repair: `correct` or `rewrite`.
+        tokens: `delta`, `numeric_delta` and `window`, as in `judging`.
+
+    Raises:
+        ConfigError: a value is out of its range, or does not apply to the repair.
+    """
     if repair not in REPAIRS:
         raise ConfigError(f"repair must be 'correct' or 'rewrite', got {repair!r}")
     given = {name: value for name, value in tokens.items() if value is not None}
@@ -152,7 +149,7 @@ def _judge(
     if verifier and calibration:
         raise ConfigError("give a verifier or a calibration, not both: a calibration names its verifier")
     if calibration:
-        # Servers named by URL may serve a pair's models, though no pair is named.
+        # With servers named by URL, the calibration of a named pair may apply although no pair is named.
         known = None if Path(calibration).is_file() else get_calibration(str(calibration))
         settings = (known or Calibration.load(calibration)).settings(keep)
         return settings if threshold is None else {**settings, "threshold": threshold}

@@ -2,13 +2,16 @@ import json
 import math
 import random
 
+import msgspec
 import pytest
+from msgspec.structs import replace
 
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.evaluation import calibrate as work
-from specreason_sgl.evaluation.calibrate import JudgedSolution, auc, calibrate, corrupted, draw
+from specreason_sgl.evaluation.calibrate import JudgedHead, JudgedSolution, auc, calibrate, corrupted, draw
 from specreason_sgl.evaluation.grading import is_right
 from specreason_sgl.evaluation.problems import load_problems
+from specreason_sgl.files import Record
 from specreason_sgl.reasoning.acceptance import Quantile
 from specreason_sgl.reasoning.calibration import Calibration
 from specreason_sgl.reasoning.config import SpecReasonConfig
@@ -98,9 +101,58 @@ def test_every_built_in_verifier_judges_every_step_and_a_record_goes_on(pair, tm
     asked = len(pair.seen)
     assert judged(PROBLEMS[:2]) == first
     assert len(pair.seen) == asked
+    record = tmp_path / "record.jsonl"
+    text = record.read_text()
+    record.write_text(text + '{"id": "cut o')
+    assert judged(PROBLEMS[:2]) == first
+    assert (record.read_text(), len(pair.seen)) == (text, asked)
+    with Record(record, make_head(pair), JudgedSolution), pytest.raises(ConfigError, match="another process"):
+        judged(PROBLEMS[:2])
     monkeypatch.setattr(work, "BUILT_IN", {"score": BUILT_IN["score"]})
     with pytest.raises(ConfigError, match="other settings"):
         judged(PROBLEMS[:2])
+
+
+def make_head(pair, **changes):
+    """The head of the record of a calibration with the default settings."""
+    names = {"draft": pair.draft.get_model_name(), "base": pair.base.get_model_name()}
+    settings = {
+        "instruction": SpecReasonConfig().instruction,
+        "token_budget": 100,
+        "temperature": 0.0,
+        "seed": 0,
+    }
+    return JudgedHead(**{**names, **settings, "verifiers": tuple(BUILT_IN), **changes})
+
+
+SOLUTION = {"id": "p0", "right": True, "steps": ["a"], "values": [{"score": 1}], "corrupted": []}
+
+
+@pytest.mark.parametrize(
+    ("changes", "line", "says"),
+    [
+        ({"kind": "specreason-sgl eval"}, {}, "line 1: this is not a record of specreason-sgl calibrate: "),
+        ({"version": 7}, {}, "line 1: this package reads version 1, got version 7$"),
+        ({}, {"right": "yes"}, r"line 2: .* Expected `bool`, got `str` - at `\$\.right`"),
+        ({}, {"corrupted": [[0, "b"]]}, r"line 2: .* Expected `array` of length 3 - at `\$\.corrupted\[0\]`"),
+    ],
+)
+def test_a_record_of_something_else_is_refused_and_left_alone(pair, tmp_path, changes, line, says):
+    record = tmp_path / "record.jsonl"
+    head = {**msgspec.to_builtins(make_head(pair)), **changes}
+    record.write_text(f"{json.dumps(head)}\n{json.dumps({**SOLUTION, **line})}\n")
+    text = record.read_text()
+    with pytest.raises(ConfigError, match=says) as raised:
+        Record(record, make_head(pair), JudgedSolution)
+    assert str(raised.value).startswith(f"{record}, line ")
+    assert record.read_text() == text
+
+
+def test_solutions_without_steps_are_too_few():
+    """Their mean value does not exist."""
+    judged = [replace(one, steps=(), values=()) if not one.right else one for one in solutions()]
+    with pytest.raises(ConfigError, match="too few"):
+        made_of(judged)
 
 
 def test_too_few_problems_are_refused():

@@ -1,8 +1,9 @@
-"""The runner: what it records, and that it goes on where it was."""
+"""The runner: what it records, and that it continues an interrupted run."""
 
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -14,10 +15,11 @@ import pytest
 from specreason_sgl import Endpoint
 from specreason_sgl.errors import ConfigError, ServerError
 from specreason_sgl.evaluation import evaluate as runner
-from specreason_sgl.evaluation.evaluate import read_run
+from specreason_sgl.evaluation.evaluate import Sample, read_run, run_head
 from specreason_sgl.evaluation.problems import Problem
 from specreason_sgl.evaluation.report import COLUMNS, Report, cells, prefills
 from specreason_sgl.evaluation.settings import expand
+from specreason_sgl.files import Record
 from tests.evaluation.runs import KNOBS, PROBLEMS, answers, digit, run, timeless, write
 from tests.reasoning.pair import chance
 
@@ -44,7 +46,7 @@ def test_one_at_a_time_every_sample_begins_with_empty_caches(pair, tmp_path):
 
 def test_a_run_cut_short_has_the_same_problems_of_each_setting(pair, tmp_path):
     settings, done = ("base", "draft", "correct"), []
-    record_add = runner.Record.add
+    record_add = Record.add
 
     def add(record, sample):
         record_add(record, sample)
@@ -53,7 +55,7 @@ def test_a_run_cut_short_has_the_same_problems_of_each_setting(pair, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner.Record, "add", add)
+        patch.setattr(Record, "add", add)
         with pytest.raises(KeyboardInterrupt):
             run(pair, tmp_path / "x.jsonl", modes=settings)
     assert done == [(f"p{i}", name) for i in range(3) for name in settings][:7]
@@ -125,15 +127,59 @@ def test_a_file_of_other_settings_is_refused_and_left_alone(pair, tmp_path, chan
     assert file.read_text() == text
 
 
-@pytest.mark.parametrize("text", ["notes", "notes\n", '{"kind": "else"}\n', "{}\n", "[]\n", "\n"])
-def test_a_file_of_something_else_is_refused_and_left_alone(pair, tmp_path, text):
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("notes", "the line is not complete"),
+        ("notes\n", "JSON is malformed"),
+        ('{"kind": "else"}\n', "Invalid enum value 'else' - at `$.kind`"),
+        ("{}\n", "Object missing required field"),
+        ("[]\n", "Expected `object`, got `array`"),
+        ("\n", "Input data was truncated"),
+    ],
+)
+def test_a_file_of_something_else_is_refused_and_left_alone(pair, tmp_path, text, says):
     file = tmp_path / "x.jsonl"
     file.write_text(text)
-    with pytest.raises(ConfigError, match="this is no file of an evaluation"):
+    expected = re.escape(f"{file}, line 1: this is not a record of specreason-sgl eval: {says}")
+    with pytest.raises(ConfigError, match=expected):
         run(pair, file)
-    with pytest.raises(ConfigError, match="this is no file of an evaluation"):
+    with pytest.raises(ConfigError, match=expected):
         read_run(file)
     assert file.read_text() == text
+
+
+def test_a_run_of_another_version_is_refused_and_left_alone(pair, tmp_path):
+    file = tmp_path / "x.jsonl"
+    run(pair, file, modes=("base",))
+    head, *lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join([json.dumps({**json.loads(head), "version": 7, "new": 1}) + "\n", *lines]))
+    text, says = file.read_text(), r"x\.jsonl, line 1: this package reads version 2, got version 7$"
+    with pytest.raises(ConfigError, match=says):
+        run(pair, file, modes=("base",))
+    with pytest.raises(ConfigError, match=says):
+        read_run(file)
+    assert file.read_text() == text
+
+
+def test_a_sample_whose_trace_is_wrong_is_named_with_its_line_and_the_place(pair, tmp_path):
+    file = tmp_path / "x.jsonl"
+    run(pair, file, modes=("correct",))
+    text = file.read_text()
+    for changed, says in (
+        (
+            text.replace('"author":"', '"author":"nobody-', 1),
+            r"value '.*' - at `\$\.trace\.steps\[0\]\.author`",
+        ),
+        (
+            text.replace('"earlier":[],"version":2', '"earlier":[],"version":7', 1),
+            r"7 - at `\$\.trace\.version`",
+        ),
+    ):
+        assert changed != text
+        file.write_text(changed)
+        with pytest.raises(ConfigError, match=rf"line 2: .*{says}"):
+            read_run(file)
 
 
 def test_a_damaged_line_is_named(pair, tmp_path):
@@ -141,13 +187,17 @@ def test_a_damaged_line_is_named(pair, tmp_path):
     run(pair, file, modes=("base",))
     lines = file.read_text().splitlines(keepends=True)
     file.write_text("".join([*lines[:2], lines[2][:50] + "\n", *lines[3:]]))
-    with pytest.raises(ConfigError, match="line 3"):
+    with pytest.raises(ConfigError, match=r"x\.jsonl, line 3: this is not a record of specreason-sgl eval"):
         run(pair, file, modes=("base",))
 
 
 def test_two_cannot_write_the_same_file(pair, tmp_path):
     file = tmp_path / "x.jsonl"
-    with runner.Record(file, {"kind": runner.KIND}), pytest.raises(ConfigError, match="another evaluation"):
+    about = {"data": "x", "draft_model": "d", "base_model": "b", "samples": 1, "concurrency": 1, "seed": 0}
+    with (
+        Record(file, run_head([], [], **about), Sample),
+        pytest.raises(ConfigError, match=r"another process is writing to .*x\.jsonl"),
+    ):
         run(pair, file)
 
 
@@ -330,8 +380,8 @@ def test_the_command_sweeps_the_knobs_of_the_correction(pair, tmp_path, command)
     start(["eval", "--data", str(data), "--out", str(out), *urls, *small, *sweep])
     assert finish()[0] == 0
     head, samples = read_run(out)
-    assert {sample.setting for sample in samples} == set(head["settings"])
-    repairs = {name: config["repair"] for name, config in head["settings"].items()}
+    assert {sample.setting for sample in samples} == set(head.settings)
+    repairs = {name: config["repair"] for name, config in head.settings.items()}
     assert repairs.pop("paper")["kind"] == "Rewrite"
     assert {name: (repair["delta"], repair["window"]) for name, repair in repairs.items()} == {
         "correct delta=1 window=16": (1, 16),
@@ -339,7 +389,7 @@ def test_the_command_sweeps_the_knobs_of_the_correction(pair, tmp_path, command)
         "correct delta=3 window=16": (3, 16),
         "correct delta=3 window=step": (3, None),
     }
-    assert head["settings"]["correct delta=1 window=16"]["confidence"] == -0.5
+    assert head.settings["correct delta=1 window=16"]["confidence"] == -0.5
 
 
 def test_the_command_says_what_failed(pair, tmp_path, command):
@@ -361,7 +411,7 @@ def test_one_call_writes_a_run_and_goes_on_with_it(pair, tmp_path):
     found = runner.run_evaluation(PROBLEMS[:2], settings, out, **common)
     head, samples = read_run(out)
     assert (samples, len(samples)) == (found, 8)
-    assert (head["data"], head["samples"], head["base_model"]) == ("mine", 2, "scripted")
+    assert (head.data, head.samples, head.base_model) == ("mine", 2, "scripted")
     pair.seen.clear()
     assert runner.run_evaluation(PROBLEMS[:2], settings, out, **common) == found
     assert pair.seen == []

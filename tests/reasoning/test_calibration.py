@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from specreason_sgl.errors import ConfigError
@@ -35,7 +36,7 @@ def test_a_calibration_written_and_read_is_the_same(path):
 
 
 def changed(**fields):
-    return json.dumps({**json.loads(json.dumps(FOUND.__dict__)), **fields})
+    return json.dumps({**msgspec.to_builtins(FOUND), **fields})
 
 
 @pytest.mark.parametrize(
@@ -48,10 +49,11 @@ def changed(**fields):
         ('{"version": 1', "not a calibration"),
         (changed(values=None), "not a calibration"),
         (changed(values="abc"), "not a calibration"),
-        (changed(values=["a"]), "not a calibration"),
+        (changed(values=["a"]), r"not a calibration .*Expected `float`, got `str` - at `\$\.values\[0\]`"),
         (changed(threshold="7"), "not a calibration"),
+        (changed(keep=1.5), r"not a calibration .*<= 1.0 - at `\$\.keep`"),
         (changed(more=1), "not a calibration"),
-        (changed(version=2), "version 2"),
+        (changed(version=2), "this package reads version 1, got version 2"),
         (changed(verifier="guess"), "no verifier 'guess'"),
         (b"\xff\xfe".decode("latin-1"), "not a calibration"),
     ],
@@ -61,6 +63,7 @@ def test_a_damaged_file_is_one_clear_error(tmp_path, text, says):
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(ConfigError, match=says) as raised:
         Calibration.load(path)
+    assert str(raised.value).startswith(f"{path}: ")
     assert "\n" not in str(raised.value)
 
 
@@ -71,6 +74,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 
 def test_the_settings_are_arguments_of_a_run():
     config = SpecReasonConfig(**FOUND.settings())
+    assert config.repair == Rewrite()
     assert (config.verifier, config.threshold) == (Likelihood(reduce="min"), -4.5)
 
 
@@ -142,7 +146,7 @@ def test_what_contradicts_itself_is_refused(arguments, says):
 
 def test_a_pair_with_a_calibration_of_its_own_is_judged_by_it_where_steps_are_rewritten():
     known = get_calibration("mini")
-    calibrated = {"repair": Rewrite(), **known.settings()}
+    calibrated = known.settings()
     assert judging(pair="mini", repair="rewrite") == calibrated
     assert judging(pair="mini", keep=0.5)["threshold"] == Quantile(0.5, known.values)
     assert judging(pair="mini", threshold=5) == judging(threshold=5)  # the paper's digit, as its scale says
