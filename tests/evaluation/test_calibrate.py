@@ -200,9 +200,16 @@ def test_problems_are_read_and_a_bad_line_is_named(tmp_path):
     file.write_text(f"{good}\n\n{good}\n")
     assert [(one.id, one.answer) for one in load_problems(file)] == [("1", "3"), ("3", "3")]
     assert len(load_problems(file, 1)) == 1
-    for bad in ("{", '{"question": "q"}', "[1]", '{"question": " ", "answer": "1"}'):
+    for bad, says in (
+        ("{", "this is not a problem: Input data was truncated"),
+        ('{"question": "q"}', "Object missing required field `answer`"),
+        ("[1]", "Expected `object`, got `array`"),
+        ('{"question": " ", "answer": "1"}', "question must not be empty"),
+        ('{"question": "q", "answer": null}', r"Expected .*, got `null` - at `\$\.answer`"),
+        ('{"question": "q", "answer": "1", "choices": "ab"}', r"Expected .*, got `str` - at `\$\.choices`"),
+    ):
         file.write_text(f"{good}\n{bad}\n")
-        with pytest.raises(ConfigError, match="line 2"):
+        with pytest.raises(ConfigError, match=f"line 2: .*{says}"):
             load_problems(file)
     file.write_text("")
     with pytest.raises(ConfigError, match="no problems"):

@@ -9,7 +9,7 @@ import pytest
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.evaluation.grading import grade
 from specreason_sgl.evaluation.problems import Problem, load_data
-from specreason_sgl.runtime import models
+from specreason_sgl.runtime import weights
 
 ROWS = {
     ("HuggingFaceH4/aime_2024", None): [{"id": 60, "problem": "How many?", "answer": "204"}],
@@ -38,7 +38,7 @@ def hub(monkeypatch):
         return ROWS[name, part]
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
-    monkeypatch.setattr(models, "hub_reachable", lambda: True)
+    monkeypatch.setattr(weights, "hub_reachable", lambda: True)
     return asked
 
 
@@ -64,7 +64,7 @@ def test_the_right_choice_is_anywhere_and_for_a_seed_always_there(hub):
 
 
 def test_without_a_hub_it_is_said_at_once_and_no_library_is_asked(monkeypatch):
-    monkeypatch.setattr(models, "hub_reachable", lambda: False)
+    monkeypatch.setattr(weights, "hub_reachable", lambda: False)
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ConfigError, match=r"no model hub can be reached; name a file or rg:TASK") as error:
         load_data("aime24")
@@ -121,7 +121,9 @@ def test_choices_are_shown_with_letters_and_named_by_text_or_letter(tmp_path):
     assert a.prompt.startswith("Which?\n\n(A) one\n(B) two\n")
     assert c.prompt == rows[2]["question"]
     file.write_text(json.dumps({**rows[0], "answer": "C"}))
-    with pytest.raises(ConfigError, match="none of the choices"):
+    with pytest.raises(
+        ConfigError, match=r"line 1: answer must be one of the choices or its letter, got 'C'"
+    ):
         load_data(str(file))
 
 
@@ -133,5 +135,5 @@ def test_problems_with_the_same_id_are_refused(tmp_path):
 
 
 def test_a_name_that_is_nothing_names_what_there_is():
-    with pytest.raises(ConfigError, match=r"'aime23'; besides files there are aime24, .*rg:TASK"):
+    with pytest.raises(ConfigError, match=r"must be a file or one of aime24, .*rg:TASK, got 'aime23'"):
         load_data("aime23")

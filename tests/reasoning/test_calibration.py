@@ -10,7 +10,7 @@ from specreason_sgl.reasoning.calibration import Calibration, get_calibration, j
 from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.repair import Correct, Rewrite
 from specreason_sgl.reasoning.verifiers import Likelihood, PaperScore, UtilityScore
-from specreason_sgl.runtime.models import PAIRS
+from specreason_sgl.runtime.pairs import PAIRS
 
 FOUND = Calibration(
     draft_model="small é",
