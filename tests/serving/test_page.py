@@ -16,7 +16,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from specreason_sgl.reasoning.display import SHADES, spans
-from specreason_sgl.reasoning.trace import Correction, ReadToken
+from specreason_sgl.reasoning.trace import Call, Correction, ReadToken
 from specreason_sgl.serving.show import as_html, page, read_traces
 from tests import browser
 from tests.scripted import wait_until
@@ -370,6 +370,18 @@ def test_totals_are_the_trace_s(view, server, make):
         "base tokens": str(by["base"]),
         "thrown away": f"{trace.wasted_tokens} tokens",
     }
+
+
+def test_what_the_base_model_wrote_after_a_cut_draft_is_not_thrown_away(view, server):
+    step = make_corrected().steps[2]
+    calls = (*step.calls, Call("base", "rewrite", 150, 120, 3, 3.0, 0.2))
+    continued = replace(step, tokens=18, draft_tokens=15, calls=calls)
+    trace = make_corrected(steps=(*make_corrected().steps[:2], continued))
+    opened(view, server, trace)
+    shown = dict(zip(view.texts("#totals dt"), view.texts("#totals dd"), strict=True))
+    kept = sum(step.draft_tokens for step in trace.steps)
+    drafted = sum(call.completion_tokens for call in (*trace.calls, *trace.wasted) if call.purpose == "draft")
+    assert shown["thrown away"] == f"{drafted - kept} tokens" == f"{trace.wasted_tokens} tokens"
 
 
 def test_only_settings_that_were_changed_are_sent(view, server):
