@@ -46,8 +46,8 @@ def timeless(path):
 
     def strip(value):
         if isinstance(value, dict):
-            return {key: strip(one) for key, one in value.items() if key not in TIMES}
-        return [strip(one) for one in value] if isinstance(value, list) else value
+            return {key: strip(item) for key, item in value.items() if key not in TIMES}
+        return [strip(item) for item in value] if isinstance(value, list) else value
 
     head, *lines = path.read_text().splitlines()
     return [head, *sorted(json.dumps(strip(json.loads(line)), sort_keys=True) for line in lines)]

@@ -71,10 +71,12 @@ def test_the_verifier_that_tells_right_from_wrong_is_chosen():
 @pytest.mark.parametrize("keep", [0.25, 0.8, 1.0])
 def test_the_threshold_keeps_the_wanted_share(keep):
     judged = solutions(200)
-    found = made_of(judged, keep)
-    values = [step[found.verifier] for one in judged for step in one.values]
-    assert sum(value >= found.threshold for value in values) / len(values) == pytest.approx(keep, abs=0.01)
-    rule = found.settings(keep)["threshold"]
+    calibration = made_of(judged, keep)
+    values = [step[calibration.verifier] for solution in judged for step in solution.values]
+    assert sum(value >= calibration.threshold for value in values) / len(values) == pytest.approx(
+        keep, abs=0.01
+    )
+    rule = calibration.settings(keep)["threshold"]
     assert isinstance(rule, Quantile)
     assert sum(rule.keeps(value, []) for value in values) / len(values) == pytest.approx(keep, abs=0.02)
 
@@ -150,7 +152,9 @@ def test_a_record_of_something_else_is_refused_and_left_alone(pair, tmp_path, ch
 
 def test_solutions_without_steps_are_too_few():
     """Their mean value does not exist."""
-    judged = [replace(one, steps=(), values=()) if not one.right else one for one in solutions()]
+    judged = [
+        replace(solution, steps=(), values=()) if not solution.right else solution for solution in solutions()
+    ]
     with pytest.raises(ConfigError, match="too few"):
         made_of(judged)
 
@@ -173,7 +177,7 @@ def test_a_corrupted_step_differs_in_one_digit_and_no_number_begins_with_a_new_z
             wrong = corrupted(text, rng)
             different = [(a, b) for a, b in zip(text, wrong, strict=True) if a != b]
             assert len(different) == 1
-            assert all(one.isdigit() for one in different[0])
+            assert all(digit.isdigit() for digit in different[0])
             assert not any(word[0] == "0" and len(word) > 1 for word in wrong.split() if word[0].isdigit())
     assert corrupted("no number here", rng) is None
 
@@ -198,7 +202,7 @@ def test_problems_are_read_and_a_bad_line_is_named(tmp_path):
     file = tmp_path / "problems.jsonl"
     good = json.dumps({"question": "q", "answer": 3})
     file.write_text(f"{good}\n\n{good}\n")
-    assert [(one.id, one.answer) for one in load_problems(file)] == [("1", "3"), ("3", "3")]
+    assert [(problem.id, problem.answer) for problem in load_problems(file)] == [("1", "3"), ("3", "3")]
     assert len(load_problems(file, 1)) == 1
     for bad, says in (
         ("{", "this is not a problem: Input data was truncated"),

@@ -12,7 +12,7 @@ from specreason_sgl.reasoning.repair import Correct, Rewrite
 from specreason_sgl.reasoning.verifiers import Likelihood, PaperScore, UtilityScore
 from specreason_sgl.runtime.pairs import PAIRS
 
-FOUND = Calibration(
+CALIBRATION = Calibration(
     draft_model="small é",
     base_model="big",
     verifier="likelihood-min",
@@ -26,17 +26,17 @@ FOUND = Calibration(
 
 @pytest.fixture
 def path(tmp_path):
-    FOUND.save(tmp_path / "found.json")
+    CALIBRATION.save(tmp_path / "found.json")
     return tmp_path / "found.json"
 
 
 def test_a_calibration_written_and_read_is_the_same(path):
-    assert Calibration.load(path) == FOUND
+    assert Calibration.load(path) == CALIBRATION
     assert [file.name for file in path.parent.iterdir()] == ["found.json"]
 
 
 def changed(**fields):
-    return json.dumps({**msgspec.to_builtins(FOUND), **fields})
+    return json.dumps({**msgspec.to_builtins(CALIBRATION), **fields})
 
 
 @pytest.mark.parametrize(
@@ -73,14 +73,14 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 
 
 def test_the_settings_are_arguments_of_a_run():
-    config = SpecReasonConfig(**FOUND.settings())
+    config = SpecReasonConfig(**CALIBRATION.settings())
     assert config.repair == Rewrite()
     assert (config.verifier, config.threshold) == (Likelihood(reduce="min"), -4.5)
 
 
 def test_another_share_takes_its_threshold_from_the_values():
-    assert FOUND.settings(0.9)["threshold"] == Quantile(0.9, FOUND.values)
-    rule = SpecReasonConfig(**FOUND.settings(0.5)).rule
+    assert CALIBRATION.settings(0.9)["threshold"] == Quantile(0.9, CALIBRATION.values)
+    rule = SpecReasonConfig(**CALIBRATION.settings(0.5)).rule
     assert [rule.keeps(value, ()) for value in (-6, -4, -0.5)] == [False, True, True]
 
 
@@ -88,7 +88,7 @@ def test_what_a_user_says_goes_before_the_calibration(path):
     likelihood = {"repair": Rewrite(), "verifier": Likelihood(reduce="min")}
     assert judging(calibration=path) == {**likelihood, "threshold": -4.5}
     assert judging(calibration=path, threshold=-2) == {**likelihood, "threshold": -2}
-    assert judging(calibration=path, keep=0.2)["threshold"] == Quantile(0.2, FOUND.values)
+    assert judging(calibration=path, keep=0.2)["threshold"] == Quantile(0.2, CALIBRATION.values)
     assert judging(verifier="score", keep=0.5)["threshold"] == Quantile(0.5)
 
 
