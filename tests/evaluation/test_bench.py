@@ -27,7 +27,10 @@ def step(author: str, draft: float, score: float, rewrite: float = 0.0) -> Step:
 
 def trace(*steps: Step) -> Trace:
     answer = Call("base", "answer", 0, 0, 0, 0.0, 1.0)
-    return Trace("q", "specreason", "d", "b", {}, steps, "end", "", answer, 100.0)
+    return Trace(
+        question="q", mode="specreason", draft_model="d", base_model="b", config={}, steps=steps, stop="end",
+        answer="", answer_call=answer, seconds=100.0,
+    )  # fmt: skip
 
 
 def test_the_sequential_bound_is_the_sum_of_the_requests():
