@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from specreason_sgl.reasoning.speculate import speculate
     from specreason_sgl.reasoning.trace import Step, Trace
     from specreason_sgl.runtime.launch import launch_pair
-    from specreason_sgl.runtime.models import get_pair
+    from specreason_sgl.runtime.pairs import get_pair
 
 __version__ = "0.1.0"
 __all__ = [
@@ -75,7 +75,7 @@ __getattr__, __dir__ = names_from(
         "reasoning.speculate": ("speculate",),
         "reasoning.trace": ("Step", "Trace"),
         "runtime.launch": ("launch_pair",),
-        "runtime.models": ("get_pair",),
+        "runtime.pairs": ("get_pair",),
     },
 )
 

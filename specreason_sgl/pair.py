@@ -70,7 +70,7 @@ class SpecReason:
             servers = self._servers
             if self._pair:
                 from specreason_sgl.runtime.launch import launch_pair
-                from specreason_sgl.runtime.models import get_pair
+                from specreason_sgl.runtime.pairs import get_pair
 
                 running = stack.enter_context(launch_pair(get_pair(self._pair), **self._launch))
                 servers = running.draft.url, running.base.url

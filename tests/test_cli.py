@@ -31,7 +31,7 @@ CLI = [sys.executable, "-m", "specreason_sgl.cli"]
             "--threshold, --keep or --calibration must be given with the --verifier yes-no",
         ),
         (["solve", "q", "--calibration", "missing.json"], 2, "missing.json cannot be read: No such file"),
-        (["solve", "q", "--calibration", "LICENSE"], 2, "LICENSE is not a calibration"),
+        (["solve", "q", "--calibration", "LICENSE"], 2, "LICENSE: this is not a calibration"),
         (["solve", "q", "--lookahead", "-1"], 2, "--lookahead must be a whole number from 0 to 16, got -1"),
         (["solve", "q", "--repair", "mend"], 2, "--repair must be 'correct' or 'rewrite', got 'mend'"),
         (["solve", "q", "--delta=-1"], 2, "--delta must be a number of at least 0, got -1.0"),
@@ -69,7 +69,7 @@ CLI = [sys.executable, "-m", "specreason_sgl.cli"]
         (["models", "path", "nosuch"], 2, "models path takes a pair (mini, nano, paper, qwen3), a model's"),
         (["models", "fetch", "nano", "--source", "moon"], 2, "auto, hub or packages"),
         (["doctor", "--pair", "micro"], 2, "no pair is named"),
-        (["eval", "--data", "aime23"], 2, "there is no file 'aime23'; besides files there are aime24, "),
+        (["eval", "--data", "aime23"], 2, "data must be a file or one of aime24, "),
         (
             ["eval", "--data", "LICENSE", "--modes", "fast"],
             2,
@@ -101,8 +101,8 @@ CLI = [sys.executable, "-m", "specreason_sgl.cli"]
         (["bench", "--correct-every", "9", "--delta", "1"], 2, "--correct-every must come without --delta"),
         (["eval", "--data", "LICENSE", "--modes", "reward"], 2, "--reward-url"),
         (["eval", "--data", "LICENSE", "--out", "missing/x"], 2, "there is no folder missing"),
-        (["report", "missing.jsonl"], 2, "the run missing.jsonl cannot be read: No such file"),
-        (["report", "LICENSE"], 2, "LICENSE, line 1: this is no file of an evaluation"),
+        (["report", "missing.jsonl"], 2, "missing.jsonl cannot be read: No such file"),
+        (["report", "LICENSE"], 2, "LICENSE, line 1: this is not a record of specreason-sgl eval"),
     ],
 )
 def test_wrong_input_is_one_line_on_standard_error(run_command, arguments, code, says):
@@ -183,11 +183,11 @@ def test_models_path_of_what_is_not_here_says_how_to_get_it(run_command, tmp_pat
 
 
 def test_doctor_stops_where_memory_is_short(monkeypatch):
-    from specreason_sgl.runtime import doctor, machine, models
+    from specreason_sgl.runtime import doctor, machine, pairs
 
     monkeypatch.setattr(machine, "has_accelerator", lambda: False)
     monkeypatch.setattr(machine, "available_memory", lambda: 10**6)
-    verdicts = {finding.topic: finding.verdict for finding in doctor.examine(models.get_pair("nano"))}
+    verdicts = {finding.topic: finding.verdict for finding in doctor.examine(pairs.get_pair("nano"))}
     assert verdicts["memory"] == "stop"
     assert verdicts["Python"] == verdicts["sglang"] == "ok"
 

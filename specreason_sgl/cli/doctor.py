@@ -7,19 +7,19 @@ from rich.text import Text
 
 from specreason_sgl.cli.options import option
 from specreason_sgl.cli.output import fail, out, status
-from specreason_sgl.runtime import models
+from specreason_sgl.runtime.pairs import PAIRS, get_pair
 
 MARKS = {"ok": "[green]✓[/]", "note": "[yellow]•[/]", "stop": "[red]✗[/]"}
 
 
 def doctor(
-    pair: Annotated[str, option(f"A named pair: {', '.join(models.PAIRS)}.", front=True)] = "mini",
+    pair: Annotated[str, option(f"A named pair: {', '.join(PAIRS)}.", front=True)] = "mini",
 ) -> None:
     """Say what is there and what would stop a run of a pair; exits with 1 if something would."""
     from specreason_sgl.runtime.doctor import examine
 
     with status("looking around"):
-        findings = examine(models.get_pair(pair))
+        findings = examine(get_pair(pair))
     table = Table.grid(padding=(0, 1))
     for finding in findings:
         table.add_row(MARKS[finding.verdict], f"[bold]{finding.topic}[/]", Text(finding.text))

@@ -14,7 +14,7 @@ from specreason_sgl.errors import ConfigError
 from specreason_sgl.reasoning.knobs import Knob
 from specreason_sgl.reasoning.plain import KNOBS
 from specreason_sgl.runtime.decode import DECODINGS
-from specreason_sgl.runtime.models import PAIRS, PairSpec, get_model, get_pair
+from specreason_sgl.runtime.pairs import PAIRS, PairSpec, get_model, get_pair
 
 MODELS, SERVERS = "Models", "Servers"
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from specreason_sgl.cli.options import Models, Servers
 from specreason_sgl.cli.output import progress
-from specreason_sgl.runtime.models import PairSpec
+from specreason_sgl.runtime.pairs import PairSpec
 
 if TYPE_CHECKING:
     from specreason_sgl.lang.endpoint import Endpoint

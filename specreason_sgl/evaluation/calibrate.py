@@ -1,18 +1,17 @@
-"""How well each verifier judges a pair's steps, and the threshold for a wanted acceptance.
+"""Measure how well each verifier judges a pair's steps, and which threshold keeps a given share of them.
 
-The draft model solves problems with known answers. Every step is judged by every built-in verifier; so is a
-copy of each step of a right solution with one digit changed.
+The draft model solves problems with known answers. Every built-in verifier judges every step, and a copy of
+each step of a right solution with one digit changed.
 """
 
-import json
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 import numpy as np
 import sglang as sgl
 from sglang.lang.interpreter import ProgramState
@@ -21,6 +20,7 @@ from specreason_sgl.errors import ConfigError, SpecReasonError
 from specreason_sgl.evaluation.bootstrap import interval
 from specreason_sgl.evaluation.grading import is_right
 from specreason_sgl.evaluation.problems import Problem
+from specreason_sgl.files import Head, Record
 from specreason_sgl.lang.endpoint import Endpoint
 from specreason_sgl.reasoning.acceptance import check_share
 from specreason_sgl.reasoning.batch import run_batch
@@ -42,15 +42,14 @@ RESAMPLES = 1000
 _NUMBER = re.compile(r"\d+")
 
 
-@dataclass(frozen=True)
-class JudgedSolution:
-    """A solution of the draft model's, judged.
+class JudgedSolution(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A solution by the draft model, judged.
 
     Attributes:
         id: of the problem.
-        right: whether its answer is.
+        right: whether its answer is right.
         steps: each step's text.
-        values: each step's, by verifier.
+        values: each step's values, by verifier.
         corrupted: for some steps of a right solution, (position, text, values) of a copy with a wrong digit.
     """
 
@@ -59,6 +58,24 @@ class JudgedSolution:
     steps: tuple[str, ...]
     values: tuple[dict[str, float], ...]
     corrupted: tuple[tuple[int, str, dict[str, float]], ...] = ()
+
+    @property
+    def key(self) -> str:
+        return self.id
+
+
+class JudgedHead(Head, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The first line of a calibration's record: what the judged solutions depend on."""
+
+    kind: Literal["specreason-sgl calibrate"] = "specreason-sgl calibrate"
+    version: Literal[1] = 1
+    draft: str
+    base: str
+    instruction: str
+    token_budget: int
+    temperature: float
+    seed: int
+    verifiers: tuple[str, ...]
 
 
 def judge_problems(
@@ -77,10 +94,10 @@ def judge_problems(
     Args:
         problems: with known answers.
         draft, base: the runtimes.
-        config: prompt, budget and sampling; the rest is not used.
-        record: a JSON Lines file that gets each solution when it is judged. What it has already is not done
-            again, so that a run that was broken off goes on.
-        concurrency: problems at a time.
+        config: prompt, budget and sampling; its other settings are not used.
+        record: a JSON Lines file that receives each solution as soon as it is judged. Solutions that it has
+            are not judged again: the same call continues an interrupted run.
+        concurrency: problems solved at once.
         progress_bar: draw one on standard error.
         seed: of the corrupted digits.
 
@@ -88,41 +105,43 @@ def judge_problems(
         ConfigError: the record is of another pair or other settings.
         SpecReasonError: a runtime failed; what was judged before is in the record.
     """
-    head = {
-        "draft": draft.get_model_name(),
-        "base": base.get_model_name(),
-        "instruction": config.instruction,
-        "token_budget": config.token_budget,
-        "temperature": config.temperature,
-        "seed": seed,
-        "verifiers": list(BUILT_IN),
-    }
-    done = _read_record(record, head)
-    todo = [problem for problem in problems if problem.id not in done]
+    head = JudgedHead(
+        draft=draft.get_model_name(),
+        base=base.get_model_name(),
+        instruction=config.instruction,
+        token_budget=config.token_budget,
+        temperature=config.temperature,
+        seed=seed,
+        verifiers=tuple(BUILT_IN),
+    )
 
-    def work(problem: Problem) -> JudgedSolution:
-        trace = solve_alone(problem.question, endpoint=draft, side="draft", config=config)
-        right = is_right(trace.answer, problem.answer)
-        steps = tuple(step.text for step in trace.steps if step.text.strip())
-        rng = random.Random(f"{seed} {problem.id}")
-        wrong = [corrupted(step, rng) for step in steps] if right else [None] * len(steps)
-        state = _judge_steps.run(
-            question=problem.question, steps=steps, wrong=wrong, config=config, backend=base
-        )
-        values, others = state["judged"]
-        return JudgedSolution(problem.id, right, steps, values, others)
+    def judge(problem: Problem) -> JudgedSolution:
+        return _judged(problem, draft, base, config, seed)
 
-    with open(record, "a") as file:
+    with Record(record, head, JudgedSolution) as judged:
 
         def keep(_: int, solution: JudgedSolution | SpecReasonError) -> None:
             if isinstance(solution, SpecReasonError):
                 raise solution
-            file.write(json.dumps(asdict(solution), ensure_ascii=False) + "\n")
-            file.flush()
-            done[solution.id] = solution
+            judged.add(solution)
 
-        run_batch(work, todo, [draft, base], concurrency, progress_bar, keep)
-    return [done[problem.id] for problem in problems]
+        todo = [problem for problem in problems if problem.id not in judged.done]
+        run_batch(judge, todo, [draft, base], concurrency, progress_bar, keep)
+        return [judged.done[problem.id] for problem in problems]
+
+
+def _judged(
+    problem: Problem, draft: Endpoint, base: Endpoint, config: SpecReasonConfig, seed: int
+) -> JudgedSolution:
+    """The draft model's solution of a problem, with the base model's judgement of its steps."""
+    trace = solve_alone(problem.question, endpoint=draft, side="draft", config=config)
+    right = is_right(trace.answer, problem.answer)
+    steps = tuple(step.text for step in trace.steps if step.text.strip())
+    rng = random.Random(f"{seed} {problem.id}")
+    wrong = [corrupted(step, rng) for step in steps] if right else [None] * len(steps)
+    state = _judge_steps.run(question=problem.question, steps=steps, wrong=wrong, config=config, backend=base)
+    values, corrupted_values = state["judged"]
+    return JudgedSolution(problem.id, right, steps, values, corrupted_values)
 
 
 @sgl.function
@@ -130,22 +149,22 @@ def _judge_steps(s, question, steps, wrong, config):
     s += sgl.user(config.prompt(question))
     s += sgl.assistant_begin()
     s += s.stream_executor.chat_template.thinking_prefix
-    values, others = [], []
+    values, corrupted_values = [], []
     for i, step in enumerate(steps):
         values.append(_judge(s, step, config.delimiter))
         if wrong[i]:
-            others.append((i, wrong[i], _judge(s, wrong[i], config.delimiter)))
+            corrupted_values.append((i, wrong[i], _judge(s, wrong[i], config.delimiter)))
         s += step + config.delimiter
-    s["judged"] = tuple(values), tuple(others)
+    s["judged"] = tuple(values), tuple(corrupted_values)
 
 
 def _judge(s: ProgramState, text: str, delimiter: str) -> dict[str, float]:
-    """A step's value by each built-in verifier, in three requests: the score's has the average and the
-    likelihoods, too."""
+    """A step's value by each built-in verifier. Three requests suffice: that of `score` also gives the
+    average and the likelihoods."""
     drafted = Drafted(text, 0, "delimiter", delimiter)
     questions = {"score": UtilityScore(with_logprobs=True), "yes-no": YesNo(), "score-paper": PaperScore()}
     states, values = {}, {}
-    for name, verifier in questions.items():  # one after the other: the first leaves the step in the cache
+    for name, verifier in questions.items():  # in turn: the first puts the step into the cache
         states[name] = verifier.ask(s.fork(1)[0], drafted)
         values[name] = verifier.judgement(states[name], drafted).value
     meta = states["score"].get_meta_info(RESULT)
@@ -179,13 +198,13 @@ def calibrate(
         judged: what `judge_problems` returned.
         draft_model, base_model: their names.
         keep: the share of drafted steps that the threshold should keep, above 0 and at most 1.
-        source: which problems these are; goes into the file.
+        source: where the problems come from, for the file.
 
     Returns:
-        Its `table` has for each verifier the area under the ROC curve (AUC) with a 95 % bootstrap interval
-        over problems, on the half that was not chosen on: `corrupted`, of steps against their copies with a
-        wrong digit; `paired`, how often a step is ranked above its own copy; `solutions`, of right against
-        wrong solutions by the mean of their steps' values.
+        A calibration whose `table` has for each verifier, measured on the half that did not choose, with 95 %
+        bootstrap intervals over problems: `corrupted`, the area under the ROC curve (AUC) of steps against
+        their copies with a wrong digit; `solutions`, the AUC of right against wrong solutions by the mean of
+        their steps' values; `paired`, how often a step is ranked above its own copy.
 
     Raises:
         ConfigError: there are too few problems: each half needs a right and a wrong solution.
@@ -193,20 +212,13 @@ def calibrate(
     check_share(keep)
     halves = judged[::2], judged[1::2]
     for half in halves:
-        if len({solution.right for solution in half}) < 2 or not any(s.corrupted for s in half):
+        right_and_wrong = {solution.right for solution in half if solution.steps}
+        if len(right_and_wrong) < 2 or not any(solution.corrupted for solution in half):
             raise ConfigError(
-                f"{len(judged)} problems are too few: each half of them needs solutions that are right, with "
-                "a number in them, and solutions that are wrong"
+                f"{len(judged)} problems are too few: each half of them needs a right solution with a number "
+                "in it, and a wrong solution"
             )
     chosen = max(BUILT_IN, key=lambda name: sum(_figures(halves[0], name)[:2]))
-    table = []
-    for name in BUILT_IN:
-        figures = _figures(halves[1], name)
-        low, high = interval(partial(_figures, halves[1], name), len(halves[1]), RESAMPLES)
-        row = {"verifier": name}
-        for i, figure in enumerate(("corrupted", "solutions", "paired")):
-            row[figure] = {"value": float(figures[i]), "low": float(low[i]), "high": float(high[i])}
-        table.append(row)
     values = np.sort([step[chosen] for solution in judged for step in solution.values])
     picked = values[np.linspace(0, len(values) - 1, min(len(values), KEPT_VALUES)).round().astype(int)]
     return Calibration(
@@ -216,7 +228,7 @@ def calibrate(
         keep=keep,
         threshold=float(values[min(int((1 - keep) * len(values)), len(values) - 1)]),
         values=tuple(map(float, picked)),
-        table=tuple(table),
+        table=tuple(_table_row(halves[1], name) for name in BUILT_IN),
         data={
             "source": source,
             "problems": len(judged),
@@ -227,11 +239,23 @@ def calibrate(
     )
 
 
+def _table_row(judged: Sequence[JudgedSolution], name: str) -> dict[str, Any]:
+    values = _figures(judged, name)
+    low, high = interval(partial(_figures, judged, name), len(judged), RESAMPLES)
+    return {
+        "verifier": name,
+        **{
+            figure: {"value": float(values[i]), "low": float(low[i]), "high": float(high[i])}
+            for i, figure in enumerate(("corrupted", "solutions", "paired"))
+        },
+    }
+
+
 def auc(better, worse, times_better=None, times_worse=None) -> np.ndarray:
-    """How often one of `better` is above one of `worse`; ties count half. NaN where one is empty.
+    """How often a value of `better` is above a value of `worse`; ties count half. NaN where either is empty.
 
     Args:
-        better, worse: numbers, of shapes (n,) and (m,).
+        better, worse: values, of shapes (n,) and (m,).
         times_better, times_worse: how often each counts, of shapes (..., n) and (..., m); default: once.
 
     Returns:
@@ -250,24 +274,24 @@ def _share(parts: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 
 def _figures(judged: Sequence[JudgedSolution], name: str, times: np.ndarray | None = None) -> np.ndarray:
-    """The three figures of `calibrate`, of shape (3,); or of shape (3, samples), where `times`, of shape
-    (samples, problems), says how often each problem is in each sample."""
+    """`corrupted`, `solutions` and `paired` of `calibrate`, of shape (3,); or of shape (3, samples), where
+    `times`, of shape (samples, problems), is how often each bootstrap sample has each problem."""
     times = np.ones(len(judged)) if times is None else times
     pairs = [
         (problem, solution.values[i][name], values[name])
         for problem, solution in enumerate(judged)
         for i, _, values in solution.corrupted
     ]
-    of, clean, wrong = (np.array(column) for column in zip(*pairs, strict=True))
+    problems, clean, wrong = (np.array(column) for column in zip(*pairs, strict=True))
     means = np.array([_mean([step[name] for step in solution.values]) for solution in judged])
     right = np.array([solution.right for solution in judged])
     good, bad = (np.flatnonzero(which & ~np.isnan(means)) for which in (right, ~right))
-    each = times[..., of]
+    pair_times = times[..., problems]
     return np.stack(
         [
-            auc(clean, wrong, each, each),
+            auc(clean, wrong, pair_times, pair_times),
             auc(means[good], means[bad], times[..., good], times[..., bad]),
-            _share(each * ((clean > wrong) + (clean == wrong) / 2), each.sum(-1)),
+            _share(pair_times * ((clean > wrong) + (clean == wrong) / 2), pair_times.sum(-1)),
         ]
     )
 
@@ -292,31 +316,3 @@ def values_by_kind(judged: Sequence[JudgedSolution], verifier: str) -> list[dict
         },
         {"steps of right solutions": right, "steps of wrong solutions": wrong},
     ]
-
-
-def _read_record(path: Path, head: dict[str, Any]) -> dict[str, JudgedSolution]:
-    """What an earlier run judged. A last line that was cut off is dropped."""
-    if not path.exists() or not path.read_text():
-        path.write_text(json.dumps(head) + "\n")
-        return {}
-    lines = path.read_text().splitlines(keepends=True)
-    done, number = {}, 1
-    try:
-        if json.loads(lines[0]) != head:
-            raise ConfigError(f"{path} is of another pair or other settings; name another file, or remove it")
-        for line in lines[1:]:
-            number += 1
-            if not line.endswith("\n"):
-                path.write_text("".join(lines[:-1]))
-                break
-            data = json.loads(line)
-            done[data["id"]] = JudgedSolution(
-                data["id"],
-                data["right"],
-                tuple(data["steps"]),
-                tuple(data["values"]),
-                tuple((i, text, values) for i, text, values in data["corrupted"]),
-            )
-    except (ValueError, KeyError, TypeError):
-        raise ConfigError(f"{path}, line {number}: this is not a record of a calibration") from None
-    return done

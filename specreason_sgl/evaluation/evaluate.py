@@ -1,37 +1,37 @@
-"""Settings on problems, graded; each finished sample is a line of a file, so that a run that was broken off
-goes on where it was."""
+"""Solve problems in several settings, grade the answers, and record each sample as soon as it is finished."""
 
-import dataclasses
-import fcntl
 import hashlib
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 from tqdm import tqdm
 
-from specreason_sgl.errors import ConfigError, ServerError, SpecReasonError
+from specreason_sgl.errors import ServerError, SpecReasonError
 from specreason_sgl.evaluation.grading import grade
 from specreason_sgl.evaluation.problems import Problem
 from specreason_sgl.evaluation.settings import ALONE, Setting
+from specreason_sgl.files import Head, Record, read_record
 from specreason_sgl.reasoning.trace import Trace, model_name
 
-KIND = "specreason-sgl eval 1"
+Key = tuple[str, int, str]
+"""Which sample: the problem's id, the sample's number, the setting's name."""
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One problem, solved once with one setting.
 
     Attributes:
-        problem: its id; `number`: which of its samples, from 0.
+        problem: its id.
+        number: which of the problem's samples, from 0.
         setting: its name.
         expected: the right answer.
-        right: whether the answer is; None where the sample failed.
+        right: whether the answer is right; None where the sample failed.
         error: why it failed, or None. A failed sample is neither right nor wrong.
-        trace: what happened; None where no answer came.
+        trace: of the run; None where no answer came.
     """
 
     problem: str
@@ -43,133 +43,71 @@ class Sample:
     trace: Trace | None
 
     @property
-    def key(self) -> tuple[str, int, str]:
+    def key(self) -> Key:
         return self.problem, self.number, self.setting
 
-    def to_json(self) -> str:
-        """One line of JSON."""
-        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        plain["trace"] = dataclasses.asdict(self.trace) if self.trace else None
-        return json.dumps(plain, ensure_ascii=False)
 
-    @classmethod
-    def from_json(cls, text: str | bytes) -> "Sample":
-        """Read what `to_json` wrote; ValueError, KeyError, TypeError or ConfigError where it is not that."""
-        data = json.loads(text)
-        trace = data["trace"] and Trace.from_json(json.dumps(data["trace"]))
-        return cls(**{**data, "trace": trace})
+class RunHead(Head, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The first line of a run's file: what its samples depend on.
+
+    Attributes:
+        data: where the problems come from.
+        problems: their number.
+        problems_sha256: of their ids, prompts and answers.
+        samples: number of samples of each problem with each setting.
+        concurrency: samples solved at once.
+        seed: of generated problems.
+        settings: each setting's mode and knobs, by its name.
+    """
+
+    kind: Literal["specreason-sgl eval"] = "specreason-sgl eval"
+    version: Literal[2] = 2
+    data: str
+    problems: int
+    problems_sha256: str
+    draft_model: str
+    base_model: str
+    samples: int
+    concurrency: int
+    seed: int
+    settings: dict[str, dict[str, Any]]
 
 
-def head_of(
-    problems: Sequence[Problem],
-    settings: Sequence[Setting],
-    *,
-    data: str,
-    draft_model: str,
-    base_model: str,
-    samples: int,
-    concurrency: int,
-    seed: int,
-) -> dict[str, Any]:
-    """What a run's file begins with: all that its samples depend on."""
+def run_head(problems: Sequence[Problem], settings: Sequence[Setting], **fields: Any) -> RunHead:
+    """The head of a run; `fields` are what does not follow from its problems and settings."""
     texts = [(problem.id, problem.prompt, problem.answer) for problem in problems]
-    return {
-        "kind": KIND,
-        "data": data,
-        "problems": len(problems),
-        "problems_sha256": hashlib.sha256(json.dumps(texts).encode()).hexdigest(),
-        "draft_model": draft_model,
-        "base_model": base_model,
-        "samples": samples,
-        "concurrency": concurrency,
-        "seed": seed,
-        "settings": {
-            setting.name: {"mode": setting.mode, **setting.config.as_dict()} for setting in settings
-        },
-    }
+    return RunHead(
+        problems=len(problems),
+        problems_sha256=hashlib.sha256(msgspec.json.encode(texts)).hexdigest(),
+        settings={setting.name: {"mode": setting.mode, **setting.config.as_dict()} for setting in settings},
+        **fields,
+    )
 
 
-class Record:
-    """A run's file, open to be written on; only one process can at a time.
-
-    `done` has the samples that are in it by their key. A last line that was cut off is dropped.
+def read_run(path: Path) -> tuple[RunHead, list[Sample]]:
+    """A run's head and its samples; of a sample that was retried, the last.
 
     Raises:
-        ConfigError: it is no file of an evaluation, or one of another, or another process writes to it.
+        ConfigError: the file cannot be read, or is not an evaluation's; names the line.
     """
-
-    def __init__(self, path: Path, head: dict[str, Any]):
-        self.done: dict[tuple[str, int, str], Sample] = {}
-        try:
-            self._file = open(path, "a+b")  # noqa: SIM115
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"another evaluation is writing to {path}") from None
-        except OSError as error:
-            raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
-        line = json.dumps(head, ensure_ascii=False).encode() + b"\n"
-        self._file.seek(0)
-        content = self._file.read()
-        if line.startswith(content):  # new, or cut off in its first line
-            self._file.truncate(0)
-            self._write(line)
-            return
-        written, samples = _read(path, content)
-        if other := [name for name in head if written.get(name) != head[name]]:
-            raise ConfigError(
-                f"{path} is of an evaluation with other settings ({', '.join(other)}); name another file, "
-                "or remove it"
-            )
-        self._file.truncate(content.rindex(b"\n") + 1)
-        self.done = {sample.key: sample for sample in samples}
-
-    def add(self, sample: Sample) -> None:
-        self._write(sample.to_json().encode() + b"\n")
-        self.done[sample.key] = sample
-
-    def _write(self, line: bytes) -> None:
-        self._file.write(line)
-        self._file.flush()
-
-    def __enter__(self) -> "Record":
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._file.close()
+    return read_record(path, RunHead, Sample)
 
 
-def read_run(path: Path) -> tuple[dict[str, Any], list[Sample]]:
-    """A run's head and its samples, of those that were tried again the last.
+@dataclass(frozen=True)
+class _Task:
+    problem: Problem
+    number: int
+    setting: Setting
 
-    Raises:
-        ConfigError: the file cannot be read, or is no evaluation's.
-    """
-    try:
-        head, samples = _read(path, Path(path).read_bytes())
-    except OSError as error:
-        raise ConfigError(f"the run {path} cannot be read: {error.strerror}") from None
-    return head, list({sample.key: sample for sample in samples}.values())
-
-
-def _read(path: Path, content: bytes) -> tuple[dict[str, Any], list[Sample]]:
-    lines = content.split(b"\n")[:-1]  # after the last line end there is nothing, or a line that was cut off
-    number = 1
-    try:
-        head = json.loads(lines[0])
-        if head["kind"] != KIND:
-            raise ConfigError("of another kind")
-        samples = []
-        for number, line in enumerate(lines[1:], 2):  # noqa: B007
-            samples.append(Sample.from_json(line))
-        return head, samples
-    except (ValueError, KeyError, TypeError, IndexError, ConfigError) as error:
-        raise ConfigError(f"{path}, line {number}: this is no file of an evaluation ({error})") from None
+    @property
+    def key(self) -> Key:
+        return self.problem.id, self.number, self.setting.name
 
 
 def evaluate(
     problems: Sequence[Problem],
     settings: Sequence[Setting],
-    record: Record,
+    record: Record[Sample],
     *,
     draft: Any,
     base: Any,
@@ -180,67 +118,92 @@ def evaluate(
     retry_failed: bool = False,
     progress_bar: bool = False,
 ) -> list[Sample]:
-    """Solve each problem `samples` times with each setting, and put what is not in the record there.
+    """Solve each problem `samples` times with each setting, skipping what the record has.
 
-    One at a time, the settings take turns on each problem, from empty caches, so that a run that is cut short
-    has the same problems of each. More at a time, one setting comes after the other, so that their times are
-    not of each other's load. A sample that fails is recorded as failed.
+    With a concurrency of 1, the settings take turns on each problem, from empty caches, so that a run that is
+    cut short has the same problems of each setting. Otherwise one setting follows the other, so that one's
+    load does not count in another's times. A sample that fails is recorded as failed.
 
     Args:
         problems, settings: in this order.
-        record: gets each sample when it is finished.
+        record: receives each sample as soon as it is finished.
         draft, base, reward: the runtimes (`Endpoint`). Their caches are emptied.
-        samples: of each problem with each setting.
-        concurrency: samples at a time.
-        timeout: of each, in seconds.
-        retry_failed: also do again what is in the record as failed.
+        samples: number of samples of each problem with each setting.
+        concurrency: samples solved at once.
+        timeout: of each sample, in seconds.
+        retry_failed: also solve samples again that the record has as failed.
         progress_bar: draw one on standard error.
 
+    Returns:
+        All samples, those that the record had included.
+
     Raises:
-        ServerError: a runtime failed between two samples. What was finished is in the record.
+        ServerError: a runtime failed between two samples. Finished samples are in the record.
     """
     from specreason_sgl.reasoning.batch import run_batch
-    from specreason_sgl.reasoning.solve import solve, solve_alone
 
-    def finished(key: tuple[str, int, str]) -> bool:
+    def is_done(key: Key) -> bool:
         return key in record.done and not (retry_failed and record.done[key].error)
 
-    def work(task: tuple[Problem, int, Setting]) -> Trace:
-        problem, _, setting = task
-        common = {"config": setting.config, "timeout": timeout}
-        if setting.mode in ALONE:
-            endpoint = base if setting.mode == "base" else draft
-            return solve_alone(problem.prompt, endpoint=endpoint, side=setting.mode, **common)
-        return solve(problem.prompt, draft=draft, base=base, **common)
-
-    tasks = [(p, number, s) for number in range(samples) for p in problems for s in settings]
-    wanted = [(p.id, number, s.name) for p, number, s in tasks]
-    todo = [task for task, key in zip(tasks, wanted, strict=True) if not finished(key)]
-    if concurrency == 1:
-        groups = [[task] for task in todo]
-    else:
-        groups = [[task for task in todo if task[2] is setting] for setting in settings]
+    tasks = [
+        _Task(problem, number, setting)
+        for number in range(samples)
+        for problem in problems
+        for setting in settings
+    ]
+    todo = [task for task in tasks if not is_done(task.key)]
     endpoints = list(filter(None, (draft, base, reward)))
+    solve_task = partial(_solve, draft=draft, base=base, timeout=timeout)
     with tqdm(total=len(tasks), initial=len(tasks) - len(todo), disable=not progress_bar) as bar:
 
-        def keep(task: tuple[Problem, int, Setting], result: Trace | SpecReasonError) -> None:
-            problem, number, setting = task
-            trace, error, right = (result, None, None) if isinstance(result, Trace) else (None, result, None)
-            if trace and (error := _draft_failure(trace)) is None:
-                try:
-                    right = grade(problem, trace.answer)
-                except SpecReasonError as failure:
-                    error = failure
-            why = f"{type(error).__name__}: {error}" if error else None
-            record.add(Sample(problem.id, number, setting.name, problem.answer, right, why, trace))
-            bar.set_postfix_str(_so_far(record), refresh=False)
+        def keep(group: list[_Task], position: int, result: Trace | SpecReasonError) -> None:
+            record.add(_sample(group[position], result))
+            bar.set_postfix_str(_summary(record), refresh=False)
             bar.update()
 
-        for group in filter(None, groups):
+        for group in _groups(todo, settings, concurrency):
             for endpoint in endpoints:
                 endpoint.flush_cache()
-            run_batch(work, group, endpoints, concurrency, False, lambda i, r, group=group: keep(group[i], r))
-    return [record.done[key] for key in wanted]
+            run_batch(solve_task, group, endpoints, concurrency, False, partial(keep, group))
+    return [record.done[task.key] for task in tasks]
+
+
+def _groups(todo: list[_Task], settings: Sequence[Setting], concurrency: int) -> Iterator[list[_Task]]:
+    """What runs from the same empty caches."""
+    if concurrency == 1:
+        yield from ([task] for task in todo)
+        return
+    for setting in settings:
+        if group := [task for task in todo if task.setting is setting]:
+            yield group
+
+
+def _solve(task: _Task, *, draft: Any, base: Any, timeout: float | None) -> Trace:
+    from specreason_sgl.reasoning.solve import solve, solve_alone
+
+    common = {"config": task.setting.config, "timeout": timeout}
+    mode = task.setting.mode
+    if mode in ALONE:
+        endpoint = base if mode == "base" else draft
+        return solve_alone(task.problem.prompt, endpoint=endpoint, side=mode, **common)
+    return solve(task.problem.prompt, draft=draft, base=base, **common)
+
+
+def _sample(task: _Task, result: Trace | SpecReasonError) -> Sample:
+    """The sample with its grade, or with the error that it failed with."""
+    problem, trace, right = task.problem, None, None
+    error: SpecReasonError | None
+    if isinstance(result, SpecReasonError):
+        error = result
+    else:
+        trace, error = result, _draft_failure(result)
+    if trace and not error:
+        try:
+            right = grade(problem, trace.answer)
+        except SpecReasonError as failure:
+            error = failure
+    reason = f"{type(error).__name__}: {error}" if error else None
+    return Sample(*task.key, problem.answer, right, reason, trace)
 
 
 def run_evaluation(
@@ -256,18 +219,18 @@ def run_evaluation(
     seed: int = 0,
     **options: Any,
 ) -> list[Sample]:
-    """`evaluate`, with its record in a file; the same call goes on where it was.
+    """`evaluate`, with its record in a file; the same call continues an interrupted run.
 
     Args:
         problems, settings, draft, base, samples, concurrency: as in `evaluate`, and so are further options.
         out: the file, for `Report.read`.
-        data, seed: where the problems come from; the file says so.
+        data, seed: where the problems come from, for the file's head.
 
     Raises:
         ConfigError: the file is of other problems or settings, or cannot be written.
         ServerError: as in `evaluate`.
     """
-    head = head_of(
+    head = run_head(
         problems,
         settings,
         data=data,
@@ -278,20 +241,21 @@ def run_evaluation(
         seed=seed,
     )
     options = {"draft": draft, "base": base, "samples": samples, "concurrency": concurrency, **options}
-    with Record(out, head) as record:
+    with Record(out, head, Sample) as record:
         return evaluate(problems, settings, record, **options)
 
 
 def _draft_failure(trace: Trace) -> ServerError | None:
-    """What the run did without: it has an answer, but not one of the two models together."""
+    """The draft runtime's failure, where the base model finished the run without it: the answer is not one of
+    both models."""
     from specreason_sgl.reasoning.ahead import FAILED
 
     reasons = [step.undrafted for step in trace.steps if step.undrafted and FAILED in step.undrafted]
     return ServerError(reasons[0]) if reasons else None
 
 
-def _so_far(record: Record) -> str:
-    """Accuracy and speed, for the bar."""
+def _summary(record: Record[Sample]) -> str:
+    """Accuracy and speed so far, for the progress bar."""
     graded = [sample for sample in record.done.values() if sample.error is None]
     failed = len(record.done) - len(graded)
     text = f"{failed} failed" if failed else ""

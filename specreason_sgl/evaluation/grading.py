@@ -1,4 +1,4 @@
-"""Whether an answer is right: by `math_verify`, by the letter of a choice, or by reasoning-gym."""
+"""Grade answers: by `math_verify`, by the letter of a choice, or by reasoning-gym's scorer."""
 
 import logging
 import re
@@ -13,14 +13,14 @@ _DRESS = re.compile(r"\\[a-zA-Z]+\s*\{|[\\(){}\[\]$*]")  # around a letter: \tex
 
 
 class GradingError(SpecReasonError):
-    """An answer cannot be compared with the right one."""
+    """An answer cannot be compared with the right answer."""
 
 
 def grade(problem: Problem, answer: str) -> bool:
     """Whether an answer is right.
 
     Args:
-        problem: decides by what it is graded.
+        problem: its choices or scorer decide how it is graded.
         answer: a final answer, with or without words, `\\boxed{...}` or units around it.
 
     Raises:
@@ -33,13 +33,15 @@ def grade(problem: Problem, answer: str) -> bool:
     if problem.score is None:
         return is_right(answer, problem.answer)
     try:
-        return problem.score(extract_boxed_content(answer).strip()) > 0.999  # below: partly right
+        return (
+            problem.score(extract_boxed_content(answer).strip()) > 0.999
+        )  # a partly right answer scores less
     except Exception as error:
         raise GradingError(f"reasoning-gym's scorer failed on {answer[:80]!r}: {error!r}") from None
 
 
 def is_right(answer: str, expected: str) -> bool:
-    """Whether an answer means what is expected, by `math_verify`.
+    """Whether an answer is mathematically equal to the expected one, by `math_verify`.
 
     Args:
         answer: a final answer, with or without words, `\\boxed{...}` or units around it.
@@ -51,31 +53,34 @@ def is_right(answer: str, expected: str) -> bool:
     from math_verify import parse
     from math_verify.errors import TimeoutException
 
-    # math_verify's timeouts use signals, which work in a program's main thread only. It warns without them.
+    # math_verify's timeouts use signals, which only work in the main thread; without a timeout it warns.
     logging.getLogger("math_verify").setLevel(logging.ERROR)
     limit = TIMEOUT if threading.current_thread() is threading.main_thread() else None
-    # A plain "18 dollars" is read both ways: as a sentence, it has a number; as mathematics, a formula.
+    # "18 dollars" is read both as a sentence, with a number in it, and as a formula.
     readings = [answer] if _BOXED.search(answer) else [f"\\boxed{{{answer}}}", answer]
     try:
         gold = parse(f"${expected}$", parsing_timeout=limit)
-        return any(_verified(gold, parse(one, parsing_timeout=limit), limit) for one in readings)
+        return any(_is_equal(gold, parse(reading, parsing_timeout=limit), limit) for reading in readings)
     except TimeoutException:
-        raise GradingError(f"{answer[:80]!r} could not be compared with {expected} in {limit} s") from None
+        raise GradingError(
+            f"{answer[:80]!r} could not be compared with {expected} within {limit} s"
+        ) from None
 
 
-def _verified(gold: list, found: list, limit: int | None) -> bool:
-    """`verify`, which takes a timeout for "different" unless all its errors are wanted."""
+def _is_equal(gold: list, answer: list, limit: int | None) -> bool:
+    """`verify`, whose timeouts must not count as "not equal": it only raises them together with all its other
+    errors, so on one of those it is called again."""
     from math_verify import verify
 
     try:
-        return verify(gold, found, timeout_seconds=limit, raise_on_error=True)
+        return verify(gold, answer, timeout_seconds=limit, raise_on_error=True)
     except Exception:
-        return verify(gold, found, timeout_seconds=limit)
+        return verify(gold, answer, timeout_seconds=limit)
 
 
 def _letter(text: str, choices: int) -> str | None:
     from math_verify import StringExtractionConfig, parse
 
     config = StringExtractionConfig(strings=tuple(LETTERS[:choices]), lowercase=False)
-    found = parse(_DRESS.sub(" ", text), [config], parsing_timeout=None)
-    return found[0] if found else None
+    letters = parse(_DRESS.sub(" ", text), [config], parsing_timeout=None)
+    return letters[0] if letters else None

@@ -137,9 +137,9 @@ def load(paths: Sequence[Path]) -> list[Group]:
 
 def _groups_of(run: int, path: Path, prefix: str) -> list[Group]:
     head, samples = read_run(path)
-    common = [head[name] for name in ("problems_sha256", "draft_model", "base_model", "concurrency")]
+    common = [head.problems_sha256, head.draft_model, head.base_model, head.concurrency]
     groups = []
-    for name, config in head["settings"].items():
+    for name, config in head.settings.items():
         done = [sample for sample in samples if sample.setting == name]
         finished = tuple(sample for sample in done if sample.error is None)
         group = Group(
@@ -148,7 +148,7 @@ def _groups_of(run: int, path: Path, prefix: str) -> list[Group]:
             mode=config["mode"],
             config=config,
             comparable=json.dumps([*common, *(config.get(name) for name in OF_EVERY_RUN)]),
-            wanted=head["problems"] * head["samples"],
+            wanted=head.problems * head.samples,
             failed=len(done) - len(finished),
             samples=finished,
         )

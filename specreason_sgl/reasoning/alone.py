@@ -1,8 +1,7 @@
 """One model by itself, for comparison."""
 
-from dataclasses import replace
-
 import sglang as sgl
+from msgspec.structs import replace
 
 from specreason_sgl.lang.chat import THINK_CLOSE
 from specreason_sgl.reasoning.config import Question, SpecReasonConfig

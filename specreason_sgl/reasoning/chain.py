@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.trace import Step, Stop, joined
@@ -137,7 +138,7 @@ def _merged(step: Step, piece: Step) -> Step:
         score=judged.score,
         probabilities=judged.probabilities,
         corrections=(*step.corrections, *corrections),
-        reading=(*step.reading, *(token._replace(at=token.at + at) for token in piece.reading)),
+        reading=(*step.reading, *(replace(token, at=token.at + at) for token in piece.reading)),
         calls=(*step.calls, *piece.calls),
         rejected=step.rejected if piece.rejected is None else piece.rejected,
         undrafted=step.undrafted or piece.undrafted,

@@ -1,8 +1,10 @@
 """What joins the chain of thought: a drafted text that is kept, one that is corrected, or what the base model
 writes instead."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from specreason_sgl.lang.chat import THINK_CLOSE
 from specreason_sgl.lang.logprobs import UNFINISHED, Choice, TokenLogprob
@@ -96,7 +98,7 @@ def _read(run: Run, judged: Judged) -> Judged:
     request = read(run, judged.drafted, run.chain.lead)
     try:
         tokens = request.state.get_meta_info(RESULT)["logprobs"]
-        return replace(judged, tokens=tokens, calls=(*judged.calls, call_of(run, request)))
+        return dataclasses.replace(judged, tokens=tokens, calls=(*judged.calls, call_of(run, request)))
     finally:
         run.done(request.state)
 

@@ -1,15 +1,14 @@
 """`Trace`: the one record of a run. Plain data; reading or showing one needs neither SGLang nor a GPU."""
 
-import dataclasses
-import json
+import math
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-from specreason_sgl.errors import ConfigError
+import msgspec
 
-VERSION = 2
+from specreason_sgl import files
 
 Side = Literal["draft", "base"]
 Author = Literal["draft", "base", "both"]
@@ -18,8 +17,7 @@ Stop = Literal["answer", "end", "repetition", "budget", "context", "failed"]
 Purpose = Literal["draft", "score", "read", "rewrite", "answer", "reason"]
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One request to a runtime, with the server's own counts.
 
     Attributes:
@@ -28,7 +26,8 @@ class Call:
             whole chain of thought at once).
         prompt_tokens: of the whole prompt; `cached_tokens` of them came from the radix cache.
         completion_tokens: generated.
-        start: seconds from the run's beginning until it was sent; `seconds`: until its answer was read.
+        start: when it was sent, in seconds since the run began.
+        seconds: from sending it to reading its answer.
     """
 
     side: Side
@@ -40,63 +39,69 @@ class Call:
     seconds: float
 
 
-class ReadToken(NamedTuple):
-    """A token of a step as the base model read it.
+class ReadToken(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A token of a step as the base model read it. In JSON it is an array of these five values.
 
     Attributes:
         at: position of its first character in the step's text; the delimiter's tokens begin at its end.
         text: the token. Empty where a later token completes the character.
-        logprob: the base model's (natural logarithm).
-        first: what the base model itself would have written here.
-        regret: logprob of `first` less `logprob`, in nats; 0: the same token.
+        logprob: the base model's (natural logarithm). Null in JSON: minus infinity.
+        first: the base model's own first choice here.
+        regret: logprob of `first` less `logprob`, in nats; 0: the same token. Null in JSON: infinity.
     """
 
     at: int
     text: str
-    logprob: float
+    logprob: float | None
     first: str
-    regret: float
+    regret: float | None
+
+    def __post_init__(self):
+        _replace_null(self, "logprob", -math.inf)
+        _replace_null(self, "regret", math.inf)
 
 
-@dataclass(frozen=True)
-class Correction:
+class Correction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A drafted token that the base model replaced.
 
     Attributes:
         at: position in the step's text where the base model's text begins.
-        drafted: the token of the draft's that is not there; empty where it ended before this.
-        text: what the base model put there; empty where it ended the step, the thinking or the turn.
-        regret: of the drafted token, in nats.
-        kept: drafted tokens that were kept before it, since the last correction or the step's beginning.
+        drafted: the replaced token; empty where the draft ended before it.
+        text: the base model's replacement; empty where it ended the step, the thinking or the turn.
+        regret: of the drafted token, in nats. Null in JSON: infinity.
+        kept: number of drafted tokens kept before it, since the last correction or the step's beginning.
     """
 
     at: int
     drafted: str
     text: str
-    regret: float
+    regret: float | None
     kept: int
 
+    def __post_init__(self):
+        _replace_null(self, "regret", math.inf)
 
-@dataclass(frozen=True)
-class Step:
+
+class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A kept step of the chain of thought: exactly the text between delimiters, or, where `step_tokens` cut
     it (`end` is "length"), a part of it.
 
     Attributes:
-        text: what the chain of thought has.
+        text: its text in the chain of thought.
         author: who wrote it; `both`: the draft model, corrected or continued by the base model.
-        end: what ended it: the delimiter, its length limit, the end of the turn, or `</think>`. None: it is
-            not finished, because the run ended here.
+        end: what ended it: the delimiter, its length limit, the end of the turn, or `</think>`. None: the run
+            ended before the step did.
         tokens: of this text and what ended it.
         draft_tokens: those of them that the draft model generated.
-        score: what the verifier gave the drafted step; None where nothing was scored.
+        score: the verifier's value of the drafted step; None where nothing was scored. An infinite value
+            becomes the largest finite number of its sign, because JSON has no infinity.
         probabilities: of each score token.
         rejected: the drafted text that was rejected for this step, or None.
         corrections: the drafted tokens that the base model replaced, in order.
-        reading: the tokens as the base model read them, those that it put there included; of the parts
+        reading: the tokens as the base model read them, its own replacements included; only of the parts
             that it read.
         calls: the requests made for this step, in order. A draft that was cut off is in `Trace.wasted`.
-        undrafted: why the draft model was not there to write it, where it should have: its runtime's failure,
+        undrafted: why the draft model did not write the step where it should have: its runtime's failure,
             the pause after one, a pause after rejections, or its context; else None.
     """
 
@@ -106,24 +111,35 @@ class Step:
     tokens: int
     draft_tokens: int = 0
     score: float | None = None
-    probabilities: dict[str, float] = field(default_factory=dict)
+    probabilities: dict[str, float] = msgspec.field(default_factory=dict)
     rejected: str | None = None
     corrections: tuple[Correction, ...] = ()
     reading: tuple[ReadToken, ...] = ()
     calls: tuple[Call, ...] = ()
     undrafted: str | None = None
 
+    def __post_init__(self):
+        if self.score is not None and math.isinf(self.score):
+            finite = math.copysign(sys.float_info.max, self.score)
+            msgspec.structs.force_setattr(self, "score", finite)
 
-@dataclass(frozen=True)
-class Trace:
+
+class Trace(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A whole run. Its steps joined by the delimiter (without one after a step that its length limit cut)
     are the chain of thought, byte for byte.
 
-    `wasted` are requests that were cut off, or made ahead of a decision and then not needed: drafts and
-    readings beyond a rejected or corrected text, and rewrites of a kept one. An aborted one counts what it
-    had generated; some of a draft's tokens may have been kept before (`Step.draft_tokens`).
-    A run that failed has its trace too (`stop` is "failed"), as the error's `trace`.
-    `earlier` are the messages of the conversation before the question.
+    A run that failed has a trace too (`stop` is "failed"), as the error's `trace`.
+
+    Attributes:
+        config: the run's settings, as plain data (`SpecReasonConfig.as_dict`).
+        answer_call: the request for the answer; None where there was none.
+        seconds: of the whole run.
+        wasted: requests that were cut off, or made ahead of a decision and then not needed: drafts and
+            readings beyond a rejected or corrected text, and rewrites of a kept one. An aborted request
+            counts what it had generated; some of a draft's tokens may have been kept before
+            (`Step.draft_tokens`).
+        earlier: the messages of the conversation before the question.
+        version: of the trace's format.
     """
 
     question: str
@@ -138,7 +154,7 @@ class Trace:
     seconds: float
     wasted: tuple[Call, ...] = ()
     earlier: tuple[dict[str, str], ...] = ()
-    version: int = VERSION
+    version: Literal[2] = 2
 
     @property
     def reasoning(self) -> str:
@@ -153,17 +169,17 @@ class Trace:
 
     @property
     def kept(self) -> int:
-        """How many steps are the draft model's, word for word."""
+        """Number of steps that are the draft model's, word for word."""
         return sum(step.author == "draft" for step in self.steps)
 
     @property
     def rewritten(self) -> int:
-        """How many drafted steps were rejected, and written by the base model."""
+        """Number of drafted steps that were rejected and written by the base model."""
         return sum(step.rejected is not None for step in self.steps)
 
     @property
     def corrections(self) -> int:
-        """How many drafted tokens the base model replaced."""
+        """Number of drafted tokens that the base model replaced."""
         return sum(len(step.corrections) for step in self.steps)
 
     @property
@@ -176,45 +192,31 @@ class Trace:
     def wasted_tokens(self) -> int:
         """Tokens that were generated for the chain of thought and are not in it: of rejected and cut off
         drafts, and of rewrites that were not needed."""
+        if self.mode != "specreason":
+            return 0
         calls = [call for step in self.steps for call in step.calls] + list(self.wasted)
-        written = sum(call.completion_tokens for call in calls if call.purpose in ("draft", "rewrite"))
-        in_chain = sum(step.tokens - len(step.corrections) for step in self.steps)
-        return max(written - in_chain, 0) if self.mode == "specreason" else 0
+        drafted = sum(call.completion_tokens for call in calls if call.purpose == "draft")
+        kept = sum(step.draft_tokens for step in self.steps)
+        unneeded = sum(call.completion_tokens for call in self.wasted if call.purpose == "rewrite")
+        return max(drafted - kept, 0) + unneeded
 
     @property
     def resumable(self) -> bool:
-        """Whether there is something to go on with: it is of a run of `solve` that failed."""
+        """Whether `solve` can resume it: it is of a run of two models that failed."""
         return self.mode == "specreason" and self.stop == "failed"
 
     def to_json(self) -> str:
         """One line of JSON."""
-        return json.dumps(dataclasses.asdict(self), ensure_ascii=False)
+        return msgspec.json.encode(self).decode()
 
     @classmethod
-    def from_json(cls, text: str) -> "Trace":
+    def from_json(cls, text: str | bytes) -> "Trace":
         """Read what `to_json` wrote.
 
         Raises:
             ConfigError: it is not a trace, or one of another version.
         """
-        try:
-            data = json.loads(text)
-            if data["version"] != VERSION:
-                raise ConfigError(
-                    f"the trace has version {data['version']!r}; this package reads version {VERSION}"
-                )
-            call = data["answer_call"]
-            return cls(
-                **{
-                    **data,
-                    "steps": tuple(_step(step) for step in data["steps"]),
-                    "answer_call": Call(**call) if call else None,
-                    "wasted": tuple(Call(**call) for call in data["wasted"]),
-                    "earlier": tuple(data.get("earlier", ())),
-                }
-            )
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ConfigError(f"this is not a trace of specreason-sgl ({error})") from None
+        return files.decode(text, cls, "a trace of specreason-sgl")
 
 
 def model_name(path: str) -> str:
@@ -223,7 +225,7 @@ def model_name(path: str) -> str:
 
 
 def joined(steps: Sequence[Step], delimiter: str) -> str:
-    """The text of some steps: a delimiter between them, but none after one that its length limit cut."""
+    """The steps' texts with the delimiter between them, but none after a step that its length limit cut."""
     parts = []
     for i, step in enumerate(steps):
         parts.append(step.text)
@@ -232,12 +234,6 @@ def joined(steps: Sequence[Step], delimiter: str) -> str:
     return "".join(parts)
 
 
-def _step(data: dict[str, Any]) -> Step:
-    return Step(
-        **{
-            **data,
-            "corrections": tuple(Correction(**correction) for correction in data["corrections"]),
-            "reading": tuple(ReadToken(*token) for token in data["reading"]),
-            "calls": tuple(Call(**call) for call in data["calls"]),
-        }
-    )
+def _replace_null(struct: msgspec.Struct, name: str, value: float) -> None:
+    if getattr(struct, name) is None:
+        msgspec.structs.force_setattr(struct, name, value)

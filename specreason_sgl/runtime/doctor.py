@@ -8,7 +8,7 @@ from importlib import metadata
 from typing import Literal
 
 from specreason_sgl.errors import SpecReasonError
-from specreason_sgl.runtime import machine, models, placement
+from specreason_sgl.runtime import machine, pairs, placement, weights
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Finding:
     text: str
 
 
-def examine(pair: models.PairSpec) -> list[Finding]:
+def examine(pair: pairs.PairSpec) -> list[Finding]:
     """Findings about this machine for a run of the pair; nothing is downloaded or started."""
     findings = [*_python(), *_packages()]
     if any(one.verdict == "stop" for one in findings):
@@ -43,7 +43,7 @@ def _packages() -> Iterator[Finding]:
             yield Finding("stop", name, f"not installed: pip install {name}")
 
 
-def _device(pair: models.PairSpec) -> Iterator[Finding]:
+def _device(pair: pairs.PairSpec) -> Iterator[Finding]:
     import torch
 
     if machine.has_accelerator():
@@ -71,7 +71,7 @@ def _device(pair: models.PairSpec) -> Iterator[Finding]:
     yield Finding(verdict, "memory", text)
 
 
-def _gpus(pair: models.PairSpec) -> Iterator[Finding]:
+def _gpus(pair: pairs.PairSpec) -> Iterator[Finding]:
     try:
         gpus = machine.gpus()
     except SpecReasonError as error:
@@ -86,13 +86,13 @@ def _gpus(pair: models.PairSpec) -> Iterator[Finding]:
         yield Finding("ok", f"GPU {gpu.index}", f"{gpu.name}, {memory}")
 
 
-def _weights(pair: models.PairSpec) -> Iterator[Finding]:
-    cache = models.cache_dir()
+def _weights(pair: pairs.PairSpec) -> Iterator[Finding]:
+    cache = weights.cache_dir()
     yield Finding("ok", "cache", str(cache))
     missing = []
     for model in (pair.draft, pair.base):
         try:
-            found = models.find(model)
+            found = weights.find(model)
         except SpecReasonError as error:
             found = None
             yield Finding("note", model.name, str(error))
@@ -102,7 +102,7 @@ def _weights(pair: models.PairSpec) -> Iterator[Finding]:
             missing.append(model)
     if not missing:
         return
-    hub = models.hub_reachable()
+    hub = weights.hub_reachable()
     for model in missing:
         if hub or model.packaged:
             yield Finding("note", model.name, f"will be fetched from {'the hub' if hub else 'packages'}")
@@ -110,7 +110,7 @@ def _weights(pair: models.PairSpec) -> Iterator[Finding]:
             yield Finding("stop", model.name, "not on this machine, and no model hub can be reached")
     existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
     free = shutil.disk_usage(existing).free
-    needed = max(models.disk_needed(model) for model in missing)
+    needed = max(weights.disk_needed(model) for model in missing)
     verdict = "ok" if free >= needed else "stop"
     yield Finding(verdict, "disk", f"{free / 1e9:.0f} GB free, fetching needs up to {needed / 1e9:.1f} GB")
 

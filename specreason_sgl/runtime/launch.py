@@ -26,8 +26,10 @@ from specreason_sgl.errors import LaunchError
 from specreason_sgl.runtime import supervise
 from specreason_sgl.runtime.decode import DRAFT_MODEL, check_decode, decode_args, flag_value
 from specreason_sgl.runtime.machine import available_memory, cpu_memory_needed, uses_cpu_platform
-from specreason_sgl.runtime.models import Model, PairSpec, Progress, cache_dir, fetch
+from specreason_sgl.runtime.packaged import Progress
+from specreason_sgl.runtime.pairs import Model, PairSpec
 from specreason_sgl.runtime.placement import MEMORY_FLAG, Share, memory_flags, place, share_gpus
+from specreason_sgl.runtime.weights import cache_dir, fetch
 
 HOST = "127.0.0.1"
 START_TIMEOUT = 600.0  # seconds
@@ -200,7 +202,7 @@ def launch_pair(
         pin: give each server its own half of the cores this process may use.
         timeout: seconds until both servers must be healthy.
         status: told in a line what is being waited for.
-        progress: told how far a download is (see `models.Progress`).
+        progress: told how far a download is (see `packaged.Progress`).
 
     Raises:
         ConfigError: no such GPU, or a placement or decoding that cannot be.

@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 
 from specreason_sgl.errors import LaunchError
-from specreason_sgl.runtime.models import Model, weights_bytes
+from specreason_sgl.runtime.pairs import Model
+from specreason_sgl.runtime.weights import weights_bytes
 
 CPU_OVERHEAD = 1_500_000_000  # bytes a server needs on a CPU beside its weights: processes, KV cache
 _BFLOAT16 = 2  # bytes

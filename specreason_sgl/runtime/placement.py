@@ -14,7 +14,8 @@ from pathlib import Path
 from specreason_sgl.errors import ConfigError, LaunchError
 from specreason_sgl.runtime import machine
 from specreason_sgl.runtime.machine import Gpu
-from specreason_sgl.runtime.models import Model, weights_bytes
+from specreason_sgl.runtime.pairs import Model
+from specreason_sgl.runtime.weights import weights_bytes
 
 MEMORY_FLAG = "--mem-fraction-static"
 # What a server takes beside weights and KV cache: CUDA context, activations, CUDA graphs. An estimate with a

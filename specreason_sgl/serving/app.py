@@ -8,9 +8,10 @@ import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -229,7 +230,8 @@ class _Chat:
                 if event.trace:
                     traces[event.choice] = event.trace
             status = "ok"
-            return JSONResponse(self._whole([traces[i] for i in range(job.choices)]))
+            whole = self._whole([traces[i] for i in range(job.choices)])
+            return Response(msgspec.json.encode(whole), media_type="application/json")
         except QueueFull:
             status = "refused"
             raise ApiError(
@@ -274,7 +276,7 @@ class _Chat:
             "usage": usage(self.prompt_tokens, traces),
         }
         if self.body.specreason.trace:
-            reply["specreason"] = {"traces": [asdict(trace) for trace in traces]}
+            reply["specreason"] = {"traces": traces}
         return reply
 
     async def _stream(self, job: Job, event: Event | None, watcher: asyncio.Task) -> AsyncIterator[str]:
@@ -289,10 +291,10 @@ class _Chat:
                     yield ": alive\n\n"
                 elif event.trace:
                     traces.append(event.trace)
-                    more = {"trace": asdict(event.trace)}
+                    more = {"trace": event.trace}
                     yield self._line(event.choice, {}, more, finish_reason(event.trace))
                 elif delta := sent[event.choice].delta(event):
-                    yield self._line(event.choice, delta, {"step": asdict(event.step)} if event.step else {})
+                    yield self._line(event.choice, delta, {"step": event.step} if event.step else {})
                 if len(traces) == job.choices:
                     break
                 event = await job.next(ALIVE)
@@ -417,7 +419,7 @@ def _refusal(error: ApiError) -> Response:
 
 
 def _event(data: dict[str, Any]) -> str:
-    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
+    return f"data: {msgspec.json.encode(data).decode()}\n\n"
 
 
 async def _when_gone(request: Request, gone: Callable[[], None]) -> None:

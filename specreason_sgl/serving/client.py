@@ -1,8 +1,9 @@
 """A client of a running `serve`, which shows the steps as they come."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import msgspec
 
 from specreason_sgl.errors import (
     ConfigError,
@@ -58,12 +59,12 @@ def ask(
             ):
                 event = (chunk.model_extra or {}).get("specreason") or {}
                 if on_step and "step" in event:
-                    on_step(Step.from_dict(event["step"]))
+                    on_step(msgspec.convert(event["step"], Step))
                 for choice in chunk.choices:
                     if on_answer and choice.delta.content:
                         on_answer(choice.delta.content)
                 if "trace" in event:
-                    trace = Trace.from_json(json.dumps(event["trace"]))
+                    trace = msgspec.convert(event["trace"], Trace)
     except openai.OpenAIError as error:
         raise _error(error, url) from None
     if trace is None:

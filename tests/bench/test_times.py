@@ -14,7 +14,14 @@ def step(author: str, draft: float, score: float, rewrite: float = 0.0) -> Step:
 
 def trace(*steps: Step) -> Trace:
     answer = Call("base", "answer", 0, 0, 0, 0.0, 1.0)
-    return Trace("q", "specreason", "d", "b", {}, steps, "end", "", answer, 100.0)
+    return run_of(steps, answer, 100.0)
+
+
+def run_of(steps, answer, seconds, wasted=()):
+    return Trace(
+        question="q", mode="specreason", draft_model="d", base_model="b", config={}, steps=steps, stop="end",
+        answer="", answer_call=answer, seconds=seconds, wasted=wasted,
+    )  # fmt: skip
 
 
 def test_the_sequential_bound_is_the_sum_of_the_requests():
@@ -44,5 +51,5 @@ def test_the_overlapped_bound_is_the_critical_path(steps, lookahead, expected):
 def test_uncovered_is_the_share_of_the_time_in_which_no_request_is_in_flight():
     first, beside, last = (Call("base", "read", 0, 0, 0, start, 2.0) for start in (1.0, 2.0, 9.0))
     steps = (Step("x", "draft", "delimiter", 1, calls=(first,)),)
-    run = Trace("q", "specreason", "d", "b", {}, steps, "end", "", None, 10.0, wasted=(last, beside))
+    run = run_of(steps, None, 10.0, (last, beside))
     assert uncovered(run) == pytest.approx(1 - (3 + 1) / 10)

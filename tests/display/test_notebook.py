@@ -1,12 +1,12 @@
 """What a notebook shows of a trace and of a report."""
 
-import dataclasses
 import re
 import subprocess
 import sys
 from html import unescape
 
 from IPython.core.formatters import DisplayFormatter
+from msgspec.structs import replace
 
 from specreason_sgl.display.notebook import as_table, show_in
 from specreason_sgl.display.parts import END, totals
@@ -98,7 +98,7 @@ def test_drafted_tokens_and_first_choices_are_no_html():
     step = Step(
         "<i>", "both", "eos", 1, corrections=(correction,), reading=(ReadToken(1, "i>", -1, '"<b>', 1.0),)
     )
-    other = dataclasses.replace(step, corrections=())
+    other = replace(step, corrections=())
     html = as_table(make_corrected(steps=(step, other)), regret=True)
     assert "<b" not in html.replace("<b>question</b>", "").replace("<b>answer</b>", "")
     assert "<i>" not in html

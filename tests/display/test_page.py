@@ -1,23 +1,24 @@
 """The page in a headless browser, against a server that says what the test tells it to."""
 
 import asyncio
-import dataclasses
 import json
 import socket
 import threading
 from collections.abc import Callable
 
+import msgspec
 import pytest
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
+from msgspec.structs import replace
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from specreason_sgl import Correct, Rewrite, SpecReasonConfig
 from specreason_sgl.display.page import as_html, page
 from specreason_sgl.display.parts import SHADES, spans
-from specreason_sgl.reasoning.trace import Correction, ReadToken
+from specreason_sgl.reasoning.trace import Call, Correction, ReadToken
 from specreason_sgl.reasoning.trace_files import read_traces
 from specreason_sgl.serving.api import ChatRequest
 from specreason_sgl.verifiers import UtilityScore, get_calibration
@@ -41,7 +42,7 @@ def chunks_of(trace):
     for i, step in enumerate(trace.steps):
         text = (delimiter if i else "") + step.text
         if trace.mode == "specreason":
-            data = dataclasses.asdict(step)
+            data = msgspec.to_builtins(step)
             yield chunk({"reasoning_content": text}, specreason={"step": data})
         else:
             yield from (chunk({"reasoning_content": piece}) for piece in (text[:3], text[3:]))
@@ -253,10 +254,10 @@ def test_where_nothing_was_read_there_is_nothing_to_shade(view, server):
 
 def test_a_regret_without_bound_is_shown(view, server):
     step = make_corrected().steps[1]
-    infinite = [token._replace(regret=float("inf")) if token.regret else token for token in step.reading]
+    infinite = [replace(token, regret=float("inf")) if token.regret else token for token in step.reading]
     infinite.append(ReadToken(-3, "\n\n🚆", -9.0, "", float("inf")))  # it begins in the step before
-    correction = dataclasses.replace(step.corrections[0], regret=float("inf"))
-    changed = dataclasses.replace(step, reading=tuple(infinite), corrections=(correction,))
+    correction = replace(step.corrections[0], regret=float("inf"))
+    changed = replace(step, reading=tuple(infinite), corrections=(correction,))
     opened(view, server, make_corrected(steps=(changed,)))
     assert {node.get_attribute("class") for node in view.all(".text [class^=regret]")} == {"regret-4"}
     assert view.one(".text del").get_attribute("title") == "drafted; regret Infinity nats"
@@ -375,6 +376,18 @@ def test_totals_are_the_trace_s(view, server, make):
     }
 
 
+def test_what_the_base_model_wrote_after_a_cut_draft_is_not_thrown_away(view, server):
+    step = make_corrected().steps[2]
+    calls = (*step.calls, Call("base", "rewrite", 150, 120, 3, 3.0, 0.2))
+    continued = replace(step, tokens=18, draft_tokens=15, calls=calls)
+    trace = make_corrected(steps=(*make_corrected().steps[:2], continued))
+    opened(view, server, trace)
+    shown = dict(zip(view.texts("#totals dt"), view.texts("#totals dd"), strict=True))
+    kept = sum(step.draft_tokens for step in trace.steps)
+    drafted = sum(call.completion_tokens for call in (*trace.calls, *trace.wasted) if call.purpose == "draft")
+    assert shown["thrown away"] == f"{drafted - kept} tokens" == f"{trace.wasted_tokens} tokens"
+
+
 def test_only_settings_that_were_changed_are_sent(view, server):
     view.open()
     view.one("#repair").send_keys("rewrite")
@@ -401,7 +414,7 @@ def test_only_settings_that_were_changed_are_sent(view, server):
 
 
 CORRECTS = SpecReasonConfig(repair=Correct(delta=2, window=8))
-REWRITES = SpecReasonConfig(repair=Rewrite(), **get_calibration(PAIR).settings())
+REWRITES = SpecReasonConfig(**get_calibration(PAIR).settings())
 
 
 @pytest.mark.parametrize(
@@ -711,13 +724,11 @@ EVIL = "</script><img src=x onerror=\"document.title='broken'\"><script>document
 
 
 def evil_trace():
-    steps = [dataclasses.replace(step, text=EVIL) for step in make_trace().steps]
-    steps[3] = dataclasses.replace(steps[3], rejected=EVIL, probabilities={EVIL: 0.5, "<b>": 0.5})
+    steps = [replace(step, text=EVIL) for step in make_trace().steps]
+    steps[3] = replace(steps[3], rejected=EVIL, probabilities={EVIL: 0.5, "<b>": 0.5})
     reading = (ReadToken(9, EVIL, -5.0, EVIL, 4.0),)
     corrections = (Correction(0, EVIL, EVIL[:9], 5.0, 0),)
-    steps[4] = dataclasses.replace(
-        steps[4], author="both", corrections=corrections, reading=reading, undrafted=EVIL
-    )
+    steps[4] = replace(steps[4], author="both", corrections=corrections, reading=reading, undrafted=EVIL)
     return make_trace(
         question=EVIL, steps=tuple(steps), answer=EVIL, draft_model=EVIL, config={"delimiter": EVIL}
     )
@@ -757,9 +768,9 @@ def test_a_page_with_traces_needs_no_server(view, tmp_path):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_scrolls_in_one_direction_only(view, server, scheme):
     long = "x" * 400
-    steps = [dataclasses.replace(step, text=step.text + long) for step in make_trace().steps]
-    corrected = dataclasses.replace(make_corrected().steps[2].corrections[0], drafted=long)
-    steps += [dataclasses.replace(make_corrected().steps[2], corrections=(corrected,))]
+    steps = [replace(step, text=step.text + long) for step in make_trace().steps]
+    corrected = replace(make_corrected().steps[2].corrections[0], drafted=long)
+    steps += [replace(make_corrected().steps[2], corrections=(corrected,))]
     server.on_chat = lambda body: [sse(chunks_of(make_trace(steps=tuple(steps), answer=long)))]
     view.emulate(360, scheme)
     view.open().ask_and_wait()

@@ -1,10 +1,10 @@
 """What is in the pictures; how they look is for eyes."""
 
-import dataclasses
 import types
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from specreason_sgl.display import pictures
 from specreason_sgl.display.parts import rejected_drafts
@@ -27,7 +27,7 @@ def overlap(bar, other):
 def test_every_request_is_in_the_timeline_and_none_hides_another():
     trace = make_trace()
     eager = Call("base", "rewrite", 0, 0, 9, 2.2, 1.5)  # while the base model judges
-    trace = dataclasses.replace(trace, wasted=(*trace.wasted, eager))
+    trace = replace(trace, wasted=(*trace.wasted, eager))
     upper, lower = pictures.timeline(trace, make_alone()).axes
     calls = [*trace.calls, *trace.wasted]
     drawn = bars(upper)

@@ -1,10 +1,10 @@
 """What the terminal shows of traces."""
 
-import dataclasses
 import io
 import re
 
 import pytest
+from msgspec.structs import replace
 from rich.console import Console
 
 from specreason_sgl.display.terminal import print_trace, print_traces
@@ -39,7 +39,7 @@ def test_the_terminal_shows_a_correction_inside_its_step():
     assert "draft  1 corrected\nThe answer is \\boxed{80}[-⏎-]{+ km/h+}.\n" in text
     assert "draft  then base: the draft model's runtime failed\nCheck: 80 km/h" in text
     assert "regret" not in text
-    steps = [dataclasses.replace(make_corrected().steps[1], score=4.0, undrafted="failed")]
+    steps = [replace(make_corrected().steps[1], score=4.0, undrafted="failed")]
     assert "draft  score 4, 2 corrected, then base: failed\n" in printed(make_corrected(steps=tuple(steps)))
 
 

@@ -5,7 +5,8 @@ import types
 import pytest
 
 from specreason_sgl.runtime.launch import Server, ServerSpec, launch_pair, wait_healthy
-from specreason_sgl.runtime.models import find, get_pair
+from specreason_sgl.runtime.pairs import get_pair
+from specreason_sgl.runtime.weights import find
 
 
 def pytest_collection_modifyitems(items):

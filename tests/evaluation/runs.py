@@ -2,9 +2,10 @@
 
 import json
 
-from specreason_sgl.evaluation.evaluate import Record, evaluate, head_of
+from specreason_sgl.evaluation.evaluate import Sample, evaluate, run_head
 from specreason_sgl.evaluation.problems import Problem
 from specreason_sgl.evaluation.settings import expand
+from specreason_sgl.files import Record
 from tests.reasoning.pair import ENDS, chance
 from tests.scripted import answer
 
@@ -35,8 +36,8 @@ def run(pair, path, *, modes=("base", "draft", "sequential", "correct"), problem
     """The samples; the record is at `path`."""
     settings = expand(modes, {**KNOBS, **options.pop("knobs", {})}, reward=options.get("reward"))
     about = {"samples": options.get("samples", 1), "concurrency": options.get("concurrency", 1)}
-    head = head_of(problems, settings, data="x", draft_model="d", base_model="b", seed=0, **about)
-    with Record(path, head) as record:
+    head = run_head(problems, settings, data="x", draft_model="d", base_model="b", seed=0, **about)
+    with Record(path, head, Sample) as record:
         return evaluate(problems, settings, record, draft=pair.draft, base=pair.base, **options)
 
 
@@ -45,8 +46,8 @@ def timeless(path):
 
     def strip(value):
         if isinstance(value, dict):
-            return {key: strip(one) for key, one in value.items() if key not in TIMES}
-        return [strip(one) for one in value] if isinstance(value, list) else value
+            return {key: strip(item) for key, item in value.items() if key not in TIMES}
+        return [strip(item) for item in value] if isinstance(value, list) else value
 
     head, *lines = path.read_text().splitlines()
     return [head, *sorted(json.dumps(strip(json.loads(line)), sort_keys=True) for line in lines)]

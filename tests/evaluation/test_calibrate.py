@@ -2,14 +2,24 @@ import json
 import math
 import random
 
+import msgspec
 import pytest
+from msgspec.structs import replace
 
 from specreason_sgl.display.pictures import histograms, png
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.evaluation import calibrate as work
-from specreason_sgl.evaluation.calibrate import JudgedSolution, auc, calibrate, corrupted, values_by_kind
+from specreason_sgl.evaluation.calibrate import (
+    JudgedHead,
+    JudgedSolution,
+    auc,
+    calibrate,
+    corrupted,
+    values_by_kind,
+)
 from specreason_sgl.evaluation.grading import is_right
 from specreason_sgl.evaluation.problems import load_problems
+from specreason_sgl.files import Record
 from specreason_sgl.reasoning.acceptance import Quantile
 from specreason_sgl.reasoning.calibration import Calibration
 from specreason_sgl.reasoning.config import SpecReasonConfig
@@ -69,10 +79,12 @@ def test_the_verifier_that_tells_right_from_wrong_is_chosen():
 @pytest.mark.parametrize("keep", [0.25, 0.8, 1.0])
 def test_the_threshold_keeps_the_wanted_share(keep):
     judged = solutions(200)
-    found = made_of(judged, keep)
-    values = [step[found.verifier] for one in judged for step in one.values]
-    assert sum(value >= found.threshold for value in values) / len(values) == pytest.approx(keep, abs=0.01)
-    rule = found.settings(keep)["threshold"]
+    calibration = made_of(judged, keep)
+    values = [step[calibration.verifier] for solution in judged for step in solution.values]
+    assert sum(value >= calibration.threshold for value in values) / len(values) == pytest.approx(
+        keep, abs=0.01
+    )
+    rule = calibration.settings(keep)["threshold"]
     assert isinstance(rule, Quantile)
     assert sum(rule.keeps(value, []) for value in values) / len(values) == pytest.approx(keep, abs=0.02)
 
@@ -99,9 +111,60 @@ def test_every_built_in_verifier_judges_every_step_and_a_record_goes_on(pair, tm
     asked = len(pair.seen)
     assert judged(PROBLEMS[:2]) == first
     assert len(pair.seen) == asked
+    record = tmp_path / "record.jsonl"
+    text = record.read_text()
+    record.write_text(text + '{"id": "cut o')
+    assert judged(PROBLEMS[:2]) == first
+    assert (record.read_text(), len(pair.seen)) == (text, asked)
+    with Record(record, make_head(pair), JudgedSolution), pytest.raises(ConfigError, match="another process"):
+        judged(PROBLEMS[:2])
     monkeypatch.setattr(work, "BUILT_IN", {"score": BUILT_IN["score"]})
     with pytest.raises(ConfigError, match="other settings"):
         judged(PROBLEMS[:2])
+
+
+def make_head(pair, **changes):
+    """The head of the record of a calibration with the default settings."""
+    names = {"draft": pair.draft.get_model_name(), "base": pair.base.get_model_name()}
+    settings = {
+        "instruction": SpecReasonConfig().instruction,
+        "token_budget": 100,
+        "temperature": 0.0,
+        "seed": 0,
+    }
+    return JudgedHead(**{**names, **settings, "verifiers": tuple(BUILT_IN), **changes})
+
+
+SOLUTION = {"id": "p0", "right": True, "steps": ["a"], "values": [{"score": 1}], "corrupted": []}
+
+
+@pytest.mark.parametrize(
+    ("changes", "line", "says"),
+    [
+        ({"kind": "specreason-sgl eval"}, {}, "line 1: this is not a record of specreason-sgl calibrate: "),
+        ({"version": 7}, {}, "line 1: this package reads version 1, got version 7$"),
+        ({}, {"right": "yes"}, r"line 2: .* Expected `bool`, got `str` - at `\$\.right`"),
+        ({}, {"corrupted": [[0, "b"]]}, r"line 2: .* Expected `array` of length 3 - at `\$\.corrupted\[0\]`"),
+    ],
+)
+def test_a_record_of_something_else_is_refused_and_left_alone(pair, tmp_path, changes, line, says):
+    record = tmp_path / "record.jsonl"
+    head = {**msgspec.to_builtins(make_head(pair)), **changes}
+    record.write_text(f"{json.dumps(head)}\n{json.dumps({**SOLUTION, **line})}\n")
+    text = record.read_text()
+    with pytest.raises(ConfigError, match=says) as raised:
+        Record(record, make_head(pair), JudgedSolution)
+    assert str(raised.value).startswith(f"{record}, line ")
+    assert record.read_text() == text
+
+
+def test_solutions_without_steps_are_too_few():
+    """Their mean value does not exist."""
+    judged = [
+        replace(solution, steps=(), values=()) if not solution.right else solution for solution in solutions()
+    ]
+    with pytest.raises(ConfigError, match="too few"):
+        made_of(judged)
 
 
 def test_too_few_problems_are_refused():
@@ -134,7 +197,7 @@ def test_a_corrupted_step_differs_in_one_digit_and_no_number_begins_with_a_new_z
             wrong = corrupted(text, rng)
             different = [(a, b) for a, b in zip(text, wrong, strict=True) if a != b]
             assert len(different) == 1
-            assert all(one.isdigit() for one in different[0])
+            assert all(digit.isdigit() for digit in different[0])
             assert not any(word[0] == "0" and len(word) > 1 for word in wrong.split() if word[0].isdigit())
     assert corrupted("no number here", rng) is None
 
@@ -159,11 +222,18 @@ def test_problems_are_read_and_a_bad_line_is_named(tmp_path):
     file = tmp_path / "problems.jsonl"
     good = json.dumps({"question": "q", "answer": 3})
     file.write_text(f"{good}\n\n{good}\n")
-    assert [(one.id, one.answer) for one in load_problems(file)] == [("1", "3"), ("3", "3")]
+    assert [(problem.id, problem.answer) for problem in load_problems(file)] == [("1", "3"), ("3", "3")]
     assert len(load_problems(file, 1)) == 1
-    for bad in ("{", '{"question": "q"}', "[1]", '{"question": " ", "answer": "1"}'):
+    for bad, says in (
+        ("{", "this is not a problem: Input data was truncated"),
+        ('{"question": "q"}', "Object missing required field `answer`"),
+        ("[1]", "Expected `object`, got `array`"),
+        ('{"question": " ", "answer": "1"}', "question must not be empty"),
+        ('{"question": "q", "answer": null}', r"Expected .*, got `null` - at `\$\.answer`"),
+        ('{"question": "q", "answer": "1", "choices": "ab"}', r"Expected .*, got `str` - at `\$\.choices`"),
+    ):
         file.write_text(f"{good}\n{bad}\n")
-        with pytest.raises(ConfigError, match="line 2"):
+        with pytest.raises(ConfigError, match=f"line 2: .*{says}"):
             load_problems(file)
     file.write_text("")
     with pytest.raises(ConfigError, match="no problems"):

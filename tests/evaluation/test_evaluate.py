@@ -1,8 +1,9 @@
-"""The runner: what it records, and that it goes on where it was."""
+"""The runner: what it records, and that it continues an interrupted run."""
 
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -14,10 +15,11 @@ import pytest
 from specreason_sgl import Endpoint
 from specreason_sgl.errors import ConfigError, ServerError
 from specreason_sgl.evaluation import evaluate as runner
-from specreason_sgl.evaluation.evaluate import read_run
+from specreason_sgl.evaluation.evaluate import Sample, read_run, run_head
 from specreason_sgl.evaluation.problems import Problem
 from specreason_sgl.evaluation.report import COLUMNS, Report, cells, prefills
 from specreason_sgl.evaluation.settings import expand
+from specreason_sgl.files import Record
 from tests.evaluation.runs import KNOBS, PROBLEMS, answers, digit, run, timeless, write
 from tests.reasoning.pair import chance
 
@@ -29,11 +31,11 @@ def anew(request):
 
 
 def test_each_problem_is_solved_with_each_setting_and_graded(pair, tmp_path):
-    found = run(pair, tmp_path / "x.jsonl", samples=2)
-    assert len(found) == len({one.key for one in found}) == 4 * 4 * 2
-    assert {one.problem for one in found if one.right} == {"p1"}
-    assert {one.trace.mode for one in found} == {"base", "draft", "specreason"}
-    assert read_run(tmp_path / "x.jsonl")[1] == found
+    samples = run(pair, tmp_path / "x.jsonl", samples=2)
+    assert len(samples) == len({sample.key for sample in samples}) == 4 * 4 * 2
+    assert {sample.problem for sample in samples if sample.right} == {"p1"}
+    assert {sample.trace.mode for sample in samples} == {"base", "draft", "specreason"}
+    assert read_run(tmp_path / "x.jsonl")[1] == samples
 
 
 def test_one_at_a_time_every_sample_begins_with_empty_caches(pair, tmp_path):
@@ -44,7 +46,7 @@ def test_one_at_a_time_every_sample_begins_with_empty_caches(pair, tmp_path):
 
 def test_a_run_cut_short_has_the_same_problems_of_each_setting(pair, tmp_path):
     settings, done = ("base", "draft", "correct"), []
-    record_add = runner.Record.add
+    record_add = Record.add
 
     def add(record, sample):
         record_add(record, sample)
@@ -53,7 +55,7 @@ def test_a_run_cut_short_has_the_same_problems_of_each_setting(pair, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner.Record, "add", add)
+        patch.setattr(Record, "add", add)
         with pytest.raises(KeyboardInterrupt):
             run(pair, tmp_path / "x.jsonl", modes=settings)
     assert done == [(f"p{i}", name) for i in range(3) for name in settings][:7]
@@ -125,15 +127,59 @@ def test_a_file_of_other_settings_is_refused_and_left_alone(pair, tmp_path, chan
     assert file.read_text() == text
 
 
-@pytest.mark.parametrize("text", ["notes", "notes\n", '{"kind": "else"}\n', "{}\n", "[]\n", "\n"])
-def test_a_file_of_something_else_is_refused_and_left_alone(pair, tmp_path, text):
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("notes", "the line is not complete"),
+        ("notes\n", "JSON is malformed"),
+        ('{"kind": "else"}\n', "Invalid enum value 'else' - at `$.kind`"),
+        ("{}\n", "Object missing required field"),
+        ("[]\n", "Expected `object`, got `array`"),
+        ("\n", "Input data was truncated"),
+    ],
+)
+def test_a_file_of_something_else_is_refused_and_left_alone(pair, tmp_path, text, says):
     file = tmp_path / "x.jsonl"
     file.write_text(text)
-    with pytest.raises(ConfigError, match="this is no file of an evaluation"):
+    expected = re.escape(f"{file}, line 1: this is not a record of specreason-sgl eval: {says}")
+    with pytest.raises(ConfigError, match=expected):
         run(pair, file)
-    with pytest.raises(ConfigError, match="this is no file of an evaluation"):
+    with pytest.raises(ConfigError, match=expected):
         read_run(file)
     assert file.read_text() == text
+
+
+def test_a_run_of_another_version_is_refused_and_left_alone(pair, tmp_path):
+    file = tmp_path / "x.jsonl"
+    run(pair, file, modes=("base",))
+    head, *lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join([json.dumps({**json.loads(head), "version": 7, "new": 1}) + "\n", *lines]))
+    text, says = file.read_text(), r"x\.jsonl, line 1: this package reads version 2, got version 7$"
+    with pytest.raises(ConfigError, match=says):
+        run(pair, file, modes=("base",))
+    with pytest.raises(ConfigError, match=says):
+        read_run(file)
+    assert file.read_text() == text
+
+
+def test_a_sample_whose_trace_is_wrong_is_named_with_its_line_and_the_place(pair, tmp_path):
+    file = tmp_path / "x.jsonl"
+    run(pair, file, modes=("correct",))
+    text = file.read_text()
+    for changed, says in (
+        (
+            text.replace('"author":"', '"author":"nobody-', 1),
+            r"value '.*' - at `\$\.trace\.steps\[0\]\.author`",
+        ),
+        (
+            text.replace('"earlier":[],"version":2', '"earlier":[],"version":7', 1),
+            r"7 - at `\$\.trace\.version`",
+        ),
+    ):
+        assert changed != text
+        file.write_text(changed)
+        with pytest.raises(ConfigError, match=rf"line 2: .*{says}"):
+            read_run(file)
 
 
 def test_a_damaged_line_is_named(pair, tmp_path):
@@ -141,13 +187,17 @@ def test_a_damaged_line_is_named(pair, tmp_path):
     run(pair, file, modes=("base",))
     lines = file.read_text().splitlines(keepends=True)
     file.write_text("".join([*lines[:2], lines[2][:50] + "\n", *lines[3:]]))
-    with pytest.raises(ConfigError, match="line 3"):
+    with pytest.raises(ConfigError, match=r"x\.jsonl, line 3: this is not a record of specreason-sgl eval"):
         run(pair, file, modes=("base",))
 
 
 def test_two_cannot_write_the_same_file(pair, tmp_path):
     file = tmp_path / "x.jsonl"
-    with runner.Record(file, {"kind": runner.KIND}), pytest.raises(ConfigError, match="another evaluation"):
+    about = {"data": "x", "draft_model": "d", "base_model": "b", "samples": 1, "concurrency": 1, "seed": 0}
+    with (
+        Record(file, run_head([], [], **about), Sample),
+        pytest.raises(ConfigError, match=r"another process is writing to .*x\.jsonl"),
+    ):
         run(pair, file)
 
 
@@ -160,18 +210,22 @@ def test_a_failed_sample_is_recorded_left_alone_and_retried_when_asked(pair, tmp
         return answers(seen)
 
     pair.before = before
-    found = run(pair, file, modes=("base", "draft"))
-    failed = [one for one in found if one.error]
-    assert {one.setting for one in failed} == {"draft"}
+    samples = run(pair, file, modes=("base", "draft"))
+    failed = [sample for sample in samples if sample.error]
+    assert {sample.setting for sample in failed} == {"draft"}
     assert len(failed) == 4
-    assert all(one.right is None and one.trace is None and "out of order" in one.error for one in failed)
+    assert all(
+        sample.right is None and sample.trace is None and "out of order" in sample.error for sample in failed
+    )
     broken[0] = False
-    assert run(pair, file, modes=("base", "draft")) == found
+    assert run(pair, file, modes=("base", "draft")) == samples
     again = run(pair, file, modes=("base", "draft"), retry_failed=True)
-    assert [one.error for one in again] == [None] * 8
-    assert [one for one in again if one.setting == "base"] == [one for one in found if one.setting == "base"]
-    assert read_run(file)[1] != found
-    assert sorted(one.key for one in read_run(file)[1]) == sorted(one.key for one in again)
+    assert [sample.error for sample in again] == [None] * 8
+    assert [sample for sample in again if sample.setting == "base"] == [
+        sample for sample in samples if sample.setting == "base"
+    ]
+    assert read_run(file)[1] != samples
+    assert sorted(sample.key for sample in read_run(file)[1]) == sorted(sample.key for sample in again)
 
 
 def test_a_sample_that_went_on_without_the_draft_model_is_a_failed_one(pair, tmp_path):
@@ -183,10 +237,10 @@ def test_a_sample_that_went_on_without_the_draft_model_is_a_failed_one(pair, tmp
         return answers(seen)
 
     pair.before = before
-    (found,) = run(pair, tmp_path / "x.jsonl", modes=("sequential",), problems=PROBLEMS[1:2])
-    assert found.right is None
-    assert found.error.startswith("ServerError: the draft runtime failed: ")
-    assert found.trace.steps[1].undrafted
+    (sample,) = run(pair, tmp_path / "x.jsonl", modes=("sequential",), problems=PROBLEMS[1:2])
+    assert sample.right is None
+    assert sample.error.startswith("ServerError: the draft runtime failed: ")
+    assert sample.trace.steps[1].undrafted
 
 
 def test_an_answer_that_cannot_be_graded_is_a_failure_that_keeps_its_trace(pair, tmp_path, monkeypatch):
@@ -194,10 +248,10 @@ def test_an_answer_that_cannot_be_graded_is_a_failure_that_keeps_its_trace(pair,
         raise ZeroDivisionError
 
     problem = Problem("p", "q", "1", score=score)
-    (found,) = run(pair, tmp_path / "x.jsonl", modes=("base",), problems=[problem])
-    assert found.right is None
-    assert "scorer failed" in found.error
-    assert found.trace.answer == "\\boxed{2}"
+    (sample,) = run(pair, tmp_path / "x.jsonl", modes=("base",), problems=[problem])
+    assert sample.right is None
+    assert "scorer failed" in sample.error
+    assert sample.trace.answer == "\\boxed{2}"
 
 
 def test_a_runtime_that_is_gone_ends_the_run(pair, tmp_path, monkeypatch):
@@ -219,15 +273,15 @@ def test_the_papers_methods_run_on_the_same_servers_and_a_reward_model_judges(pa
         "meta_info": meta,
     }
     with Endpoint(scripted.url, timeout=20) as reward:
-        found = run(
+        samples = run(
             pair, tmp_path / "x.jsonl", modes=("paper", "correct", "reward"), problems=PROBLEMS[:1],
             knobs={"reward_threshold": [0.5]}, reward=reward,
         )  # fmt: skip
-    assert [one.error for one in found] == [None] * 3
-    rewards = [step.score for step in found[2].trace.steps if step.score is not None]
+    assert [sample.error for sample in samples] == [None] * 3
+    rewards = [step.score for step in samples[2].trace.steps if step.score is not None]
     assert len(rewards) == sum(path == "/classify" for path, _ in scripted.requests)
-    assert {step.author for step in found[2].trace.steps} == {"draft", "base"}
-    assert all((step.score >= 0.5) is (step.author == "draft") for step in found[2].trace.steps)
+    assert {step.author for step in samples[2].trace.steps} == {"draft", "base"}
+    assert all((step.score >= 0.5) is (step.author == "draft") for step in samples[2].trace.steps)
 
 
 def test_corrections_and_prefills_of_a_run_are_reported(pair, tmp_path):
@@ -285,7 +339,9 @@ def command(tmp_path_factory):
 def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(pair, tmp_path, command):
     start, finish = command
     data = tmp_path / "problems.jsonl"
-    rows = [{"id": one.id, "question": one.question, "answer": one.answer} for one in PROBLEMS]
+    rows = [
+        {"id": problem.id, "question": problem.question, "answer": problem.answer} for problem in PROBLEMS
+    ]
     data.write_text("\n".join(map(json.dumps, rows)))
     urls = ["--draft-url", pair.draft_server.url, "--base-url", pair.base_server.url]
     modes = ["--modes", "base,draft,pipelined,correct", "--threshold", "3,6", "--window", "step"]
@@ -330,8 +386,8 @@ def test_the_command_sweeps_the_knobs_of_the_correction(pair, tmp_path, command)
     start(["eval", "--data", str(data), "--out", str(out), *urls, *small, *sweep])
     assert finish()[0] == 0
     head, samples = read_run(out)
-    assert {sample.setting for sample in samples} == set(head["settings"])
-    repairs = {name: config["repair"] for name, config in head["settings"].items()}
+    assert {sample.setting for sample in samples} == set(head.settings)
+    repairs = {name: config["repair"] for name, config in head.settings.items()}
     assert repairs.pop("paper")["kind"] == "Rewrite"
     assert {name: (repair["delta"], repair["window"]) for name, repair in repairs.items()} == {
         "correct delta=1 window=16": (1, 16),
@@ -339,7 +395,7 @@ def test_the_command_sweeps_the_knobs_of_the_correction(pair, tmp_path, command)
         "correct delta=3 window=16": (3, 16),
         "correct delta=3 window=step": (3, None),
     }
-    assert head["settings"]["correct delta=1 window=16"]["confidence"] == -0.5
+    assert head.settings["correct delta=1 window=16"]["confidence"] == -0.5
 
 
 def test_the_command_says_what_failed(pair, tmp_path, command):
@@ -358,10 +414,10 @@ def test_the_command_says_what_failed(pair, tmp_path, command):
 def test_one_call_writes_a_run_and_goes_on_with_it(pair, tmp_path):
     out, settings = tmp_path / "x.jsonl", expand(("base", "pipelined"), KNOBS)
     common = {"draft": pair.draft, "base": pair.base, "data": "mine", "samples": 2}
-    found = runner.run_evaluation(PROBLEMS[:2], settings, out, **common)
+    solved = runner.run_evaluation(PROBLEMS[:2], settings, out, **common)
     head, samples = read_run(out)
-    assert (samples, len(samples)) == (found, 8)
-    assert (head["data"], head["samples"], head["base_model"]) == ("mine", 2, "scripted")
+    assert (samples, len(samples)) == (solved, 8)
+    assert (head.data, head.samples, head.base_model) == ("mine", 2, "scripted")
     pair.seen.clear()
-    assert runner.run_evaluation(PROBLEMS[:2], settings, out, **common) == found
+    assert runner.run_evaluation(PROBLEMS[:2], settings, out, **common) == solved
     assert pair.seen == []

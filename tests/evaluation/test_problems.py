@@ -9,7 +9,7 @@ import pytest
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.evaluation.grading import grade
 from specreason_sgl.evaluation.problems import Problem, load_data
-from specreason_sgl.runtime import models
+from specreason_sgl.runtime import weights
 
 ROWS = {
     ("HuggingFaceH4/aime_2024", None): [{"id": 60, "problem": "How many?", "answer": "204"}],
@@ -38,7 +38,7 @@ def hub(monkeypatch):
         return ROWS[name, part]
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
-    monkeypatch.setattr(models, "hub_reachable", lambda: True)
+    monkeypatch.setattr(weights, "hub_reachable", lambda: True)
     return asked
 
 
@@ -56,15 +56,15 @@ def test_the_hubs_datasets_are_read(hub, name, expected):
 
 
 def test_the_right_choice_is_anywhere_and_for_a_seed_always_there(hub):
-    found = load_data("gpqa-diamond", seed=1)
-    assert {one.answer for one in found} == set("ABCD")
-    assert all(one.choices["ABCD".index(one.answer)] == "right" for one in found)
-    assert load_data("gpqa-diamond", seed=1) == found != load_data("gpqa-diamond", seed=2)
+    problems = load_data("gpqa-diamond", seed=1)
+    assert {problem.answer for problem in problems} == set("ABCD")
+    assert all(problem.choices["ABCD".index(problem.answer)] == "right" for problem in problems)
+    assert load_data("gpqa-diamond", seed=1) == problems != load_data("gpqa-diamond", seed=2)
     assert len(load_data("gpqa-diamond", 3)) == 3
 
 
 def test_without_a_hub_it_is_said_at_once_and_no_library_is_asked(monkeypatch):
-    monkeypatch.setattr(models, "hub_reachable", lambda: False)
+    monkeypatch.setattr(weights, "hub_reachable", lambda: False)
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ConfigError, match=r"no model hub can be reached; name a file or rg:TASK") as error:
         load_data("aime24")
@@ -82,15 +82,15 @@ def test_a_dataset_that_cannot_be_had_is_one_line(hub, monkeypatch):
 
 def test_tasks_are_generated_and_graded_by_their_own_scorer():
     pytest.importorskip("reasoning_gym", reason="it needs reasoning-gym: pip install reasoning-gym")
-    found = load_data("rg:chain_sum", 5, seed=1)
-    assert len({one.id for one in found}) == len(found) == 5
-    assert found == load_data("rg:chain_sum", 5, seed=1)
-    assert found != load_data("rg:chain_sum", 5, seed=2)
-    assert load_data("rg:chain_sum", 3, seed=1) == found[:3]
-    for one in found:
-        assert grade(one, f"\\boxed{{{one.answer}}}")
-        assert not grade(one, f"\\boxed{{{one.answer}9}}")
-        assert not grade(one, "")
+    problems = load_data("rg:chain_sum", 5, seed=1)
+    assert len({problem.id for problem in problems}) == len(problems) == 5
+    assert problems == load_data("rg:chain_sum", 5, seed=1)
+    assert problems != load_data("rg:chain_sum", 5, seed=2)
+    assert load_data("rg:chain_sum", 3, seed=1) == problems[:3]
+    for problem in problems:
+        assert grade(problem, f"\\boxed{{{problem.answer}}}")
+        assert not grade(problem, f"\\boxed{{{problem.answer}9}}")
+        assert not grade(problem, "")
     with pytest.raises(ConfigError, match="no task 'nonsense'"):
         load_data("rg:nonsense")
 
@@ -105,7 +105,7 @@ def test_without_reasoning_gym_it_is_said_what_to_install(monkeypatch):
 def test_an_answer_that_is_partly_right_is_not_right():
     scores = {"a": 1.0, "b": 0.5}
     problem = Problem("x", "q", "a", score=scores.get)
-    assert [grade(problem, one) for one in "ab"] == [True, False]
+    assert [grade(problem, answer) for answer in "ab"] == [True, False]
 
 
 def test_choices_are_shown_with_letters_and_named_by_text_or_letter(tmp_path):
@@ -115,13 +115,15 @@ def test_choices_are_shown_with_letters_and_named_by_text_or_letter(tmp_path):
         {"id": "b", "question": "Which?", "answer": "two", "choices": ["one", "two"]},
         {"id": "c", "question": "Line separator \u2028 inside", "answer": 3},
     ]
-    file.write_text("\n".join(json.dumps(one, ensure_ascii=False) for one in rows), encoding="utf-8")
+    file.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
     a, b, c = load_data(str(file))
     assert a.answer == b.answer == "B"
     assert a.prompt.startswith("Which?\n\n(A) one\n(B) two\n")
     assert c.prompt == rows[2]["question"]
     file.write_text(json.dumps({**rows[0], "answer": "C"}))
-    with pytest.raises(ConfigError, match="none of the choices"):
+    with pytest.raises(
+        ConfigError, match=r"line 1: answer must be one of the choices or its letter, got 'C'"
+    ):
         load_data(str(file))
 
 
@@ -133,5 +135,5 @@ def test_problems_with_the_same_id_are_refused(tmp_path):
 
 
 def test_a_name_that_is_nothing_names_what_there_is():
-    with pytest.raises(ConfigError, match=r"'aime23'; besides files there are aime24, .*rg:TASK"):
+    with pytest.raises(ConfigError, match=r"must be a file or one of aime24, .*rg:TASK, got 'aime23'"):
         load_data("aime23")

@@ -1,15 +1,17 @@
 import json
 
+import msgspec
 import pytest
 
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.reasoning.acceptance import Quantile
 from specreason_sgl.reasoning.calibration import Calibration, get_calibration
 from specreason_sgl.reasoning.config import SpecReasonConfig
+from specreason_sgl.reasoning.repair import Rewrite
 from specreason_sgl.reasoning.verifiers import Likelihood
-from specreason_sgl.runtime.models import PAIRS
+from specreason_sgl.runtime.pairs import PAIRS
 
-FOUND = Calibration(
+CALIBRATION = Calibration(
     draft_model="small é",
     base_model="big",
     verifier="likelihood-min",
@@ -23,17 +25,17 @@ FOUND = Calibration(
 
 @pytest.fixture
 def path(tmp_path):
-    FOUND.save(tmp_path / "found.json")
+    CALIBRATION.save(tmp_path / "found.json")
     return tmp_path / "found.json"
 
 
 def test_a_calibration_written_and_read_is_the_same(path):
-    assert Calibration.load(path) == FOUND
+    assert Calibration.load(path) == CALIBRATION
     assert [file.name for file in path.parent.iterdir()] == ["found.json"]
 
 
 def changed(**fields):
-    return json.dumps({**json.loads(json.dumps(FOUND.__dict__)), **fields})
+    return json.dumps({**msgspec.to_builtins(CALIBRATION), **fields})
 
 
 @pytest.mark.parametrize(
@@ -46,10 +48,11 @@ def changed(**fields):
         ('{"version": 1', "not a calibration"),
         (changed(values=None), "not a calibration"),
         (changed(values="abc"), "not a calibration"),
-        (changed(values=["a"]), "not a calibration"),
+        (changed(values=["a"]), r"not a calibration .*Expected `float`, got `str` - at `\$\.values\[0\]`"),
         (changed(threshold="7"), "not a calibration"),
+        (changed(keep=1.5), r"not a calibration .*<= 1.0 - at `\$\.keep`"),
         (changed(more=1), "not a calibration"),
-        (changed(version=2), "version 2"),
+        (changed(version=2), "this package reads version 1, got version 2"),
         (changed(verifier="guess"), "no verifier 'guess'"),
         (b"\xff\xfe".decode("latin-1"), "not a calibration"),
     ],
@@ -59,6 +62,7 @@ def test_a_damaged_file_is_one_clear_error(tmp_path, text, says):
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(ConfigError, match=says) as raised:
         Calibration.load(path)
+    assert str(raised.value).startswith(f"{path}: ")
     assert "\n" not in str(raised.value)
 
 
@@ -68,13 +72,14 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 
 
 def test_the_settings_are_arguments_of_a_run():
-    config = SpecReasonConfig(**FOUND.settings())
+    config = SpecReasonConfig(**CALIBRATION.settings())
+    assert config.repair == Rewrite()
     assert (config.verifier, config.threshold) == (Likelihood(reduce="min"), -4.5)
 
 
 def test_another_share_takes_its_threshold_from_the_values():
-    assert FOUND.settings(0.9)["threshold"] == Quantile(0.9, FOUND.values)
-    rule = SpecReasonConfig(**FOUND.settings(0.5)).rule
+    assert CALIBRATION.settings(0.9)["threshold"] == Quantile(0.9, CALIBRATION.values)
+    rule = SpecReasonConfig(**CALIBRATION.settings(0.5)).rule
     assert [rule.keeps(value, ()) for value in (-6, -4, -0.5)] == [False, True, True]
 
 

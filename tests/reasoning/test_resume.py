@@ -3,10 +3,10 @@
 import json
 import re
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from specreason_sgl import Cancel, Correct, Endpoint, Trace, cli
 from specreason_sgl.errors import ConfigError, DeadlineExceeded, RequestAborted, ServerError
@@ -80,7 +80,8 @@ def corrected_steps(pair, last: int, wrong: int = 2):
 
     def write(side, turn, most):
         number, begun = turn.count("\n\n") + 1, turn.rpartition("\n\n")[2]
-        text = " and so on" if begun else f"{side} {number} is good"
+        step = f"{side} {number} is good"
+        text = step.removeprefix(begun) if step.startswith(begun) else " and so on"
         return text, "eos" if number == last else "delimiter", 6
 
     def first(ids, at):

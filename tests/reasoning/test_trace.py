@@ -1,9 +1,10 @@
 import json
+import math
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.reasoning.config import SpecReasonConfig
@@ -82,6 +83,22 @@ CORRECTED = (Correction(1, "x", "y", 4.0, 1), Correction(3, "x", "y", 4.0, 1))
             calls(draft=[6, 8]),
             5,
         ),
+        # After 4 kept tokens the base model wrote 2 where one of its tokens is no whole text.
+        (
+            Step(
+                "d",
+                "both",
+                "delimiter",
+                6,
+                4,
+                corrections=CORRECTED[:1],
+                calls=calls(draft=[9], read=[0], rewrite=[2]),
+            ),
+            (),
+            5,
+        ),
+        # The draft model wrote the first 3 tokens, the base model the rest.
+        (Step("e", "both", "delimiter", 8, 3, calls=calls(draft=[3], score=[1], rewrite=[5])), (), 0),
     ],
 )
 def test_what_is_thrown_away_is_what_the_chain_of_thought_does_not_have(step, wasted, thrown):
@@ -157,10 +174,59 @@ def test_what_is_not_a_trace_is_refused(text):
         Trace.from_json(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (with_step(author="nobody"), "Invalid enum value 'nobody' - at `$.steps[0].author`"),
+        (with_step(tokens="5"), "Expected `int`, got `str` - at `$.steps[0].tokens`"),
+        (with_step(calls=[{}]), "Object missing required field `side` - at `$.steps[0].calls[0]`"),
+        (
+            with_step(reading=[[1]]),
+            "Expected `array` of at least length 5, got 1 - at `$.steps[0].reading[0]`",
+        ),
+        (with_step(head=0), "Object contains unknown field `head` - at `$.steps[0]`"),
+        (changed(version="2"), "Expected `int`, got `str` - at `$.version`"),
+        ("", "Input data was truncated"),
+    ],
+)
+def test_the_error_says_what_is_wrong_and_where(text, says):
+    with pytest.raises(ConfigError) as raised:
+        Trace.from_json(text)
+    assert str(raised.value) == f"this is not a trace of specreason-sgl: {says}"
+
+
 @pytest.mark.parametrize("version", [1, 99])
 def test_a_trace_of_another_version_is_refused(version):
-    with pytest.raises(ConfigError, match=f"version {version}.* reads version 2"):
-        Trace.from_json(changed(version=version))
+    for text in (changed(version=version), changed(version=version, steps=[{"x": 1}])):
+        with pytest.raises(ConfigError, match=f"^this package reads version 2, got version {version}$"):
+            Trace.from_json(text)
+
+
+def test_infinities_are_null_in_the_file_and_infinities_again_when_read():
+    step = Step(
+        "y", "both", "delimiter", 3, 2,
+        corrections=(Correction(0, "x", "y", math.inf, 0),),
+        reading=(ReadToken(0, "y", -math.inf, "z", math.inf),),
+    )  # fmt: skip
+    trace = replace(make_trace(), steps=(step,))
+    (plain,) = json.loads(trace.to_json(), parse_constant=pytest.fail)["steps"]
+    assert plain["reading"] == [[0, "y", None, "z", None]]
+    assert plain["corrections"][0]["regret"] is None
+    assert Trace.from_json(trace.to_json()) == trace
+
+
+@pytest.mark.parametrize("score", [math.inf, -math.inf])
+def test_an_infinite_score_stays_beyond_every_threshold(score):
+    """Null would say that nothing was scored."""
+    trace = replace(make_trace(), steps=(Step("y", "draft", "delimiter", 3, 2, score),))
+    (read,) = Trace.from_json(trace.to_json()).steps
+    assert read == trace.steps[0]
+    assert math.isfinite(read.score)
+    assert (read.score >= 1e300) is (score > 0)
+
+
+def test_a_request_can_be_in_a_set():
+    assert len({CALL, replace(CALL), replace(CALL, start=1.0)}) == 2
 
 
 def test_reading_a_trace_imports_neither_sglang_nor_torch():

@@ -7,7 +7,7 @@ from specreason_sgl.errors import ConfigError
 from specreason_sgl.runtime import launch, machine
 from specreason_sgl.runtime.decode import decode_args, flag_value
 from specreason_sgl.runtime.launch import launch_pair
-from specreason_sgl.runtime.models import Model, PairSpec
+from specreason_sgl.runtime.pairs import Model, PairSpec
 
 CHAIN = "--speculative-num-steps 3 --speculative-eagle-topk 1 --speculative-num-draft-tokens 4"
 

@@ -11,7 +11,7 @@ import pytest
 from specreason_sgl.errors import LaunchError
 from specreason_sgl.runtime import launch, supervise
 from specreason_sgl.runtime.launch import Server, ServerSpec
-from specreason_sgl.runtime.models import Model
+from specreason_sgl.runtime.pairs import Model
 from tests.scripted import wait_until
 
 TREE = """

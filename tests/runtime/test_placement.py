@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 
 from specreason_sgl.errors import ConfigError, LaunchError
-from specreason_sgl.runtime import doctor, launch, machine, models, placement
+from specreason_sgl.runtime import doctor, launch, machine, pairs, placement
 from specreason_sgl.runtime.launch import Server, ServerSpec, launch_pair
 from specreason_sgl.runtime.machine import Gpu
-from specreason_sgl.runtime.models import Model, PairSpec
+from specreason_sgl.runtime.pairs import Model, PairSpec
 from specreason_sgl.runtime.placement import Share, memory_flags, place, share_gpus
 from tests.scripted import wait_until
 
@@ -290,7 +290,7 @@ def test_the_doctor_says_what_fits_on_each_gpu(gpus, monkeypatch):
     monkeypatch.setattr("torch.accelerator.current_accelerator", lambda: accelerator)
     monkeypatch.setattr("torch.accelerator.device_count", lambda: 2)
     gpus[1] = Gpu(1, "Toy", 80 * GB, 3 * GB)
-    texts = [one.text for one in doctor._device(models.get_pair("mini"))]
+    texts = [one.text for one in doctor._device(pairs.get_pair("mini"))]
     needed = (494_032_768 + 1_543_714_304) * 2 / GB + 2 + 12
     assert texts == [
         "2 x cuda",
@@ -299,4 +299,4 @@ def test_the_doctor_says_what_fits_on_each_gpu(gpus, monkeypatch):
     ]
     assert placement.memory_together([Model("some/model")], gpus[0]) == 0
     monkeypatch.setattr(machine, "gpus", lambda: (_ for _ in ()).throw(LaunchError("no driver")))
-    assert [one.text for one in doctor._device(models.get_pair("mini"))] == ["2 x cuda", "no driver"]
+    assert [one.text for one in doctor._device(pairs.get_pair("mini"))] == ["2 x cuda", "no driver"]

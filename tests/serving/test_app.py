@@ -187,7 +187,7 @@ def test_arguments_of_the_chat_template_are_passed_on(pair, client):
 
 CORRECTS = SpecReasonConfig(repair=Correct(delta=2, window=8))
 JUDGES_FIRST = SpecReasonConfig(repair=Correct(delta=2), verifier=UtilityScore(), threshold=5)
-REWRITES = SpecReasonConfig(repair=Rewrite(), **get_calibration("mini").settings())
+REWRITES = SpecReasonConfig(**get_calibration("mini").settings())
 LIKELIHOOD, MINI = Likelihood(reduce="min"), get_calibration("mini")
 
 

@@ -1,8 +1,9 @@
 """Files of evaluations, with samples made by hand."""
 
-from specreason_sgl.evaluation.evaluate import Record, Sample, head_of
+from specreason_sgl.evaluation.evaluate import Sample, run_head
 from specreason_sgl.evaluation.problems import Problem
 from specreason_sgl.evaluation.settings import expand
+from specreason_sgl.files import Record
 from specreason_sgl.reasoning.trace import Call, Correction, Step, Trace
 from tests.evaluation.runs import KNOBS
 
@@ -39,12 +40,15 @@ def trace(mode, seconds, steps="kr", wasted=0):
         chain = tuple(kinds)
     ahead = (call("draft", "draft", wasted),) if wasted else ()
     end = call(side, "answer", 2, 1.0)
-    return Trace("q", mode, "d", "b", {}, chain, "end", "1", end, seconds, ahead)
+    return Trace(
+        question="q", mode=mode, draft_model="d", base_model="b", config={}, steps=chain, stop="end",
+        answer="1", answer_call=end, seconds=seconds, wasted=ahead,
+    )  # fmt: skip
 
 
 def write(path, settings, done, **about):
     about = {"draft_model": "d", "base_model": "b", "samples": 2, "concurrency": 1, "seed": 0, **about}
-    with Record(path, head_of(PROBLEMS, settings, data="x", **about)) as record:
+    with Record(path, run_head(PROBLEMS, settings, data="x", **about), Sample) as record:
         for finished in done:
             record.add(finished)
     return path

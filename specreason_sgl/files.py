@@ -1,0 +1,189 @@
+"""Typed files: JSON documents, and records (JSON Lines) that an interrupted run continues."""
+
+import fcntl
+from collections.abc import Hashable
+from pathlib import Path
+from typing import BinaryIO, Generic, Protocol, TypeVar
+
+import msgspec
+
+from specreason_sgl.errors import ConfigError
+
+
+class VersionError(ConfigError):
+    """A file is of a version that this package does not read."""
+
+
+class Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The first line of a record: what kind of record it is, and what its lines depend on.
+
+    A subclass declares `kind` and `version` again, as literals with a default, and adds the rest.
+    """
+
+    kind: str
+    version: int
+
+
+class Line(Protocol):
+    """A line of a record. A later line replaces an earlier one with the same key."""
+
+    @property
+    def key(self) -> Hashable: ...
+
+
+DocumentT = TypeVar("DocumentT", bound=msgspec.Struct)
+HeadT = TypeVar("HeadT", bound=Head)
+LineT = TypeVar("LineT", bound=Line)
+
+
+class _Version(msgspec.Struct):
+    version: int | None = None
+
+
+def decode(data: str | bytes, document: type[DocumentT], what: str) -> DocumentT:
+    """Read JSON as a struct.
+
+    Args:
+        data: the JSON.
+        document: the struct's type. The default of its field `version`, where it has one, is the version
+            that is read.
+        what: the document's name for errors, with its article.
+
+    Raises:
+        VersionError: it is of another version.
+        ConfigError: it is not such a document. The message says what is wrong, and where in the document.
+    """
+    try:
+        return msgspec.json.decode(data, type=document)
+    except (ValueError, RecursionError) as error:
+        _check_version(data, document)
+        raise ConfigError(f"this is not {what}: {error}") from None
+
+
+def _check_version(data: str | bytes, document: type[msgspec.Struct]) -> None:
+    defaults = {field.name: field.default for field in msgspec.structs.fields(document)}
+    try:
+        version = msgspec.json.decode(data, type=_Version).version
+    except (ValueError, RecursionError):
+        return
+    if "version" in defaults and version not in (None, defaults["version"]):
+        raise VersionError(f"this package reads version {defaults['version']}, got version {version}")
+
+
+def read(path: Path, document: type[DocumentT], what: str) -> DocumentT:
+    """Read a file that holds one JSON document; errors as in `decode`, with the path."""
+    try:
+        return decode(Path(path).read_bytes(), document, what)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    except ConfigError as error:
+        raise type(error)(f"{path}: {error}") from None
+
+
+def write(path: Path, document: msgspec.Struct) -> None:
+    """Write a document as JSON. The file appears, or is replaced, only when it is complete."""
+    partial = path.with_name(path.name + ".part")
+    partial.write_bytes(msgspec.json.encode(document) + b"\n")
+    partial.replace(path)
+
+
+class Record(Generic[LineT]):
+    """A record, open for appending; only one process can have it open.
+
+    Opening it drops a last line that was cut off.
+
+    Attributes:
+        done: the finished lines by their keys.
+
+    Args:
+        path: the file; it may be new.
+        head: its first line.
+        line: the type of the other lines.
+
+    Raises:
+        ConfigError: the file is not such a record, was written with another head, cannot be written, or
+            another process is writing to it.
+    """
+
+    def __init__(self, path: Path, head: Head, line: type[LineT]):
+        self._file = _open_locked(path)
+        try:
+            self.done: dict[Hashable, LineT] = self._begin(path, head, line)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _begin(self, path: Path, head: Head, line: type[LineT]) -> dict[Hashable, LineT]:
+        first_line = msgspec.json.encode(head) + b"\n"
+        self._file.seek(0)
+        content = self._file.read()
+        if first_line.startswith(content):  # new, or cut off in its first line
+            self._file.truncate(0)
+            self._write(first_line)
+            return {}
+        written, lines = _parse(path, content, type(head), line)
+        expected = msgspec.json.decode(first_line, type=type(head))
+        changed = [
+            name for name in head.__struct_fields__ if getattr(written, name) != getattr(expected, name)
+        ]
+        if changed:
+            raise ConfigError(
+                f"{path} was written with other settings ({', '.join(changed)}); "
+                "name another file, or remove it"
+            )
+        self._file.truncate(content.rindex(b"\n") + 1)
+        return {line.key: line for line in lines}
+
+    def add(self, line: LineT) -> None:
+        """Append a finished line."""
+        self._write(msgspec.json.encode(line) + b"\n")
+        self.done[line.key] = line
+
+    def _write(self, line: bytes) -> None:
+        self._file.write(line)
+        self._file.flush()
+
+    def __enter__(self) -> "Record[LineT]":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._file.close()
+
+
+def read_record(path: Path, head: type[HeadT], line: type[LineT]) -> tuple[HeadT, list[LineT]]:
+    """A record's head and its lines, the last of each key.
+
+    Raises:
+        ConfigError: the file cannot be read, or is not such a record; names the line.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    first, lines = _parse(path, content, head, line)
+    return first, list({line.key: line for line in lines}.values())
+
+
+def _parse(path: Path, content: bytes, head: type[HeadT], line: type[LineT]) -> tuple[HeadT, list[LineT]]:
+    kind = next(field.default for field in msgspec.structs.fields(head) if field.name == "kind")
+    *finished, _ = content.split(b"\n")  # what follows the last line end was cut off
+    if not finished:
+        raise ConfigError(f"{path}, line 1: this is not a record of {kind}: the line is not complete")
+    decoded = []
+    for number, text in enumerate(finished, 1):
+        try:
+            decoded.append(decode(text, head if number == 1 else line, f"a record of {kind}"))
+        except ConfigError as error:
+            raise type(error)(f"{path}, line {number}: {error}") from None
+    return decoded[0], decoded[1:]
+
+
+def _open_locked(path: Path) -> BinaryIO:
+    try:
+        file = open(path, "a+b")  # noqa: SIM115
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ConfigError(f"another process is writing to {path}") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
+    return file
