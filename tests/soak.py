@@ -37,7 +37,7 @@ from tqdm import tqdm
 
 from specreason_sgl import Trace
 from specreason_sgl.errors import SpecReasonError
-from specreason_sgl.runtime.launch import free_port
+from specreason_sgl.runtime.server import free_port
 
 GOES_AWAY = 0.2  # the share of requests that their clients give up
 AFTER = (0.5, 20.0)  # seconds
