@@ -1,33 +1,23 @@
-"""What goes over the wire: OpenAI's chat completions, with `specreason` as an extension."""
+"""What clients may ask for: OpenAI's chat completions, with `specreason` as an extension."""
 
 import dataclasses
 from typing import Annotated, Any, Literal
 
-from fastapi.exceptions import RequestValidationError
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from specreason_sgl.errors import (
-    ConfigError,
-    ContextLengthExceeded,
-    DeadlineExceeded,
-    RequestAborted,
-    ServerBusy,
-    ServerUnreachable,
-    SpecReasonError,
-    TemplateError,
-)
+from specreason_sgl.errors import ConfigError
 from specreason_sgl.reasoning.acceptance import Quantile
 from specreason_sgl.reasoning.calibration import WINDOWS, judging
 from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.repair import Correct
-from specreason_sgl.reasoning.trace import Trace
 
 MOST_CHOICES = 8
+MOST_MESSAGES = 1000
 LEAST_TOKENS = 16  # a chain of thought and an answer do not fit in fewer
 TOKENS = ("delta", "numeric_delta", "window")  # how tokens are corrected
 JUDGE = ("verifier", "threshold", "keep")  # how steps are judged
 
-# Parameters of OpenAI's that this server does not have, with the values that ask for nothing.
+# OpenAI's parameters that this server does not support, with the values that change nothing.
 WITHOUT_EFFECT: dict[str, tuple] = {
     "audio": (),
     "frequency_penalty": (0,),
@@ -49,52 +39,12 @@ WITHOUT_EFFECT: dict[str, tuple] = {
     "verbosity": (),
     "web_search_options": (),
 }
-# They say who asks or why, and change nothing in an answer.
+# They say who asks or why, and do not affect the answer.
 NOTES = ("user", "metadata", "safety_identifier", "prompt_cache_key")
 
 
-class ApiError(Exception):
-    """A refusal, in OpenAI's error format."""
-
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        type: str = "invalid_request_error",
-        param: str | None = None,
-        code: str | None = None,
-        headers: dict[str, str] | None = None,
-    ):
-        super().__init__(message)
-        self.status, self.headers = status, headers
-        self.body = {"error": {"message": message, "type": type, "param": param, "code": code}}
-
-
-def api_error(error: SpecReasonError) -> ApiError:
-    """What an error of this package's is to a client."""
-    if isinstance(error, ContextLengthExceeded):
-        return ApiError(400, str(error), code="context_length_exceeded")
-    if isinstance(error, ConfigError | TemplateError):
-        return ApiError(400, str(error))
-    if isinstance(error, DeadlineExceeded):
-        return ApiError(504, str(error), "timeout_error")
-    status = 503 if isinstance(error, ServerUnreachable | ServerBusy | RequestAborted) else 502
-    return ApiError(status, str(error), "server_error")
-
-
-def invalid(error: RequestValidationError) -> ApiError:
-    """What does not fit `ChatRequest`: the first thing, and where."""
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part != "body") or None
-    if first["type"] == "extra_forbidden":
-        return ApiError(
-            400, f"the parameter {where} is not supported", param=where, code="unsupported_parameter"
-        )
-    return ApiError(400, f"{where or 'the body'}: {first['msg']}", param=where)
-
-
 def _join_parts(content: Any) -> Any:
-    """A message's content may come as a list of texts."""
+    """The text of a content that comes as a list of text parts."""
     if isinstance(content, list) and all(
         isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
         for part in content
@@ -103,11 +53,11 @@ def _join_parts(content: Any) -> Any:
     return content
 
 
-def _valid(text: str) -> str:
+def _check_unicode(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError("this is no valid Unicode: it has half of a surrogate pair") from None
+        raise ValueError("must be valid Unicode, got half of a surrogate pair") from None
     return text
 
 
@@ -119,7 +69,7 @@ def _tokens_or_word(window: Any) -> Any:
     return window
 
 
-Text = Annotated[str, AfterValidator(_valid)]
+Text = Annotated[str, AfterValidator(_check_unicode)]
 Window = Annotated[int | Literal["auto", "step"] | None, BeforeValidator(_tokens_or_word)]
 
 
@@ -134,7 +84,7 @@ class ChatMessage(_Strict):
     @model_validator(mode="before")
     @classmethod
     def _without_nulls(cls, data: Any) -> Any:
-        # Clients send an answer back as it came: its thinking is not part of the conversation.
+        # Clients send an answer back as they got it; its thinking is not part of the conversation.
         if isinstance(data, dict):
             return {
                 name: value
@@ -144,6 +94,7 @@ class ChatMessage(_Strict):
         return data
 
     def plain(self) -> dict[str, str]:
+        """The message as `SpecReasonConfig.messages` takes it."""
         role = "system" if self.role == "developer" else self.role
         return {"role": role, "content": self.content}
 
@@ -176,8 +127,8 @@ class Extension(_Strict):
 
 
 class ChatRequest(_Strict):
-    model: Text
-    messages: list[ChatMessage] = Field(min_length=1, max_length=1000)
+    model: str
+    messages: list[ChatMessage] = Field(max_length=MOST_MESSAGES)
     stream: bool = False
     stream_options: StreamOptions | None = None
     temperature: float | None = Field(None, ge=0, le=2)
@@ -192,7 +143,7 @@ class ChatRequest(_Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _what_asks_for_nothing(cls, data: Any) -> Any:
+    def _without_no_ops(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
         return {
@@ -261,34 +212,3 @@ def _threshold(default: Any, threshold: float | None = None, keep: float | None 
     if keep is not None:
         return Quantile(keep, default.known if isinstance(default, Quantile) else ())
     return default if threshold is None else threshold
-
-
-def usage(prompt_tokens: int, traces: list[Trace]) -> dict[str, Any]:
-    """OpenAI's counts, over all choices; in `specreason` each model's, and what came of the drafts."""
-    reasoning = sum(step.tokens for trace in traces for step in trace.steps)
-    written = sum(trace.tokens for trace in traces)
-    by_side = {"draft": 0, "base": 0}
-    for trace in traces:
-        for call in [*trace.calls, *trace.wasted]:
-            by_side[call.side] += call.completion_tokens
-    return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": written,
-        "total_tokens": prompt_tokens + written,
-        "completion_tokens_details": {"reasoning_tokens": reasoning},
-        "specreason": {
-            "draft_tokens": by_side["draft"],
-            "base_tokens": by_side["base"],
-            "wasted_tokens": sum(trace.wasted_tokens for trace in traces),
-            "steps_kept": sum(trace.kept for trace in traces),
-            "corrections": sum(trace.corrections for trace in traces),
-            "steps_rewritten": sum(trace.rewritten for trace in traces),
-        },
-    }
-
-
-def finish_reason(trace: Trace) -> str:
-    """`length` where the answer, or for want of tokens no answer, was cut off."""
-    call = trace.answer_call
-    cut = call is None or call.completion_tokens >= trace.config["answer_tokens"]
-    return "length" if cut else "stop"

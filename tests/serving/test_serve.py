@@ -67,7 +67,7 @@ def test_a_taken_port_is_told_before_anything_is_started(pair, process):
         (["--threshold", "11"], "threshold"),
         (["--timeout", "0"], "--timeout must be a positive number of seconds, got 0"),
         (["--draft-url", "http://127.0.0.1:9"], "give both"),
-        (["--decode", "guess"], "--decode takes one of"),
+        (["--decode", "guess"], "--decode must be one of"),
     ],
 )
 def test_wrong_options_are_refused_before_anything_is_started(arguments, says):
