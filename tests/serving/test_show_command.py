@@ -48,7 +48,7 @@ def test_show_writes_a_page_and_says_where(file, tmp_path):
     ],
 )
 def test_wrong_input_is_one_line_on_standard_error(file, arguments, says):
-    done = run("show", *(one.format(file=file) for one in arguments))
+    done = run("show", *(argument.format(file=file) for argument in arguments))
     assert (done.returncode, done.stdout) == (2, "")
     assert says in done.stderr
     assert len(done.stderr.splitlines()) == 1
