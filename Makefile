@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 QUESTION = Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May. How many clips did Natalia sell altogether in April and May?
 
-.PHONY: demo test unit lint notebooks notebook-outputs soak gpu-bench clean
+.PHONY: demo test unit lint notebooks notebook-outputs docs-tables soak gpu-bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/specreason-sgl solve "$(QUESTION)" --pair mini --temperature 0 --token-budget 800 --compare
@@ -25,6 +25,9 @@ notebooks: $(VENV)/.installed  ## runs them; what is stored in them stays as it 
 notebook-outputs: $(VENV)/.installed  ## runs them and stores what they show
 	$(BIN)/python -m nbconvert --to notebook --execute --inplace notebooks/*.ipynb
 	$(BIN)/python -m nbconvert --coalesce-streams --inplace notebooks/*.ipynb  # of a bar, how it was at last
+
+docs-tables: $(VENV)/.installed  ## writes docs/settings.md from the declarations of the knobs
+	$(BIN)/python -c "from specreason_sgl.reasoning.plain import settings_page as p; print(p(), end='')" > docs/settings.md
 
 soak: $(VENV)/.installed  ## 20 minutes of load and killed runtimes, apart from the tests
 	$(BIN)/python -m tests.soak

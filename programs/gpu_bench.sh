@@ -126,7 +126,7 @@ bench() { # name, further flags of the base
     --draft-args "${common//$'\n'/} --max-total-tokens 65536"
     --base-args "${common//$'\n'/} --max-total-tokens 32768 ${2//$'\n'/}"
     --modes base,draft,sequential,pipelined,correct
-    --acceptance 0.8 --acceptance 0.95 --correct-every "$every" --problems "$problems"
+    --acceptance 0.8,0.95 --correct-every "$every" --limit "$problems"
     --token-budget "$budget" --step-tokens "$step" --out "$out/$1.json")
   if [ -n "$dry_run" ]; then printf '%q ' "${command[@]}"; echo; return; fi
   echo "$1: at most $limit s" >&2

@@ -5,6 +5,9 @@ wrong, with which server or file, and what to do. `exit_code` is what the comman
 the input was wrong, 1 where a runtime failed.
 """
 
+import re
+from collections.abc import Callable
+
 
 class SpecReasonError(Exception):
     """Base of all errors of this package.
@@ -18,7 +21,22 @@ class SpecReasonError(Exception):
 
 
 class ConfigError(SpecReasonError):
-    """A setting, a question or a name is not valid."""
+    """A setting, a question or a name is not valid.
+
+    Attributes:
+        knobs: the settings that the message is about, by their names in Python.
+    """
+
+    def __init__(self, message: str, *knobs: str):
+        super().__init__(message)
+        self.knobs = knobs
+
+    def reworded(self, name_of: Callable[[str], str]) -> str:
+        """The message with the settings' names as they are where the value was given: `--token-budget`."""
+        message, got, value = str(self).partition(", got ")
+        for knob in self.knobs:
+            message = re.sub(rf"\b{knob}\b", name_of(knob), message)
+        return message + got + value
 
 
 class VerifierError(SpecReasonError):

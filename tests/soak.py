@@ -318,7 +318,14 @@ def served(pair: str, clients: int) -> Iterator[tuple[str, psutil.Process, dict[
     ports = {side: free_port() for side in KILLS}
     command = [sys.executable, "-m", "specreason_sgl.cli", "serve", "--pair", pair, "--port", "0", *KNOBS]
     command += [part for side, port in ports.items() for part in (f"--{side}-port", str(port))]
-    command += ["--max-running", str(clients), "--max-queue", str(clients // 4), "--timeout", str(LONGEST)]
+    command += [
+        "--max-running-requests",
+        str(clients),
+        "--max-queued-requests",
+        str(clients // 4),
+        "--timeout",
+        str(LONGEST),
+    ]
     LOG.parent.mkdir(exist_ok=True)
     print(f"starting {pair}; what the server says goes to {LOG}", file=sys.stderr)
     with open(LOG, "w") as log:

@@ -1,14 +1,36 @@
+import io
+import re
+import signal
 import subprocess
 import sys
 import time
+from typing import NamedTuple
 
 import pytest
+
+from specreason_sgl.cli.program import COMMANDS, main
 
 CLI = [sys.executable, "-m", "specreason_sgl.cli"]
 
 
-def run(*arguments, **options):
-    return subprocess.run([*CLI, *arguments], capture_output=True, text=True, check=False, **options)
+class Done(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """The command line in this process."""
+
+    def work(*arguments: str, input: str = "") -> Done:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(input))
+        monkeypatch.setattr(signal, "signal", lambda *_: None)  # SIGTERM stays pytest's
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        return Done(ended.value.code or 0, *capsys.readouterr())
+
+    return work
 
 
 @pytest.mark.parametrize(
@@ -16,31 +38,47 @@ def run(*arguments, **options):
     [
         (["solve", ""], 2, "the question is empty"),
         (["solve", "-"], 2, "the question is empty"),
-        (["solve", "q", "--threshold", "11"], 2, "threshold must be a number from 0 to 9, got 11.0"),
-        (["solve", "q", "--threshold", "many"], 2, "Invalid value for '--threshold'"),
-        (["solve", "q", "--verifier", "guess"], 2, "there is no verifier 'guess'; there are score, "),
-        (["solve", "q", "--threshold", "5", "--keep", "0.5"], 2, "a threshold or a share to keep, not both"),
-        (["solve", "q", "--keep", "0"], 2, "steps to keep must be above 0 and at most 1, got 0.0"),
-        (["solve", "q", "--verifier", "yes-no"], 2, "the verifier yes-no needs a threshold"),
+        (["solve", "q", "--threshold", "11"], 2, "--threshold must be a number from 0 to 9, got 11.0"),
+        (["solve", "q", "--threshold", "many"], 2, "--threshold must be a number, got 'many'"),
+        (["solve", "q", "--verifier", "guess"], 2, "--verifier must be one of 'score', "),
+        (
+            ["solve", "q", "--threshold", "5", "--keep", "0.5"],
+            2,
+            "--threshold and --keep must not be given together",
+        ),
+        (["solve", "q", "--keep", "0"], 2, "--keep must be a number above 0 and at most 1, got 0.0"),
+        (
+            ["solve", "q", "--verifier", "yes-no"],
+            2,
+            "--threshold, --keep or --calibration must be given with the --verifier yes-no",
+        ),
         (["solve", "q", "--calibration", "missing.json"], 2, "missing.json cannot be read: No such file"),
         (["solve", "q", "--calibration", "LICENSE"], 2, "LICENSE is not a calibration"),
-        (["solve", "q", "--lookahead", "-1"], 2, "lookahead must be a whole number of at least 0, got -1"),
-        (["solve", "q", "--repair", "mend"], 2, "repair must be 'correct' or 'rewrite', got 'mend'"),
-        (["solve", "q", "--delta=-1"], 2, "delta must be a number of nats of at least 0, got -1.0"),
-        (["solve", "q", "--numeric-delta", "nan"], 2, "numeric_delta must be a number of nats of at least 0"),
-        (["solve", "q", "--window", "0"], 2, "window must be a whole number from 1, 'auto' or None, got 0"),
+        (["solve", "q", "--lookahead", "-1"], 2, "--lookahead must be a whole number from 0 to 16, got -1"),
+        (["solve", "q", "--repair", "mend"], 2, "--repair must be 'correct' or 'rewrite', got 'mend'"),
+        (["solve", "q", "--delta=-1"], 2, "--delta must be a number of at least 0, got -1.0"),
+        (["solve", "q", "--numeric-delta", "nan"], 2, "--numeric-delta must be a number of at least 0"),
+        (
+            ["solve", "q", "--window", "0"],
+            2,
+            "--window must be a whole number of at least 1, or 'auto' or 'step', got 0",
+        ),
         (
             ["solve", "q", "--window", "all"],
             2,
-            "--window must be a whole number, 'auto' or 'step', got 'all'",
+            "--window must be a whole number of at least 1, or 'auto' or 'step', got 'all'",
         ),
-        (["solve", "q", "--confidence", "1"], 2, "confidence must be a number of at most 0, got 1.0"),
-        (["solve", "q", "--threshold", "5", "--delta", "1"], 2, "delta must come with repair 'correct'"),
-        (["solve", "q", "--repair", "rewrite", "--window", "step"], 2, "window must come with repair"),
-        (["solve", "q", "--at-budget", "panic"], 2, "at_budget must be 'answer' or 'stop', got 'panic'"),
+        (["solve", "q", "--confidence", "1"], 2, "--confidence must be a number of at most 0, got 1.0"),
+        (["solve", "q", "--threshold", "5", "--delta", "1"], 2, "--delta must come with --repair correct"),
+        (["solve", "q", "--repair", "rewrite", "--window", "step"], 2, "--window must come with --repair"),
+        (["solve", "q", "--at-budget", "panic"], 2, "--at-budget must be 'answer' or 'stop', got 'panic'"),
         (["solve", "q", "--pair", "micro"], 2, "no pair is named 'micro'"),
-        (["solve", "q", "--draft", "x"], 2, "give both --draft and --base"),
-        (["solve", "q", "--base-url", "http://127.0.0.1:9"], 2, "give both --draft-url and --base-url"),
+        (["solve", "q", "--draft", "x"], 2, "--draft and --base must be given together"),
+        (
+            ["solve", "q", "--base-url", "http://127.0.0.1:9"],
+            2,
+            "--draft-url and --base-url must be given together",
+        ),
         (["solve", "q", "--draft-args", "'open"], 2, "flags for SGLang cannot be read"),
         (["solve", "q", "--draft-url", "here", "--base-url", "there"], 2, "is not a server's URL"),
         (
@@ -49,7 +87,8 @@ def run(*arguments, **options):
             "nobody answers at http://127.0.0.1:9",
         ),
         (["solve", "q", "--nonsense"], 2, "--nonsense"),
-        (["models", "fetch", "micro"], 2, "no pair is named 'micro'"),
+        (["models", "fetch", "micro"], 2, "models fetch takes a pair (mini, nano, paper, qwen3), a model's"),
+        (["models", "path", "nosuch"], 2, "models path takes a pair (mini, nano, paper, qwen3), a model's"),
         (["models", "fetch", "nano", "--source", "moon"], 2, "auto, hub or packages"),
         (["doctor", "--pair", "micro"], 2, "no pair is named"),
         (["eval", "--data", "aime23"], 2, "there is no file 'aime23'; besides files there are aime24, "),
@@ -61,16 +100,24 @@ def run(*arguments, **options):
         (
             ["eval", "--data", "LICENSE", "--threshold", "3,many"],
             2,
-            "--threshold must be numbers with commas, got '3,many'",
+            "--threshold must be a number, got 'many'",
         ),
         (
             ["eval", "--data", "LICENSE", "--verifier", "score", "--threshold", "3,11"],
             2,
-            "threshold must be a number from 0 to 9",
+            "--threshold must be a number from 0 to 9",
         ),
-        (["eval", "--data", "LICENSE", "--delta", "3,-1"], 2, "delta must be a number of nats of at least 0"),
-        (["eval", "--data", "LICENSE", "--window", "16,all"], 2, "--window must be a whole number, "),
-        (["eval", "--data", "LICENSE", "--window", "16,"], 2, "--window must be a whole number, "),
+        (["eval", "--data", "LICENSE", "--delta", "3,-1"], 2, "--delta must be a number of at least 0"),
+        (
+            ["eval", "--data", "LICENSE", "--window", "16,all"],
+            2,
+            "--window must be a whole number of at least 1, ",
+        ),
+        (
+            ["eval", "--data", "LICENSE", "--window", "16,"],
+            2,
+            "--window must be a whole number of at least 1, ",
+        ),
         (["bench", "--modes", "eager"], 2, "--modes must be some of base, draft, sequential, pipelined, "),
         (["bench", "--acceptance", "2"], 2, "--acceptance must be from 0 to 1, got 2.0"),
         (["bench", "--correct-every", "9", "--delta", "1"], 2, "--correct-every must come without --delta"),
@@ -80,8 +127,8 @@ def run(*arguments, **options):
         (["report", "LICENSE"], 2, "LICENSE, line 1: this is no file of an evaluation"),
     ],
 )
-def test_wrong_input_is_one_line_on_standard_error(arguments, code, says):
-    done = run(*arguments, input="")
+def test_wrong_input_is_one_line_on_standard_error(run, arguments, code, says):
+    done = run(*arguments)
     assert (done.returncode, done.stdout) == (code, "")
     assert says in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -89,24 +136,51 @@ def test_wrong_input_is_one_line_on_standard_error(arguments, code, says):
 
 
 @pytest.mark.parametrize("gone", ["--candidates", "--salvage", "--eager-rewrite"])
-def test_options_of_what_is_gone_are_unknown(gone):
+def test_options_of_what_is_gone_are_unknown(run, gone):
     done = run("solve", "q", gone, "1")
     assert done.returncode == 2
     assert f"No such option: {gone}" in done.stderr
 
 
-def test_a_server_that_is_not_sglang_is_told_apart(scripted):
+def test_a_server_that_is_not_sglang_is_told_apart(run, scripted):
     scripted.model_info = {}
     done = run("solve", "q", "--draft-url", scripted.url, "--base-url", scripted.url)
     assert done.returncode == 1
     assert done.stderr == f"error: {scripted.url} is not an SGLang server: its /model_info names no model\n"
 
 
-@pytest.mark.parametrize("command", [[], ["solve"], ["eval"], ["report"], ["models"], ["models", "fetch"]])
-def test_help_says_what_each_command_does(command):
-    done = run(*command, "--help")
-    assert done.returncode == 0
-    assert "Usage" in done.stdout
+ALL = [[name] for name in (*COMMANDS, "models")] + [["models", name] for name in ("list", "fetch", "path")]
+
+
+@pytest.mark.parametrize("command", [[], *ALL])
+@pytest.mark.parametrize("flag", ["--help", "-h", "--help-all"])
+def test_help_says_what_each_command_does_and_cuts_nothing(run, command, flag):
+    if flag == "--help-all" and command in ([], ["models"]):
+        return
+    done = run(*command, flag)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Usage: ")
+    assert not re.search(r"[a-z]\.\.\.$", done.stdout, re.MULTILINE)
+    assert "<bool>" not in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_what_the_short_help_leaves_out_is_in_the_long_one(run):
+    short, full = run("solve", "--help").stdout, run("solve", "--help-all").stdout
+    for panel in ("Models", "Judge and repair", "Budget and sampling"):
+        assert f"\n{panel}:\n" in short
+    for panel in ("Speculation", "Servers", "Advanced"):
+        assert f"\n{panel}:\n" in full
+    assert "more options: " in short
+    assert "--patience" not in short
+    assert "--patience" in full
+
+
+@pytest.mark.parametrize("arguments", [[], ["models"]])
+def test_without_a_command_there_is_help_and_no_error(run, arguments):
+    done = run(*arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == run(*arguments, "--help").stdout
 
 
 def test_help_does_not_wait_for_sglang():
@@ -115,18 +189,17 @@ def test_help_does_not_wait_for_sglang():
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-def test_models_list_names_every_pair_and_cuts_nothing_in_a_pipe(tmp_path):
+def test_models_list_names_every_pair_and_cuts_nothing_in_a_pipe(run):
     done = run("models", "list")
     assert done.returncode == 0
     for name in ("mini", "nano", "paper", "qwen3", "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"):
         assert name in done.stdout
 
 
-def test_models_path_of_what_is_not_here_says_how_to_get_it(tmp_path):
-    import os
-
-    env = {**os.environ, "SPECREASON_SGL_CACHE": str(tmp_path), "HF_HOME": str(tmp_path)}
-    done = run("models", "path", "nano", env=env)
+def test_models_path_of_what_is_not_here_says_how_to_get_it(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("SPECREASON_SGL_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    done = run("models", "path", "nano")
     assert done.returncode == 2
     assert "specreason-sgl models fetch nano" in done.stderr
 
@@ -136,14 +209,12 @@ def test_doctor_stops_where_memory_is_short(monkeypatch):
 
     monkeypatch.setattr(machine, "has_accelerator", lambda: False)
     monkeypatch.setattr(machine, "available_memory", lambda: 10**6)
-    verdicts = {one.topic: one.verdict for one in doctor.examine(models.get_pair("nano"))}
+    verdicts = {finding.topic: finding.verdict for finding in doctor.examine(models.get_pair("nano"))}
     assert verdicts["memory"] == "stop"
     assert verdicts["Python"] == verdicts["sglang"] == "ok"
 
 
 def test_sigterm_ends_a_run_in_order(scripted):
-    import signal
-
     scripted.on_generate = scripted.hang
     command = [*CLI, "solve", "q", "--draft-url", scripted.url, "--base-url", scripted.url]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

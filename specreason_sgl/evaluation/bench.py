@@ -459,7 +459,7 @@ def measure_overhead(
     config = _always_drafting(config, **(rewriting if repair == "rewrite" else correcting))
     before = time.process_time()
     traces = solve_batch(
-        questions(problems or at_once), draft=draft, base=base, config=config, num_threads=at_once
+        questions(problems or at_once), draft=draft, base=base, config=config, concurrency=at_once
     )
     spent = time.process_time() - before
     for trace in traces:

@@ -66,7 +66,7 @@ def judge_problems(
     base: Endpoint,
     config: SpecReasonConfig,
     record: Path,
-    num_threads: int = 16,
+    concurrency: int = 16,
     progress_bar: bool = False,
     seed: int = 0,
 ) -> list[JudgedSolution]:
@@ -78,7 +78,7 @@ def judge_problems(
         config: prompt, budget and sampling; the rest is not used.
         record: a JSON Lines file that gets each solution when it is judged. What it has already is not done
             again, so that a run that was broken off goes on.
-        num_threads: problems at a time.
+        concurrency: problems at a time.
         progress_bar: draw one on standard error.
         seed: of the corrupted digits.
 
@@ -119,7 +119,7 @@ def judge_problems(
             file.flush()
             done[solution.id] = solution
 
-        run_batch(work, todo, [draft, base], num_threads, progress_bar, keep)
+        run_batch(work, todo, [draft, base], concurrency, progress_bar, keep)
     return [done[problem.id] for problem in problems]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.evaluation.evaluate import Sample, read_run
-from specreason_sgl.evaluation.settings import KNOBS
+from specreason_sgl.reasoning.plain import KNOBS
 from specreason_sgl.reasoning.trace import Step, Trace
 
 RESAMPLES = 2000
@@ -111,7 +111,9 @@ def load(paths: Sequence[Path]) -> list[Group]:
         for name, config in head["settings"].items():
             mine = [one for one in samples if one.setting == name]
             fine = tuple(one for one in mine if one.error is None)
-            key = json.dumps([*same, *(config[one] for one in KNOBS["base"])])
+            key = json.dumps(
+                [*same, *(config.get(name) for name, knob in KNOBS.items() if knob.scope == "run")]
+            )
             label = f"{Path(path).stem}: {name}" if len(paths) > 1 else name
             wanted = head["problems"] * head["samples"]
             groups.append(Group(run, label, config["mode"], config, key, wanted, len(mine) - len(fine), fine))

@@ -2,39 +2,69 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 from specreason_sgl.errors import ConfigError
-from specreason_sgl.reasoning.calibration import judging
 from specreason_sgl.reasoning.config import PAPER_THRESHOLD, SpecReasonConfig
-from specreason_sgl.reasoning.repair import Rewrite
-from specreason_sgl.reasoning.verifiers import PaperScore, RewardModel
+from specreason_sgl.reasoning.knobs import Knob, Scope, knobs_of
+from specreason_sgl.reasoning.knobs import knob as declare
+from specreason_sgl.reasoning.knobs import settings as checked
+from specreason_sgl.reasoning.plain import KNOBS as ALL_KNOBS
+from specreason_sgl.reasoning.plain import config_of
+from specreason_sgl.reasoning.verifiers import BUILT_IN, RewardModel, UtilityScore
 
-_ALL = ("token_budget", "answer_tokens", "temperature", "top_p", "instruction")  # of every mode
-_STEPS = (*_ALL, "step_tokens", "first_base_steps")
-_TOKENS = ("delta", "numeric_delta", "window")
-_JUDGE = ("threshold", "keep")
-# Of each mode, the knobs that it has. `paper` is SpecReason as published (arXiv 2504.07891): the authors'
-# question, a static threshold, one thing at a time. `reward` has a reward model judge, as in reward-guided
-# speculative decoding (arXiv 2501.19324).
-KNOBS: dict[str, tuple[str, ...]] = {
-    "base": _ALL,
-    "draft": _ALL,
-    "correct": (*_STEPS, *_TOKENS, "confidence", "lookahead"),
-    "specreason": (*_STEPS, *_JUDGE, "confidence"),
-    "pipelined": (*_STEPS, *_JUDGE, "confidence", "lookahead"),
-    "paper": (*_STEPS, "threshold"),
-    "reward": (*_STEPS, "reward_threshold"),
-}
-MODES = tuple(KNOBS)
-ALONE = ("base", "draft")
-SEQUENTIAL = ("specreason", "paper", "reward")
-PATIENT = ("correct", "specreason", "pipelined")  # the papers' methods draft every step
-REWARD_THRESHOLD = 0.7
 DRAFT_TIMEOUT = 3600.0  # seconds: a loaded runtime is waited for, as long as the sample has time
-_DIGIT = ("", "score", "score-average", "score-paper")  # verifiers with the digit's units
+
+
+class Mode(NamedTuple):
+    """A way to solve a problem.
+
+    Attributes:
+        scopes: of the knobs that it has.
+        fixed: settings of its own; knobs of these names have no effect.
+    """
+
+    scopes: tuple[Scope, ...]
+    fixed: dict[str, Any]
+
+
+_ONE_AT_A_TIME = {"lookahead": 0}
+_PAPERS = {
+    **_ONE_AT_A_TIME,
+    "patience": 0,
+    "confidence": None,
+    "keep": None,
+    "calibration": None,
+}  # None: none
+# `paper` is SpecReason as published (arXiv 2504.07891): the authors' question, a static threshold, each step
+# drafted, one thing at a time. `reward` has a reward model judge, as in reward-guided speculative decoding
+# (arXiv 2501.19324).
+_MODES: dict[str, Mode] = {
+    "base": Mode(("run",), {}),
+    "draft": Mode(("run",), {}),
+    "correct": Mode(("run", "drafting", "correcting"), {"repair": "correct"}),
+    "sequential": Mode(("run", "drafting", "judging"), {"repair": "rewrite", **_ONE_AT_A_TIME}),
+    "pipelined": Mode(("run", "drafting", "judging"), {"repair": "rewrite"}),
+    "paper": Mode(
+        ("run", "drafting", "judging"), {"repair": "rewrite", "verifier": "score-paper", **_PAPERS}
+    ),
+    "reward": Mode(("run", "drafting"), {"repair": "rewrite", **_PAPERS}),
+}
+MODES = tuple(_MODES)
+ALONE = ("base", "draft")
+
+
+@checked
+class RewardKnobs:
+    reward_threshold: float = declare(
+        0.7, "Keep a step with at least this reward (mode reward).", panel="Judge and repair"
+    )
+
+
+# What can be swept: all but the repair, which the modes say.
+KNOBS: dict[str, Knob] = {**ALL_KNOBS, **knobs_of(RewardKnobs)}
+del KNOBS["repair"]
 
 
 @dataclass(frozen=True)
@@ -47,22 +77,16 @@ class Setting:
 
 
 def expand(
-    modes: Sequence[str],
-    knobs: Mapping[str, Sequence[Any]],
-    *,
-    pair: str | None = None,
-    verifier: str = "",
-    calibration: Path | None = None,
-    reward: Any = None,
+    modes: Sequence[str], given: Mapping[str, Sequence[Any]], *, pair: str | None = None, reward: Any = None
 ) -> list[Setting]:
     """Every mode with every combination of the values of the knobs that it has.
 
     Args:
         modes: of `MODES`.
-        knobs: values by knob, at least one each; those of `SpecReasonConfig` and `judging`, and
-            `reward_threshold`.
-        pair, verifier, calibration: judge the steps of `specreason` and `pipelined`, as in `judging`.
-            Where they name no digit, `threshold` is not in `paper`'s units, and that keeps 7.
+        given: values by knob: those of `config_of`, and `reward_threshold`. Where a verifier or a calibration
+            is given that is not the digit, `threshold` is not in `paper`'s units, and that keeps 7.
+        pair: a named pair; its calibration judges the steps of `sequential` and `pipelined` where nothing
+            else does.
         reward: the reward model's `Endpoint`.
 
     Raises:
@@ -70,43 +94,45 @@ def expand(
     """
     if "reward" in modes and reward is None:
         raise ConfigError("the mode reward needs the URL of a reward model's server: --reward-url")
-    has_digit = verifier in _DIGIT and not calibration
-    judge = {"pair": pair, "verifier": verifier, "calibration": calibration}
-    settings = []
+    settings = {}
     for mode in modes:
-        names = [name for name in knobs if name in KNOBS[mode]]
-        if mode == "paper" and not has_digit:
-            names = [name for name in names if name not in _JUDGE]
-        for values in itertools.product(*(knobs[name] for name in names)):
+        names = [name for name, values in given.items() if values and _has(mode, name, given)]
+        for values in itertools.product(*(given[name] for name in names)):
             chosen = dict(zip(names, values, strict=True))
-            swept = [
-                f"{name.replace('_', '-')}={_shown(chosen[name])}" for name in names if len(knobs[name]) > 1
-            ]
-            settings.append(Setting(" ".join([mode, *swept]), mode, _config(mode, chosen, judge, reward)))
-    return list({setting.name: setting for setting in settings}.values())
+            swept = (
+                f"{name.replace('_', '-')}={_shown(chosen[name])}" for name in names if len(given[name]) > 1
+            )
+            name = " ".join([mode, *swept])
+            settings.setdefault(name, Setting(name, mode, _config(mode, chosen, pair, reward)))
+    return list(settings.values())
 
 
-def _config(mode: str, knobs: dict[str, Any], judge: dict[str, Any], reward: Any) -> SpecReasonConfig:
-    def take(*names: str) -> dict[str, Any]:
-        return {name: knobs.pop(name, None) for name in names}
+def _has(mode: str, name: str, given: Mapping[str, Sequence[Any]]) -> bool:
+    """Whether a knob has an effect in a mode."""
+    if name == "reward_threshold":
+        return mode == "reward"
+    if mode == "paper" and name == "threshold" and not _is_digit(given):
+        return False
+    return KNOBS[name].scope in _MODES[mode].scopes and name not in _MODES[mode].fixed
 
-    fixed: dict[str, Any] = {"draft_timeout": DRAFT_TIMEOUT}
-    if mode == "correct":
-        fixed |= judging(repair="correct", **take(*_TOKENS))
-    elif mode == "paper":
-        threshold = knobs.pop("threshold", None)
-        fixed |= {"repair": Rewrite(), "verifier": PaperScore()}
-        fixed |= {"threshold": PAPER_THRESHOLD if threshold is None else threshold}
-    elif mode == "reward":
-        threshold = knobs.pop("reward_threshold", REWARD_THRESHOLD)
-        fixed |= {"repair": Rewrite(), "verifier": RewardModel(reward), "threshold": threshold}
-    elif mode not in ALONE:
-        fixed |= judging(repair="rewrite", **judge, **take(*_JUDGE))
-    if mode in SEQUENTIAL:
-        fixed["lookahead"] = 0
-    if mode not in (*PATIENT, *ALONE):
-        fixed["patience"] = 0
-    return SpecReasonConfig(**fixed, **knobs)
+
+def _is_digit(given: Mapping[str, Sequence[Any]]) -> bool:
+    verifiers = [BUILT_IN.get(name) for name in given.get("verifier", ()) if name]
+    return all(isinstance(verifier, UtilityScore) for verifier in verifiers) and not any(
+        given.get("calibration", ())
+    )
+
+
+def _config(mode: str, chosen: dict[str, Any], pair: str | None, reward: Any) -> SpecReasonConfig:
+    values = {"draft_timeout": DRAFT_TIMEOUT}
+    values |= {name: value for name, value in chosen.items() if value is not None}
+    values |= _MODES[mode].fixed
+    if mode == "reward":
+        threshold = values.pop("reward_threshold", RewardKnobs().reward_threshold)
+        return replace(config_of(values), verifier=RewardModel(reward), threshold=threshold)
+    if mode == "paper":
+        values.setdefault("threshold", PAPER_THRESHOLD)
+    return config_of(values, pair=pair)
 
 
 def _shown(value: float | str) -> str:

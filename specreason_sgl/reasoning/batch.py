@@ -19,7 +19,7 @@ def solve_batch(
     base: Endpoint,
     config: SpecReasonConfig | None = None,
     timeout: float | None = None,
-    num_threads: int = 64,
+    concurrency: int = 64,
     progress_bar: bool = False,
     on_done: Callable[[int, "Trace | SpecReasonError"], None] | None = None,
 ) -> list["Trace | SpecReasonError"]:
@@ -28,7 +28,7 @@ def solve_batch(
     Args:
         questions: the problems.
         draft, base, config, timeout: as in `solve`; the timeout is of each problem.
-        num_threads: problems at a time.
+        concurrency: problems at a time.
         progress_bar: draw one on standard error.
         on_done: called with a problem's position and its result as soon as it is there.
 
@@ -36,11 +36,11 @@ def solve_batch(
         For each question, in order, its trace, or the error it failed with; the rest continue.
 
     Raises:
-        ConfigError: `num_threads` is below 1.
+        ConfigError: `concurrency` is below 1.
     """
     return run_batch(
         lambda question: solve(question, draft=draft, base=base, config=config, timeout=timeout),
-        questions, [draft, base], num_threads, progress_bar, on_done,
+        questions, [draft, base], concurrency, progress_bar, on_done,
     )  # fmt: skip
 
 
@@ -51,24 +51,24 @@ def solve_alone_batch(
     side: Side = "base",
     config: SpecReasonConfig | None = None,
     timeout: float | None = None,
-    num_threads: int = 64,
+    concurrency: int = 64,
     progress_bar: bool = False,
     on_done: Callable[[int, "Trace | SpecReasonError"], None] | None = None,
 ) -> list["Trace | SpecReasonError"]:
     """Solve many problems with one model; arguments and result as in `solve_batch`."""
     return run_batch(
         lambda question: solve_alone(question, endpoint=endpoint, side=side, config=config, timeout=timeout),
-        questions, [endpoint], num_threads, progress_bar, on_done,
+        questions, [endpoint], concurrency, progress_bar, on_done,
     )  # fmt: skip
 
 
-def run_batch(work, items, endpoints, num_threads, progress_bar, on_done=None) -> list:
-    """`work` on each item, `num_threads` at a time; results and errors as in `solve_batch`.
+def run_batch(work, items, endpoints, concurrency, progress_bar, on_done=None) -> list:
+    """`work` on each item, `concurrency` at a time; results and errors as in `solve_batch`.
 
     Where it is broken off, by Ctrl-C or an exception in `on_done`, the endpoints' requests are aborted.
     """
-    if num_threads < 1:
-        raise ConfigError(f"num_threads must be at least 1, got {num_threads}")
+    if concurrency < 1:
+        raise ConfigError(f"concurrency must be at least 1, got {concurrency}")
 
     def attempt(item):
         try:
@@ -77,7 +77,7 @@ def run_batch(work, items, endpoints, num_threads, progress_bar, on_done=None) -
             return error
 
     results: list = [None] * len(items)
-    pool = ThreadPoolExecutor(num_threads)
+    pool = ThreadPoolExecutor(concurrency)
     places = {pool.submit(attempt, item): i for i, item in enumerate(items)}
     try:
         for future in tqdm(as_completed(places), total=len(places), disable=not progress_bar):

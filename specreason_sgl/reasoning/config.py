@@ -3,124 +3,198 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, model_validator
 
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.reasoning.acceptance import Rule, Threshold
+from specreason_sgl.reasoning.knobs import BUDGET, JUDGE, SPECULATION, knob, knobs_of, range_of, settings
 from specreason_sgl.reasoning.repair import Correct, Repair, Rewrite
-from specreason_sgl.reasoning.verifiers import UtilityScore, Verifier, as_verifier
+from specreason_sgl.reasoning.verifiers import BUILT_IN, UtilityScore, Verifier, as_verifier
 
 INSTRUCTION = (
     "Reason step by step, with a blank line after each step. Put the final answer into \\boxed{} at the end."
 )
 PAPER_THRESHOLD = 7.0
+MOST = 1_000_000
 ROLES = ("system", "user", "assistant")
 
 Message = Mapping[str, str]  # with role and content
 Question = str | Sequence[Message]
 
+REPAIRS: dict[str, Repair] = {"correct": Correct(), "rewrite": Rewrite()}
 
-@dataclass(frozen=True, kw_only=True)
+
+def _repair_by_name(repair: Any) -> Any:
+    return REPAIRS.get(repair, repair) if isinstance(repair, str) else repair
+
+
+def _verifier_by_name(verifier: Any) -> Any:
+    return BUILT_IN.get(verifier, verifier) if isinstance(verifier, str) else verifier
+
+
+@settings
 class SpecReasonConfig:
-    """The knobs of a run.
+    """The knobs of a run; docs/settings.md has them as a table, with what each is for.
 
     By default single tokens are corrected (`repair=Correct()`). The paper's method is
     `SpecReasonConfig(repair=Rewrite(), threshold=7)` (SpecReason, arXiv 2504.07891, sections 4 and 5).
 
-    Attributes:
-        repair: what happens to a draft that is not kept: `Correct` single tokens, or `Rewrite` the step.
-        verifier: what judges a drafted step as a whole (see `verifiers`). None: with `Correct` nothing, each
-            token is judged; with `Rewrite` the paper's digit, `UtilityScore()`. With `Correct`, a step that
-            passes a verifier is kept whole, and one that fails is corrected.
-        threshold: a step is kept when its value is at least this; or a rule of `acceptance`. None: 7 for the
-            paper's digit; any other verifier needs one.
-        confidence: a draft whose tokens all have at least this logprob (natural logarithm, at most 0) under
-            the draft model itself is kept unread, as in ConfSpec (arXiv 2602.18447). None: all are read.
-        lookahead: steps that are drafted beyond the one that is being judged; 0 does one thing at a time.
-        first_base_steps: number of steps at the start that the base model writes.
-        patience: number of drafts that may be of no use beyond what the useful ones have paid for (two each);
-            then drafting pauses, ever longer while the next draft is of no use either. 0: it never pauses.
-        draft_timeout: seconds for one drafted step. A draft runtime that misses them, or fails, is left alone
-            for some steps, which the base model writes, and then tried again.
-        token_budget: tokens of the chain of thought.
-        at_budget: what happens when they are used up: `answer` closes the thinking and answers, `stop` ends
-            the run without an answer.
-        step_tokens: most tokens of one step; a longer one is judged in parts.
-        answer_tokens: most tokens of the final answer, which the base model writes.
-        answer_stop: texts that end the final answer, and are no part of it.
-        temperature: 0 is greedy decoding.
-        top_p: nucleus sampling, above 0 and at most 1.
-        template: keyword arguments for both models' chat templates, such as `{"enable_thinking": False}` for
-            Qwen3; None: those of the endpoints.
-        delimiter: the text between steps.
-        instruction: stands after the question, a blank line between; may be empty.
+    Besides a name, `repair` takes a `Correct` or a `Rewrite` with its own knobs, `verifier` a `Verifier` or a
+    function of the fork and the drafted step, and `threshold` a rule (see `specreason_sgl.verifiers`). With
+    `Correct`, a step that passes a verifier is kept whole, and one that fails is corrected.
 
     Raises:
-        ConfigError: a value is out of its range.
+        ConfigError: a value is out of its range, or two contradict each other.
     """
 
-    repair: Repair = field(default_factory=Correct)
-    verifier: Any = None
-    threshold: float | Rule | None = None
-    confidence: float | None = None
-    lookahead: int = 1
-    first_base_steps: int = 0
-    patience: int = 3
-    draft_timeout: float = 60.0
-    token_budget: int = 8192
-    at_budget: Literal["answer", "stop"] = "answer"
-    step_tokens: int = 512
-    answer_tokens: int = 512
-    answer_stop: tuple[str, ...] = ()
-    temperature: float = 0.6
-    top_p: float = 0.95
-    template: Mapping[str, Any] | None = None
-    delimiter: str = "\n\n"
-    instruction: str = INSTRUCTION
+    repair: Annotated[Repair, BeforeValidator(_repair_by_name)] = knob(
+        Correct(),
+        "What happens to a draft that is not kept: correct replaces single tokens, rewrite the whole step. "
+        "Default: correct; where a verifier, a threshold, keep or a calibration is given: rewrite.",
+        panel=JUDGE,
+        front=True,
+        given_as=Literal["correct", "rewrite"],
+    )
+    verifier: Annotated[Any, BeforeValidator(_verifier_by_name)] = knob(
+        None,
+        "What judges a drafted step as a whole. Default where steps are rewritten: score, the paper's digit.",
+        panel=JUDGE,
+        scope="judging",
+        given_as=Literal[tuple(BUILT_IN)],
+    )
+    threshold: Any = knob(
+        None,
+        "Keep a drafted step whose value is at least this; of the paper's digit, 0 to 9, the default is 7.",
+        panel=JUDGE,
+        front=True,
+        scope="judging",
+        given_as=float,
+    )
+    confidence: float | None = knob(
+        None,
+        "Keep a draft unread whose tokens all have at least this logprob under the draft model itself "
+        "(as ConfSpec, arXiv 2602.18447).",
+        unit="nats",
+        panel=JUDGE,
+        le=0,
+    )
+    lookahead: int = knob(
+        1,
+        "Steps drafted beyond the one that is being judged; 0 does one thing at a time.",
+        unit="steps",
+        panel=SPECULATION,
+        ge=0,
+        le=16,
+    )
+    first_base_steps: int = knob(
+        0,
+        "Number of steps at the start that the base model writes.",
+        unit="steps",
+        panel=SPECULATION,
+        ge=0,
+        le=MOST,
+    )
+    patience: int = knob(
+        3,
+        "Useless drafts, beyond two for each useful one, before drafting pauses; 0: it never pauses.",
+        unit="drafts",
+        ge=0,
+        le=MOST,
+    )
+    draft_timeout: float = knob(
+        60.0,
+        "Seconds for a drafted step; if the draft runtime misses them or fails, the base model writes the "
+        "next steps alone.",
+        unit="seconds",
+        gt=0,
+        le=86400,
+    )
+    token_budget: int = knob(
+        8192,
+        "Tokens of the whole chain of thought.",
+        unit="tokens",
+        panel=BUDGET,
+        front=True,
+        scope="run",
+        ge=1,
+        le=MOST,
+    )
+    at_budget: Literal["answer", "stop"] = knob(
+        "answer",
+        "When the token budget is used up: close the thinking and answer, or stop without an answer.",
+        panel=BUDGET,
+        scope="run",
+    )
+    step_tokens: int = knob(
+        512,
+        "Most tokens of one step; a longer one is judged in parts.",
+        unit="tokens",
+        panel=BUDGET,
+        ge=1,
+        le=MOST,
+    )
+    answer_tokens: int = knob(
+        512,
+        "Most tokens of the final answer, which the base model writes.",
+        unit="tokens",
+        panel=BUDGET,
+        front=True,
+        scope="run",
+        ge=1,
+        le=MOST,
+    )
+    answer_stop: tuple[str, ...] = knob(
+        (), "Texts that end the final answer, and are no part of it.", scope="run", places=()
+    )
+    temperature: float = knob(
+        0.6, "Sampling temperature; 0 is greedy decoding.", panel=BUDGET, front=True, scope="run", ge=0, le=2
+    )
+    top_p: float = knob(0.95, "Nucleus sampling.", panel=BUDGET, scope="run", gt=0, le=1)
+    template: Mapping[str, Any] | None = knob(
+        None,
+        'Arguments of both models\' chat templates, as JSON: {"enable_thinking": false} for Qwen3. Default: '
+        "those of the endpoints.",
+        panel=BUDGET,
+        scope="run",
+        places=("cli",),
+        given_as=dict,
+    )
+    delimiter: str = knob("\n\n", "The text between steps.", places=())
+    instruction: str = knob(
+        INSTRUCTION, "Stands after the question; may be empty.", panel=BUDGET, scope="run"
+    )
 
-    def __post_init__(self):
+    @model_validator(mode="after")
+    def _check(self) -> "SpecReasonConfig":
+        if not self.delimiter:
+            raise ConfigError("delimiter must be a text that is not empty, got ''", "delimiter")
+        if "" in self.answer_stop:
+            raise ConfigError(
+                f"answer_stop must be texts that are not empty, got {self.answer_stop!r}", "answer_stop"
+            )
         self._check_judging()
-        self._number("temperature", 0, 2)
-        self._number("top_p", 0, 1, low_excluded=True)
-        self._number("draft_timeout", 0, 86400, low_excluded=True)
-        for name in ("first_base_steps", "lookahead", "patience"):
-            self._count(name, 0)
-        for name in ("token_budget", "step_tokens", "answer_tokens"):
-            self._count(name, 1)
-        if self.at_budget not in ("answer", "stop"):
-            raise ConfigError(f"at_budget must be 'answer' or 'stop', got {self.at_budget!r}")
-        if not isinstance(self.delimiter, str) or not self.delimiter:
-            raise ConfigError(f"delimiter must be a text that is not empty, got {self.delimiter!r}")
-        if not isinstance(self.answer_stop, tuple) or not all(
-            isinstance(text, str) and text for text in self.answer_stop
-        ):
-            raise ConfigError(f"answer_stop must be a tuple of texts, none empty, got {self.answer_stop!r}")
-        if self.template is not None and not isinstance(self.template, Mapping):
-            raise ConfigError(f"template must be a mapping of names to values, got {self.template!r}")
-        if not isinstance(self.instruction, str):
-            raise ConfigError(f"instruction must be a text, got {self.instruction!r}")
+        return self
 
     def _check_judging(self) -> None:
-        if not isinstance(self.repair, Rewrite | Correct):
-            raise ConfigError(f"repair must be a Rewrite or a Correct, got {self.repair!r}")
-        if (
-            self.verifier is not None
-            and not isinstance(self.verifier, Verifier)
-            and not callable(self.verifier)
-        ):
-            raise ConfigError(f"verifier must be a Verifier or a function, got {self.verifier!r}")
-        if self.confidence is not None:
-            self._number("confidence", -math.inf, 0)
-        if callable(getattr(self.threshold, "keeps", None)):
+        if not (self.verifier is None or isinstance(self.verifier, Verifier) or callable(self.verifier)):
+            raise knobs_of(SpecReasonConfig)["verifier"].error(self.verifier)
+        threshold, judge = self.threshold, self.judge
+        if callable(getattr(threshold, "keeps", None)):
             return
-        if self.judge is None:
-            if self.threshold is not None:
-                raise ConfigError("threshold needs repair=Rewrite(), or a verifier before the correction")
-        elif self.threshold is not None:
-            self._number("threshold", *self.judge.bounds)
-        elif not isinstance(self.judge, UtilityScore):
-            raise ConfigError(f"threshold must be given with the verifier {self.verifier!r}")
+        if judge is None:
+            if threshold is not None:
+                raise ConfigError(
+                    "threshold must come with repair=Rewrite(), or with a verifier, got neither", "threshold"
+                )
+        elif threshold is None:
+            if not isinstance(judge, UtilityScore):
+                raise ConfigError(f"threshold must be given with the verifier {self.verifier!r}", "threshold")
+        elif not _is_number(threshold) or not judge.bounds[0] <= threshold <= judge.bounds[1]:
+            low, high = (bound if math.isfinite(bound) else None for bound in judge.bounds)
+            expected = f"a number{range_of(ge=low, le=high)}"
+            raise ConfigError(f"threshold must be {expected}, got {threshold!r}", "threshold")
 
     @property
     def judge(self) -> Verifier | None:
@@ -182,28 +256,13 @@ class SpecReasonConfig:
         values = {knob.name: getattr(self, knob.name) for knob in dataclasses.fields(self)}
         return {name: _plain(value) for name, value in values.items()}
 
-    def _number(self, name: str, low: float, high: float, low_excluded: bool = False) -> None:
-        value = getattr(self, name)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not math.isfinite(value) or not low <= value <= high:
-            raise ConfigError(f"{name} must be a number{_range(low, high)}, got {value!r}")
-        if low_excluded and value == low:
-            raise ConfigError(f"{name} must be above {low:g}, got {value!r}")
 
-    def _count(self, name: str, low: int) -> None:
-        value = getattr(self, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < low:
-            raise ConfigError(f"{name} must be a whole number of at least {low}, got {value!r}")
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_unicode(text: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def _range(low: float, high: float) -> str:
-    if math.isinf(low) and math.isinf(high):
-        return ""
-    return f" of at most {high:g}" if math.isinf(low) else f" from {low:g} to {high:g}"
 
 
 def _plain(value: Any) -> Any:

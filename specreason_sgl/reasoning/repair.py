@@ -5,48 +5,49 @@ stands before the first token that the base model regrets, puts the base model's
 draft model go on from it.
 """
 
-from __future__ import annotations
-
 import math
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from specreason_sgl.errors import ConfigError
+from pydantic import BeforeValidator
+
+from specreason_sgl.reasoning.knobs import JUDGE, SPECULATION, knob, settings
 
 if TYPE_CHECKING:
     from specreason_sgl.lang.logprobs import Choice, TokenLogprob
 
-AUTO = "auto"  # a window that is chosen by measurement
+AUTO, WHOLE_STEPS = "auto", "step"  # windows that are no number of tokens
 ALTERNATIVES = 20  # first choices of the base model that its token is drawn from, where sampling
 _NUMERIC = re.compile(r"[0-9+\-*/=<>^%×÷·]")
 
 
-@dataclass(frozen=True, kw_only=True)
+def _none_for_whole_steps(window: Any) -> Any:
+    return None if window == WHOLE_STEPS else window
+
+
+@settings
 class Rewrite:
     """Throw a rejected step away and have the base model write it (SpecReason, arXiv 2504.07891, section 4).
 
     The end of a kept step is judged, too: an end of the thinking or of the turn that the base model regrets
     is taken out, and the thinking goes on.
-
-    Attributes:
-        end_delta: the most regret, in nats, of an end that is kept.
-
-    Raises:
-        ConfigError: a value is out of its range.
     """
 
-    end_delta: float = 3.0
+    end_delta: float = knob(
+        3.0,
+        "Take out an end of the thinking that the base model regrets by more nats than this, where steps are "
+        "rewritten.",
+        unit="nats",
+        places=(),
+        ge=0,
+    )
     window: ClassVar[None] = None
     reads_tokens: ClassVar[bool] = False
 
-    def __post_init__(self):
-        check_delta("end_delta", self.end_delta)
 
-
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Correct:
     """Replace single tokens of the draft by the base model's own.
 
@@ -60,36 +61,45 @@ class Correct:
     the base model's distribution exactly, and needs the draft model's full distribution at each token, which
     two servers do not share.
 
-    Attributes:
-        delta: the most regret, in nats, of a drafted token that is kept.
-        numeric_delta: the same for tokens with a digit or an operator in them; None: `delta`.
-        window: drafted tokens after which the base model reads what is new, while the draft model writes on;
-            it reads earlier where the step ends, and more where it was busy. A small window throws less away
-            at a correction, a large one reads less often. "auto": so many that reading takes half of the time
-            that drafting does, as measured in the run; it grows with the load. None: whole steps. The text
-            does not depend on it.
-
-    Raises:
-        ConfigError: a value is out of its range.
+    The text does not depend on `window`. A small window throws less away at a correction; a large one makes
+    the base model read less often. It reads while the draft model writes on, earlier where the step ends, and
+    more at once where it was busy. "auto": so many that reading takes half of the time that drafting does, as
+    measured in the run; it grows with the load. None (or "step"): whole steps.
     """
 
-    delta: float = 3.0
-    numeric_delta: float | None = None
-    window: int | Literal["auto"] | None = AUTO
+    delta: float = knob(
+        3.0,
+        "Correct a drafted token that the base model regrets by more nats than this.",
+        unit="nats",
+        panel=JUDGE,
+        front=True,
+        scope="correcting",
+        ge=0,
+    )
+    numeric_delta: float | None = knob(
+        None,
+        "The same for tokens with a digit or an operator; default: as delta.",
+        unit="nats",
+        panel=JUDGE,
+        scope="correcting",
+        ge=0,
+    )
+    window: Annotated[int | Literal["auto", "step"] | None, BeforeValidator(_none_for_whole_steps)] = knob(
+        AUTO,
+        "Drafted tokens after which the base model reads; auto: as many as reading keeps up with; step: "
+        "whole steps.",
+        unit="tokens",
+        panel=SPECULATION,
+        scope="correcting",
+        ge=1,
+    )
     reads_tokens: ClassVar[bool] = True
-
-    def __post_init__(self):
-        check_delta("delta", self.delta)
-        if self.numeric_delta is not None:
-            check_delta("numeric_delta", self.numeric_delta)
-        if self.window not in (None, AUTO) and (not _is_int(self.window) or self.window < 1):
-            raise ConfigError(f"window must be a whole number from 1, 'auto' or None, got {self.window!r}")
 
     @property
     def end_delta(self) -> float:
         return self.delta
 
-    def cut(self, tokens: Sequence[TokenLogprob], temperature: float) -> int | None:
+    def cut(self, tokens: "Sequence[TokenLogprob]", temperature: float) -> int | None:
         """The position of the first token that is not kept, or None."""
         for i, token in enumerate(tokens):
             numeric = self.numeric_delta is not None and _NUMERIC.search(token.text)
@@ -104,7 +114,7 @@ class Correct:
 Repair = Rewrite | Correct
 
 
-def draw(choices: Sequence[Choice], temperature: float, top_p: float, dice: random.Random) -> Choice:
+def draw(choices: "Sequence[Choice]", temperature: float, top_p: float, dice: random.Random) -> "Choice":
     """The base model's token among its first choices: the first under greedy decoding, else one drawn after
     temperature and `top_p`."""
     if not temperature:
@@ -117,14 +127,3 @@ def draw(choices: Sequence[Choice], temperature: float, top_p: float, dice: rand
         if before >= top_p * total:
             break
     return dice.choices(choices[:nucleus], weights[:nucleus])[0]
-
-
-def check_delta(name: str, value: float) -> None:
-    """Raise a `ConfigError` where this is no number of nats from 0."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or math.isnan(value) or value < 0:
-        raise ConfigError(f"{name} must be a number of nats of at least 0, got {value!r}")
-
-
-def _is_int(value) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

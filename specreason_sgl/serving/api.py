@@ -3,19 +3,25 @@
 import dataclasses
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    create_model,
+    model_validator,
+)
 
 from specreason_sgl.errors import ConfigError
-from specreason_sgl.reasoning.acceptance import Quantile
-from specreason_sgl.reasoning.calibration import WINDOWS, judging
 from specreason_sgl.reasoning.config import SpecReasonConfig
-from specreason_sgl.reasoning.repair import Correct
+from specreason_sgl.reasoning.knobs import Knob
+from specreason_sgl.reasoning.plain import KNOBS, config_of
 
 MOST_CHOICES = 8
 MOST_MESSAGES = 1000
 LEAST_TOKENS = 16  # a chain of thought and an answer do not fit in fewer
-TOKENS = ("delta", "numeric_delta", "window")  # how tokens are corrected
-JUDGE = ("verifier", "threshold", "keep")  # how steps are judged
+SAMPLING = ("temperature", "top_p")  # settings that are OpenAI's own parameters
 
 # OpenAI's parameters that this server does not support, with the values that change nothing.
 WITHOUT_EFFECT: dict[str, tuple] = {
@@ -61,16 +67,7 @@ def _check_unicode(text: str) -> str:
     return text
 
 
-def _tokens_or_word(window: Any) -> Any:
-    # Before the union below, whose errors would name its branches.
-    is_count = isinstance(window, int) and not isinstance(window, bool) and 1 <= window <= 1_000_000
-    if not is_count and window not in (None, *WINDOWS):
-        raise ValueError("must be a whole number from 1, 'auto' or 'step'")
-    return window
-
-
 Text = Annotated[str, AfterValidator(_check_unicode)]
-Window = Annotated[int | Literal["auto", "step"] | None, BeforeValidator(_tokens_or_word)]
 
 
 class _Strict(BaseModel):
@@ -103,27 +100,38 @@ class StreamOptions(_Strict):
     include_usage: bool = False
 
 
-class Extension(_Strict):
-    """The knobs of `SpecReasonConfig`, as far as a client may turn them."""
+def _field(knob: Knob) -> tuple[Any, Any]:
+    """The type and the description of a knob in the extension. `config_of` checks the ranges."""
+    kind = Text if knob.kind is str else knob.kind
+    hint = Literal[knob.words] if knob.kind is str and knob.words else kind
+    if knob.kind is not str and knob.words:
+        hint = kind | Literal[knob.words]
+    limits = {_SCHEMA[name]: limit for name, limit in knob.limits.items()}
+    return hint | None, Field(None, description=knob.help, json_schema_extra=limits)
 
-    repair: Literal["correct", "rewrite"] | None = None
-    delta: float | None = Field(None, ge=0, allow_inf_nan=False)
-    numeric_delta: float | None = Field(None, ge=0, allow_inf_nan=False)
-    window: Window = None
-    confidence: float | None = Field(None, le=0, allow_inf_nan=False)
-    verifier: Text | None = None
-    threshold: float | None = None
-    keep: float | None = Field(None, gt=0, le=1)
-    lookahead: int | None = Field(None, ge=0, le=16)
-    first_base_steps: int | None = Field(None, ge=0, le=1_000_000)
-    patience: int | None = Field(None, ge=0, le=1_000_000)
-    draft_timeout: float | None = Field(None, gt=0, le=86400)
-    token_budget: int | None = Field(None, ge=1, le=1_000_000)
-    step_tokens: int | None = Field(None, ge=1, le=1_000_000)
-    answer_tokens: int | None = Field(None, ge=1, le=1_000_000)
-    at_budget: Literal["answer", "stop"] | None = None
-    instruction: Text | None = None
-    trace: bool = False
+
+_SCHEMA = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
+OPENAI_NAMES = {"answer_stop": "stop", "template": "chat_template_kwargs"}  # settings with another name there
+EXTENSION_KNOBS = {
+    name: knob for name, knob in KNOBS.items() if "api" in knob.places and name not in SAMPLING
+}
+
+
+def parameter(knob: str) -> str:
+    """A setting's name in a request, such as `specreason.threshold`."""
+    return f"specreason.{knob}" if knob in EXTENSION_KNOBS else OPENAI_NAMES.get(knob, knob)
+
+
+class _Extension(_Strict):
+    trace: bool = Field(False, description="Send the steps as they come, and the whole trace.")
+
+
+Extension = create_model(
+    "Extension",
+    __base__=_Extension,
+    __doc__="The knobs of a run, as far as a client may turn them.",
+    **{name: _field(knob) for name, knob in EXTENSION_KNOBS.items()},
+)
 
 
 class ChatRequest(_Strict):
@@ -167,16 +175,14 @@ class ChatRequest(_Strict):
         """
         asked = self.specreason.model_dump(exclude_none=True, exclude={"trace"})
         sampling = {"temperature": self.temperature, "top_p": self.top_p}
-        asked.update({name: value for name, value in sampling.items() if value is not None})
-        judging_names = [name for name in ("repair", *TOKENS, *JUDGE) if name in asked]
-        asked.update(_judging({name: asked.pop(name) for name in judging_names}, defaults, pair))
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
         if len(stops) > 4:
-            raise ConfigError("stop takes at most 4 texts")
+            raise ConfigError(f"stop must be at most 4 texts, got {len(stops)}", "stop")
         template = defaults.template if self.chat_template_kwargs is None else self.chat_template_kwargs
-        config = dataclasses.replace(defaults, **asked, template=template, answer_stop=tuple(stops))
+        config = config_of({**asked, **sampling}, defaults=defaults, pair=pair)
+        config = dataclasses.replace(config, template=template, answer_stop=tuple(stops))
         if self.seed is not None and config.temperature > 0:
-            raise ConfigError("seed works with temperature 0 only: sampling cannot be repeated")
+            raise ConfigError("seed works with temperature 0 only: sampling cannot be repeated", "seed")
         most = min(filter(None, (self.max_tokens, self.max_completion_tokens)), default=None)
         if most is None:
             return config
@@ -188,27 +194,3 @@ class ChatRequest(_Strict):
 
 def _same(a: Any, b: Any) -> bool:
     return a == b and isinstance(a, bool) == isinstance(b, bool)
-
-
-def _judging(asked: dict[str, Any], defaults: SpecReasonConfig, pair: str | None) -> dict[str, Any]:
-    """`repair`, `verifier` and `threshold` as `judging` makes them, but with the server's where the client
-    leaves something out: its verifier for another threshold, its numbers for another correction."""
-    if not asked:
-        return {}
-    tokens = {name: asked[name] for name in TOKENS if name in asked}
-    judge = {name: asked[name] for name in JUDGE if name in asked}
-    served = "correct" if isinstance(defaults.repair, Correct) else "rewrite"
-    repair = asked.get("repair") or ((served if defaults.judge else None) if judge else "correct")
-    settings = judging(pair=pair, repair=repair, **tokens, **judge)
-    if repair == served == "correct":
-        given = {name: getattr(settings["repair"], name) for name in tokens}
-        settings["repair"] = dataclasses.replace(defaults.repair, **given)
-    if defaults.judge and "verifier" not in judge and (judge or repair == served):
-        settings |= {"verifier": defaults.verifier, "threshold": _threshold(defaults.threshold, **judge)}
-    return settings
-
-
-def _threshold(default: Any, threshold: float | None = None, keep: float | None = None) -> Any:
-    if keep is not None:
-        return Quantile(keep, default.known if isinstance(default, Quantile) else ())
-    return default if threshold is None else threshold

@@ -10,7 +10,7 @@ from fastapi.responses import Response, StreamingResponse
 from specreason_sgl.errors import ConfigError, SpecReasonError
 from specreason_sgl.reasoning.trace import Trace
 from specreason_sgl.serving.api import ChatRequest
-from specreason_sgl.serving.refusals import ApiError, api_error, named_parameter, queue_full, unknown_model
+from specreason_sgl.serving.refusals import ApiError, api_error, queue_full, unknown_model
 from specreason_sgl.serving.replies import ALIVE, DONE, Reply, SentText, as_event, as_json
 from specreason_sgl.serving.service import Event, Job, QueueFull, Service
 from specreason_sgl.serving.settings import Settings
@@ -23,7 +23,7 @@ class Chat:
     """One request.
 
     Raises:
-        ApiError: it cannot be answered as asked.
+        ApiError, ConfigError: it cannot be answered as asked.
     """
 
     def __init__(self, body: ChatRequest, service: Service, settings: Settings):
@@ -33,10 +33,7 @@ class Chat:
         self.arrived = time.monotonic()
         self.reply = Reply(body)
         self.messages = [message.plain() for message in body.messages]
-        try:
-            self.config = body.config(settings.config, settings.pair)
-        except ConfigError as error:
-            raise api_error(error, named_parameter(body, error)) from None
+        self.config = body.config(settings.config, settings.pair)
         try:
             self.prompt = self.config.messages(self.messages)
         except ConfigError as error:

@@ -1,7 +1,6 @@
 """Refusals and failures in OpenAI's error format."""
 
 import json
-import re
 
 from fastapi import Response
 from fastapi.exceptions import RequestValidationError
@@ -17,10 +16,9 @@ from specreason_sgl.errors import (
     SpecReasonError,
     TemplateError,
 )
-from specreason_sgl.serving.api import ChatRequest
+from specreason_sgl.serving.api import EXTENSION_KNOBS, parameter
 
 RETRY_AFTER = "5"  # seconds
-SETTINGS_OF = {"answer_stop": "stop"}  # parameters of OpenAI's that are settings of another name
 
 
 class ErrorBody(BaseModel):
@@ -58,11 +56,17 @@ class ApiError(Exception):
 
 
 def api_error(error: SpecReasonError, param: str | None = None) -> ApiError:
-    """The API's error for one of this package's."""
+    """The API's error for one of this package's.
+
+    Args:
+        param: the parameter at fault if the error names no setting.
+    """
     if isinstance(error, ContextLengthExceeded):
         return ApiError(400, str(error), code="context_length_exceeded")
-    if isinstance(error, ConfigError | TemplateError):
-        return ApiError(400, str(error), param=param)
+    if isinstance(error, ConfigError):
+        return ApiError(400, error.reworded(parameter), param=next(map(parameter, error.knobs), param))
+    if isinstance(error, TemplateError):
+        return ApiError(400, str(error))
     if isinstance(error, DeadlineExceeded):
         return ApiError(504, str(error), "timeout_error")
     status = 503 if isinstance(error, ServerUnreachable | ServerBusy | RequestAborted) else 502
@@ -72,7 +76,10 @@ def api_error(error: SpecReasonError, param: str | None = None) -> ApiError:
 def invalid(error: RequestValidationError) -> ApiError:
     """The API's error for a body that does not fit `ChatRequest`: the first thing wrong, and where."""
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part != "body") or None
+    path = [str(part) for part in first["loc"] if part != "body"]
+    if path[:1] == ["specreason"] and len(path) > 1 and path[1] in EXTENSION_KNOBS:
+        return api_error(EXTENSION_KNOBS[path[1]].error(first["input"]))
+    where = ".".join(path) or None
     if first["type"] == "extra_forbidden":
         return ApiError(
             400, f"the parameter {where} is not supported", param=where, code="unsupported_parameter"
@@ -97,13 +104,3 @@ def queue_full() -> ApiError:
         code="queue_full",
         headers={"Retry-After": RETRY_AFTER},
     )
-
-
-def named_parameter(body: ChatRequest, error: ConfigError) -> str | None:
-    """The first parameter of a request that an error names, such as `specreason.threshold`; None if it names
-    none."""
-    paths = {name: name for name in ("stop", "seed", "temperature", "top_p") if name in body.model_fields_set}
-    paths |= {setting: name for setting, name in SETTINGS_OF.items() if name in paths}
-    paths |= {name: f"specreason.{name}" for name in body.specreason.model_fields_set}
-    word = next((word for word in re.findall(r"\w+", str(error)) if word in paths), None)
-    return paths.get(word)

@@ -55,7 +55,7 @@ def test_a_window_decides_when_things_happen_and_not_what_is_written(draft, base
     length = min(len(text), len(trace.reasoning))
     texts = trace.reasoning[:length], text[:length]
     if len(set(texts)) > 1:
-        # Either model can meet a tie; the base model also one between regretting a token enough and not quite.
+        # Either model can meet a tie, and the base model a regret that is about delta.
         assert_near_tie((draft, base), CONFIG, QUESTION, "", *texts, margins=(0.0, CONFIG.repair.delta))
     assert Trace.from_json(trace.to_json()) == trace
 

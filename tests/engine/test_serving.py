@@ -42,7 +42,7 @@ def serve(*arguments):
 @pytest.fixture(scope="module")
 def url(pair):
     urls = ["--draft-url", pair.draft.url, "--base-url", pair.base.url]
-    with serve(*urls, "--name", "nano", *KNOBS) as url:
+    with serve(*urls, "--served-model-name", "nano", *KNOBS) as url:
         yield url
 
 

@@ -31,7 +31,7 @@ def answers(seen):
     return answer("\\boxed{2}", ENDS["eos"], completion_tokens=3) if seen.purpose == "answer" else None
 
 
-def run(pair, path, *, modes=("base", "draft", "specreason", "correct"), problems=PROBLEMS, **options):
+def run(pair, path, *, modes=("base", "draft", "sequential", "correct"), problems=PROBLEMS, **options):
     """The samples; the record is at `path`."""
     settings = expand(modes, {**KNOBS, **options.pop("knobs", {})}, reward=options.get("reward"))
     about = {"samples": options.get("samples", 1), "concurrency": options.get("concurrency", 1)}

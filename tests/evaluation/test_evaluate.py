@@ -183,7 +183,7 @@ def test_a_sample_that_went_on_without_the_draft_model_is_a_failed_one(pair, tmp
         return answers(seen)
 
     pair.before = before
-    (found,) = run(pair, tmp_path / "x.jsonl", modes=("specreason",), problems=PROBLEMS[1:2])
+    (found,) = run(pair, tmp_path / "x.jsonl", modes=("sequential",), problems=PROBLEMS[1:2])
     assert found.right is None
     assert found.error.startswith("ServerError: the draft runtime failed: ")
     assert found.trace.steps[1].undrafted

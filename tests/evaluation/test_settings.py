@@ -15,10 +15,10 @@ def named(*modes, knobs=SWEEP, **options):
 
 
 def test_every_combination_of_the_swept_knobs_is_a_setting():
-    assert set(named("specreason")) == {
-        f"specreason threshold={t} first-base-steps={n}" for t in (3, 5) for n in (0, 10)
+    assert set(named("sequential")) == {
+        f"sequential threshold={t} first-base-steps={n}" for t in (3, 5) for n in (0, 10)
     }
-    assert {(c.threshold, c.first_base_steps) for c in named("specreason").values()} == {
+    assert {(c.threshold, c.first_base_steps) for c in named("sequential").values()} == {
         (t, n) for t in (3, 5) for n in (0, 10)
     }
 
@@ -53,20 +53,20 @@ def test_the_papers_method_is_its_own_question_and_one_thing_at_a_time():
 
 
 def test_the_short_question_is_measured_by_naming_its_verifier():
-    config = named("specreason", knobs=UNSAID, pair="mini", verifier="score")["specreason"]
+    config = named("sequential", knobs={**UNSAID, "verifier": ["score"]}, pair="mini")["sequential"]
     assert (config.repair, config.verifier, config.threshold) == (Rewrite(), UtilityScore(), 7)
 
 
 def test_a_threshold_in_other_units_is_not_the_papers():
-    settings = named("paper", "specreason", knobs={"threshold": [-3.0, -5.0]}, verifier="likelihood-min")
-    assert list(settings) == ["paper", "specreason threshold=-3", "specreason threshold=-5"]
+    settings = named("paper", "sequential", knobs={"threshold": [-3.0, -5.0], "verifier": ["likelihood-min"]})
+    assert list(settings) == ["paper", "sequential threshold=-3", "sequential threshold=-5"]
     assert settings["paper"].threshold == 7
-    assert settings["specreason threshold=-3"].verifier == Likelihood(reduce="min")
+    assert settings["sequential threshold=-3"].verifier == Likelihood(reduce="min")
 
 
 def test_sequential_and_overlapped_differ_in_nothing_else():
     knobs = {"threshold": [5.0], "confidence": [-1.0], "lookahead": [2]}
-    a, b = named("specreason", "pipelined", knobs=knobs).values()
+    a, b = named("sequential", "pipelined", knobs=knobs).values()
     assert (a.lookahead, b.lookahead, a.confidence) == (0, 2, -1)
     assert {**a.as_dict(), "lookahead": 2} == b.as_dict()
 
@@ -79,16 +79,16 @@ def test_a_reward_model_judges_one_thing_at_a_time():
 
 
 def test_the_pairs_own_calibration_judges_where_nothing_else_is_said():
-    settings = named("specreason", "pipelined", knobs=UNSAID, pair="mini")
-    assert settings["specreason"].verifier == settings["pipelined"].verifier == Likelihood(reduce="min")
-    assert settings["specreason"].repair == Rewrite()
+    settings = named("sequential", "pipelined", knobs=UNSAID, pair="mini")
+    assert settings["sequential"].verifier == settings["pipelined"].verifier == Likelihood(reduce="min")
+    assert settings["sequential"].repair == Rewrite()
 
 
 def test_a_value_out_of_range_and_a_missing_reward_model_are_refused():
     with pytest.raises(ConfigError, match="threshold must be a number from 0 to 9"):
         named("paper", knobs={"threshold": [11.0]})
-    with pytest.raises(ConfigError, match="delta must be a number of nats of at least 0"):
+    with pytest.raises(ConfigError, match="delta must be a number of at least 0"):
         named("correct", knobs={"delta": [3.0, -1.0]})
     with pytest.raises(ConfigError, match="--reward-url"):
         named("reward")
-    assert MODES == ("base", "draft", "correct", "specreason", "pipelined", "paper", "reward")
+    assert MODES == ("base", "draft", "correct", "sequential", "pipelined", "paper", "reward")

@@ -381,7 +381,7 @@ def ask(url: str) -> tuple[int, str | dict]:
 
 def evaluates(rig: Rig, cell: Cell) -> str:
     file = rig.folder / f"{time.monotonic_ns()}.jsonl"
-    modes = {"rewrite": ("specreason",), "correct": ("correct",)}
+    modes = {"rewrite": ("sequential",), "correct": ("correct",)}
     options = {"modes": modes[cell.repair], "problems": PROBLEMS[:2]}
     try:
         samples = evaluate(rig.pair, file, **options)

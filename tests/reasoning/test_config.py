@@ -6,15 +6,16 @@ from specreason_sgl.errors import ConfigError
 from specreason_sgl.reasoning.acceptance import FixedShare
 from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.repair import Correct, Rewrite
-from specreason_sgl.reasoning.verifiers import Likelihood, UtilityScore
+from specreason_sgl.reasoning.verifiers import BUILT_IN, Likelihood, UtilityScore
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("repair", "correct"),
+        ("repair", "mend"),
         ("repair", Correct),
-        ("verifier", "score"),
+        ("verifier", "guess"),
+        ("verifier", 3),
         ("confidence", 0.1),
         ("confidence", "-1"),
         ("lookahead", -1),
@@ -32,21 +33,39 @@ from specreason_sgl.reasoning.verifiers import Likelihood, UtilityScore
         ("top_p", 1.1),
         ("delimiter", ""),
         ("instruction", None),
+        ("template", 3),
+        ("answer_stop", ["a"]),
+        ("answer_stop", ("",)),
+        ("answer_tokens", True),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(name, value):
-    with pytest.raises(ConfigError, match=name):
+    with pytest.raises(ConfigError, match=f"^{name} must be .*, got ") as raised:
         SpecReasonConfig(**{name: value})
+    assert raised.value.knobs == (name,)
+    said = raised.value.reworded(lambda knob: f"--{knob}")
+    assert said == f"--{raised.value}"
+
+
+def test_a_setting_that_is_not_there_is_refused():
+    with pytest.raises(ConfigError, match="SpecReasonConfig has no setting tokens"):
+        SpecReasonConfig(tokens=3)
+
+
+def test_repairs_and_verifiers_can_be_given_by_name():
+    config = SpecReasonConfig(repair="rewrite", verifier="yes-no", threshold=0.5)
+    assert (config.repair, config.verifier) == (Rewrite(), BUILT_IN["yes-no"])
+    assert Correct(window="step") == Correct(window=None)
 
 
 @pytest.mark.parametrize("threshold", [11, -1, float("nan"), "7", True])
 def test_a_threshold_must_be_in_its_verifiers_units(threshold):
-    with pytest.raises(ConfigError, match="threshold must be a number from 0 to 9, got"):
+    with pytest.raises(ConfigError, match=r"threshold must be a number( from 0 to 9)?, got"):
         SpecReasonConfig(repair=Rewrite(), threshold=threshold)
 
 
 def test_a_threshold_must_have_something_to_compare_with():
-    with pytest.raises(ConfigError, match="threshold needs repair=Rewrite"):
+    with pytest.raises(ConfigError, match="threshold must come with repair=Rewrite"):
         SpecReasonConfig(threshold=7)
     with pytest.raises(ConfigError, match="threshold must be given with the verifier"):
         SpecReasonConfig(verifier=Likelihood())

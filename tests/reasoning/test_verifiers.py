@@ -461,7 +461,7 @@ def test_a_batch_gives_its_results_in_order_and_a_failure_leaves_the_others(pair
             draft=pair.draft,
             base=pair.base,
             config=PAPER,
-            num_threads=2,
+            concurrency=2,
             on_done=seen.__setitem__,
             progress_bar=True,
         )
@@ -487,7 +487,7 @@ def test_a_verifier_that_fails_leaves_the_other_problems_of_a_batch(pair):
     pair.start_anew(one_step, None)
     config = SpecReasonConfig(repair=Rewrite(), verifier=picky, threshold=0, temperature=0)
     results = solve_batch(
-        ["good", "bad", "fine"], draft=pair.draft, base=pair.base, config=config, num_threads=3
+        ["good", "bad", "fine"], draft=pair.draft, base=pair.base, config=config, concurrency=3
     )
     assert [type(result) for result in results] == [Trace, VerifierError, Trace]
     assert results[1].trace.question == "bad"
@@ -495,8 +495,8 @@ def test_a_verifier_that_fails_leaves_the_other_problems_of_a_batch(pair):
 
 def test_a_batch_of_nothing_and_of_no_threads(pair):
     assert solve_batch([], draft=pair.draft, base=pair.base) == []
-    with pytest.raises(ConfigError, match="num_threads"):
-        solve_batch(["q"], draft=pair.draft, base=pair.base, num_threads=0)
+    with pytest.raises(ConfigError, match="concurrency"):
+        solve_batch(["q"], draft=pair.draft, base=pair.base, concurrency=0)
 
 
 def test_a_batch_that_is_interrupted_aborts_what_runs_and_ends(pair):
@@ -515,7 +515,7 @@ def test_a_batch_that_is_interrupted_aborts_what_runs_and_ends(pair):
     pair.start_anew(one_step, lambda turn: 9, before)
     with pytest.raises(KeyboardInterrupt):
         solve_batch(
-            ["a", "b", "c", "d"], draft=pair.draft, base=pair.base, config=PAPER, num_threads=1,
+            ["a", "b", "c", "d"], draft=pair.draft, base=pair.base, config=PAPER, concurrency=1,
             on_done=interrupt,
         )  # fmt: skip
     assert pair.draft.in_flight() == pair.base.in_flight() == 0
@@ -532,7 +532,7 @@ def test_the_timeout_of_a_batch_is_each_problems(pair):
 
     pair.start_anew(one_step, lambda turn: 9, before)
     results = solve_batch(
-        ["a", "b"], draft=pair.draft, base=pair.base, config=PAPER, num_threads=1, timeout=2.5
+        ["a", "b"], draft=pair.draft, base=pair.base, config=PAPER, concurrency=1, timeout=2.5
     )
     assert isinstance(results[0], DeadlineExceeded)
     assert results[1].answer

@@ -260,7 +260,7 @@ def test_without_a_named_pair_a_rewrite_is_judged_by_the_papers_digit():
 
 @pytest.mark.parametrize("server", [CORRECTS, REWRITES])
 def test_a_correction_and_a_judge_need_to_be_told_apart(server):
-    with pytest.raises(ConfigError, match="delta must come with repair 'correct', got 'rewrite'"):
+    with pytest.raises(ConfigError, match="delta must come with repair correct, got rewrite"):
         ChatRequest(**ASK, specreason={"threshold": -3, "delta": 1}).config(server)
 
 
@@ -323,13 +323,13 @@ def test_an_answer_that_was_cut_says_so(pair, client):
         ({"specreason": {"window": 1.5}}, "specreason.window"),
         ({"specreason": {"window": True}}, "specreason.window"),
         ({"specreason": {"confidence": 0.1}}, "specreason.confidence"),
-        ({"specreason": {"repair": "rewrite", "delta": 1}}, "specreason.delta"),
-        ({"specreason": {"threshold": 5, "window": "step"}}, "specreason.window"),
+        ({"specreason": {"repair": "rewrite", "delta": 1}}, "specreason.repair"),
+        ({"specreason": {"threshold": 5, "window": "step"}}, "specreason.repair"),
         ({"specreason": {"eager_rewrite": True}}, "specreason.eager_rewrite"),
         ({"specreason": {"threshold": 11}}, "specreason.threshold"),
         ({"specreason": {"threshold": 5, "keep": 0.5}}, "specreason.threshold"),
         ({"specreason": {"verifier": "guess"}}, "specreason.verifier"),
-        ({"specreason": {"verifier": "yes-no"}}, "specreason.verifier"),
+        ({"specreason": {"verifier": "yes-no"}}, "specreason.threshold"),
     ],
 )
 def test_what_cannot_be_done_is_refused_and_never_ignored(pair, url, change, param):

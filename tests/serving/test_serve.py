@@ -18,7 +18,7 @@ SERVE = [sys.executable, "-m", "specreason_sgl.cli", "serve"]
 def process(pair):
     pair.start_anew(three_steps, lambda turn: 9)
     command = [*SERVE, "--draft-url", pair.draft_server.url, "--base-url", pair.base_server.url]
-    command += ["--port", "0", "--name", "two", "--temperature", "0", "--token-budget", "60"]
+    command += ["--port", "0", "--served-model-name", "two", "--temperature", "0", "--token-budget", "60"]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     yield running
     running.kill()
@@ -61,12 +61,15 @@ def test_a_taken_port_is_told_before_anything_is_started(pair, process):
     ("arguments", "says"),
     [
         (["--host", "0.0.0.0"], "give an --api-key"),
-        (["--draft-gpus", "x"], "--draft-gpus must be GPU numbers with commas, as in 0,1; got 'x'"),
-        (["--repair", "rewrite", "--delta", "1"], "delta must come with repair 'correct'"),
-        (["--window", "all"], "--window must be a whole number, 'auto' or 'step', got 'all'"),
+        (["--draft-gpus", "x"], "--draft-gpus must be whole numbers, with commas; got 'x'"),
+        (["--repair", "rewrite", "--delta", "1"], "--delta must come with --repair correct, got rewrite"),
+        (
+            ["--window", "all"],
+            "--window must be a whole number of at least 1, or 'auto' or 'step', got 'all'",
+        ),
         (["--threshold", "11"], "threshold"),
         (["--timeout", "0"], "--timeout must be a positive number of seconds, got 0"),
-        (["--draft-url", "http://127.0.0.1:9"], "give both"),
+        (["--draft-url", "http://127.0.0.1:9"], "--draft-url and --base-url must be given together"),
         (["--decode", "guess"], "--decode must be one of"),
     ],
 )

@@ -1,8 +1,8 @@
 """Texts that differ only because two tokens were about as likely.
 
-What is computed together (a prefill, a decoding step, a batch) changes the last bits of the logits. In bfloat16
-a logit of 16 to 32 moves in steps of 0.125, one of 32 to 64 in steps of 0.25. Two such steps decide a near tie,
-and the texts differ from there on.
+What is computed together (a prefill, a decoding step, a batch) changes the last bits of the logits. In
+bfloat16 a logit of 16 to 32 moves in steps of 0.125, one of 32 to 64 in steps of 0.25. Two such steps decide
+a near tie, and the texts differ from there on.
 """
 
 from collections.abc import Iterable
@@ -23,7 +23,9 @@ def continued(s, messages, before, text):
     s += logprobs("x", text)
 
 
-def first_difference(endpoint: Endpoint, config: SpecReasonConfig, question: str, before: str, texts: Iterable[str]):
+def first_difference(
+    endpoint: Endpoint, config: SpecReasonConfig, question: str, before: str, texts: Iterable[str]
+):
     """The two tokens at which the texts part, as the model reads them after the question and `before`."""
     states = [
         continued.run(messages=config.messages(question), before=before, text=text, backend=endpoint)

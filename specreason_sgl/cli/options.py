@@ -1,0 +1,243 @@
+"""Options that several commands share: a group of them is a dataclass, and `command` makes options of it."""
+
+import dataclasses
+import inspect
+import shlex
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+from specreason_sgl.cli.help import HELP_ALL, show_all
+from specreason_sgl.errors import ConfigError
+from specreason_sgl.reasoning.knobs import Knob
+from specreason_sgl.reasoning.plain import KNOBS
+from specreason_sgl.runtime.decode import DECODINGS
+from specreason_sgl.runtime.models import PAIRS, PairSpec, get_model, get_pair
+
+MODELS, SERVERS = "Models", "Servers"
+
+
+def option(
+    help: str, panel: str | None = None, *names: str, front: bool = False, **settings: Any
+) -> typer.models.OptionInfo:
+    """An option in a panel of the help; unless `front`, only `--help-all` shows it.
+
+    Args:
+        names: where they are not the parameter's.
+        settings: further ones of `typer.Option`.
+    """
+    return typer.Option(*names, help=help, rich_help_panel=panel, hidden=not front, **settings)
+
+
+@dataclass(frozen=True)
+class Models:
+    """Which two models, and where they run."""
+
+    pair: Annotated[
+        str,
+        option(f"A named pair: {', '.join(PAIRS)}.", MODELS, front=True, autocompletion=lambda: list(PAIRS)),
+    ] = "mini"
+    draft: Annotated[str, option("Draft model: Hugging Face name or folder.", MODELS, front=True)] = ""
+    base: Annotated[str, option("Base model: Hugging Face name or folder.", MODELS, front=True)] = ""
+    draft_url: Annotated[
+        str, option("Use this running SGLang server as the draft.", MODELS, front=True, metavar="URL")
+    ] = ""
+    base_url: Annotated[
+        str, option("Use this running SGLang server as the base.", MODELS, front=True, metavar="URL")
+    ] = ""
+    runtime_key: Annotated[
+        str, option("API key of the servers at the URLs.", MODELS, envvar="SPECREASON_SGL_RUNTIME_KEY")
+    ] = ""
+
+    def __post_init__(self):
+        if bool(self.draft) != bool(self.base):
+            raise ConfigError("draft and base must be given together", "draft", "base")
+        if bool(self.draft_url) != bool(self.base_url):
+            raise ConfigError("draft_url and base_url must be given together", "draft_url", "base_url")
+
+    @property
+    def named(self) -> str | None:
+        """The named pair that is started, if it is one."""
+        return None if self.draft or self.draft_url else self.pair
+
+    def spec(self) -> PairSpec:
+        if self.draft:
+            return PairSpec("custom", get_model(self.draft), get_model(self.base))
+        return get_pair(self.pair)
+
+
+@dataclass(frozen=True)
+class Servers:
+    """How the two runtimes are started."""
+
+    draft_args: Annotated[
+        str, option("Flags passed on to the draft's sglang serve.", SERVERS, metavar="FLAGS")
+    ] = ""
+    base_args: Annotated[
+        str, option("Flags passed on to the base's sglang serve.", SERVERS, metavar="FLAGS")
+    ] = ""
+    draft_port: Annotated[int, option("Port of the draft server; 0: a free one.", SERVERS)] = 0
+    base_port: Annotated[int, option("Port of the base server; 0: a free one.", SERVERS)] = 0
+    draft_gpus: Annotated[
+        str, option("GPUs of the draft model, with commas: tensor parallel.", SERVERS, metavar="N,...")
+    ] = ""
+    base_gpus: Annotated[
+        str, option("GPUs of the base model, with commas: tensor parallel.", SERVERS, metavar="N,...")
+    ] = ""
+    colocate: Annotated[
+        bool, option("Both models on the same GPUs, which share their memory.", SERVERS, "--colocate")
+    ] = False
+    pin: Annotated[
+        bool, option("Give each runtime its own half of the processor's cores.", SERVERS, "--pin")
+    ] = False
+    decode: Annotated[
+        str,
+        option(f"Token-level speculative decoding in the base model: {', '.join(DECODINGS)}.", SERVERS),
+    ] = ""
+
+    def arguments(self, *flags: str) -> dict[str, Any]:
+        """Of `launch_pair`; `flags` go to both servers, before the user's."""
+        return {
+            "draft_args": [*flags, *_flags(self.draft_args)],
+            "base_args": [*flags, *_flags(self.base_args)],
+            "draft_port": self.draft_port,
+            "base_port": self.base_port,
+            "draft_gpus": _gpus("draft_gpus", self.draft_gpus),
+            "base_gpus": _gpus("base_gpus", self.base_gpus),
+            "colocate": self.colocate,
+            "pin": self.pin,
+            "decode": self.decode or None,
+        }
+
+
+class Given:
+    """What was given of the knobs: a group of options that `knob_options` makes."""
+
+    def values(self) -> dict[str, Any]:
+        """By name; of those that were not given, nothing."""
+        texts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: KNOBS[name].parse(text) for name, text in texts.items() if text is not None}
+
+
+class Swept:
+    """The same, several values each."""
+
+    knobs: Mapping[str, Knob]
+
+    def values(self) -> dict[str, list[Any]]:
+        texts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {
+            name: [self.knobs[name].parse(part.strip()) for part in self._parts(name, text)]
+            for name, text in texts.items()
+            if text is not None
+        }
+
+    def _parts(self, name: str, text: str) -> list[str]:
+        is_free_text = self.knobs[name].kind is str and not self.knobs[name].words
+        return [text] if is_free_text else text.split(",")
+
+
+def knob_options(
+    base: type, knobs: Iterable[Knob], *, front: bool = True, defaults: Mapping[str, Any] | None = None
+) -> type:
+    """A group of options from knobs.
+
+    Args:
+        base: `Given` or `Swept`.
+        front: whether those that are in front elsewhere are here.
+        defaults: a command's own, for its help; it has to use them.
+    """
+    knobs = {knob.name: knob for knob in knobs if "cli" in knob.places}
+    fields = []
+    for knob in knobs.values():
+        default = (defaults or {}).get(knob.name, knob.default)
+        info = option(
+            knob.help + _words(knob) + _default(default),
+            knob.panel,
+            knob.option,
+            front=front and knob.front,
+            metavar=_metavar(knob) + (",..." if base is Swept else ""),
+            show_default=False,
+        )
+        fields.append((knob.name, Annotated[str | None, info], dataclasses.field(default=None)))
+    return dataclasses.make_dataclass(
+        base.__name__, fields, bases=(base,), namespace={"knobs": knobs}, frozen=True
+    )
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Make options of a command's parameters that are groups; the command gets the groups."""
+    parameters, groups = {}, {}
+    for parameter in inspect.signature(function, eval_str=True).parameters.values():
+        if dataclasses.is_dataclass(parameter.annotation):
+            groups[parameter.name] = parameter.annotation
+            options = inspect.signature(parameter.annotation, eval_str=True).parameters.values()
+        else:
+            options = [parameter]
+        for item in options:
+            parameters[item.name] = item.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+    help_all = typer.Option(HELP_ALL, is_eager=True, callback=show_all, help="Show every option and exit.")
+    parameters["help_all"] = inspect.Parameter(
+        "help_all", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, help_all]
+    )
+
+    def run(**values: Any) -> None:
+        del values["help_all"]
+        for name, group in groups.items():
+            values[name] = group(
+                **{field.name: values.pop(field.name) for field in dataclasses.fields(group)}
+            )
+        function(**values)
+
+    run.__name__, run.__doc__ = function.__name__, function.__doc__
+    run.__annotations__ = {name: item.annotation for name, item in parameters.items()}
+    run.__signature__ = inspect.Signature(list(parameters.values()))
+    return run
+
+
+def split(name: str, text: str, kind: type, allowed: Iterable[Any] = ()) -> list[Any]:
+    """A list that was given with commas.
+
+    Raises:
+        ConfigError: a part is not of the kind, or none of the `allowed`.
+    """
+    allowed = tuple(allowed)
+    try:
+        parts = [kind(part.strip()) for part in text.split(",")]
+        if allowed and not set(parts) <= set(allowed):
+            raise ValueError
+    except ValueError:
+        words = {int: "whole numbers", float: "numbers"}.get(kind, "words")
+        expected = f"some of {', '.join(map(str, allowed))}" if allowed else words
+        raise ConfigError(f"{name} must be {expected}, with commas; got {text!r}", name) from None
+    return parts
+
+
+def _flags(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise ConfigError(f"flags for SGLang cannot be read ({error}): {text}") from None
+
+
+def _gpus(name: str, text: str) -> tuple[int, ...]:
+    return tuple(split(name, text, int)) if text else ()
+
+
+def _words(knob: Knob) -> str:
+    return f" One of {', '.join(knob.words)}." if len(knob.words) > 2 else ""
+
+
+def _default(value: Any) -> str:
+    if value is None or value == "":
+        return ""
+    return f"  [default: {value if isinstance(value, str) else f'{value:g}'}]"
+
+
+def _metavar(knob: Knob) -> str:
+    kinds = {int: "N", float: "X", dict: "JSON"}
+    if knob.kind in kinds:
+        return "|".join([kinds[knob.kind], *knob.words])
+    return "|".join(knob.words) if 0 < len(knob.words) <= 2 else "NAME" if knob.words else "TEXT"

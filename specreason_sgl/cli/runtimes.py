@@ -1,0 +1,51 @@
+"""The two runtimes that a command needs: those at the user's URLs, or started ones."""
+
+import importlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from specreason_sgl.cli.options import Models, Servers
+from specreason_sgl.cli.output import progress
+from specreason_sgl.runtime.models import PairSpec
+
+if TYPE_CHECKING:
+    from specreason_sgl.lang.endpoint import Endpoint
+    from specreason_sgl.runtime.launch import Pair
+
+NOT_STARTED_AGAIN = 3.0  # seconds that a request waits for a runtime that nobody starts again
+
+
+@contextmanager
+def started(spec: PairSpec, arguments: dict[str, Any]) -> Iterator["Pair"]:
+    """Start a pair, showing what is waited for; its servers are stopped at the end."""
+    from specreason_sgl.runtime.launch import launch_pair
+
+    with ExitStack() as stack:
+        with progress() as show:
+
+            def status(line: str) -> None:
+                show(line, 0, 0)
+                importlib.import_module("specreason_sgl.reasoning.solve")  # seconds, while servers start
+
+            pair = stack.enter_context(launch_pair(spec, status=status, progress=show, **arguments))
+        yield pair
+
+
+@contextmanager
+def endpoints(
+    models: Models, servers: Servers, timeout: float, *flags: str
+) -> Iterator[tuple["Endpoint", "Endpoint"]]:
+    """The draft and the base endpoint, with a deadline of `timeout` seconds for each request."""
+    arguments = servers.arguments(*flags)
+    urls, options = (models.draft_url, models.base_url), {"timeout": timeout}
+    with ExitStack() as stack:
+        if not models.draft_url:
+            running = stack.enter_context(started(models.spec(), arguments))
+            urls, options["retry_for"] = (running.draft.url, running.base.url), NOT_STARTED_AGAIN
+        from specreason_sgl.lang.endpoint import Endpoint
+
+        draft, base = (
+            stack.enter_context(Endpoint(url, models.runtime_key or None, **options)) for url in urls
+        )
+        yield draft, base

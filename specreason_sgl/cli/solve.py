@@ -1,0 +1,134 @@
+"""`specreason-sgl solve`."""
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from specreason_sgl.cli.options import Given, Models, Servers, knob_options, option
+from specreason_sgl.cli.output import err, out, status
+from specreason_sgl.cli.runtimes import endpoints
+from specreason_sgl.errors import ConfigError, SpecReasonError
+from specreason_sgl.reasoning.config import Question, SpecReasonConfig
+from specreason_sgl.reasoning.plain import KNOBS, config_of
+from specreason_sgl.reasoning.trace import Trace
+from specreason_sgl.serving import show
+
+Knobs = knob_options(Given, KNOBS.values())
+
+
+def solve(
+    models: Models,
+    servers: Servers,
+    knobs: Knobs,
+    question: Annotated[str, typer.Argument(help="The problem; - reads it from standard input.")] = "",
+    server: Annotated[
+        str, option("Ask this running `serve` instead of a pair.", "Models", front=True, metavar="URL")
+    ] = "",
+    api_key: Annotated[
+        str, option("Key of the server at --server.", "Models", envvar="SPECREASON_SGL_API_KEY")
+    ] = "",
+    timeout: Annotated[float, option("Deadline of a run, in seconds.", "Budget and sampling")] = 3600.0,
+    resume: Annotated[
+        Path | None,
+        option("Go on with a run that failed, from the file that its error names.", front=True),
+    ] = None,
+    compare: Annotated[bool, option("Also run the base model alone.", None, "--compare", front=True)] = False,
+    json: Annotated[
+        bool,
+        option("Print the trace (a line of JSON a run) instead of the steps.", None, "--json", front=True),
+    ] = False,
+) -> None:
+    """Solve one problem with a draft and a base model, showing the steps as they come.
+
+    Starts the two servers and stops them at the end, unless --draft-url and --base-url name running ones, or
+    --server names a running `serve`.
+    """
+    given = knobs.values()
+    config = config_of(given, pair=models.named)
+    if question == "-":
+        question = sys.stdin.read().strip()
+    on_step = None if json else partial(show.print_step, out)
+    if server:
+        if resume or compare:
+            raise ConfigError("--server must come without --resume and --compare")
+        from specreason_sgl.serving.client import ask
+
+        _show(ask(server, config.messages(question), given, api_key, timeout=timeout, on_step=on_step), json)
+        return
+    earlier = _resumed(resume, question, config) if resume else None
+    asked = _question_of(earlier) if earlier else question
+    config.messages(asked)
+    with endpoints(models, servers, timeout) as (draft, base):
+        from specreason_sgl.reasoning import solve as solving
+
+        with _saving():
+            trace = solving.solve(
+                asked, draft=draft, base=base, config=config, timeout=timeout, on_step=on_step, resume=earlier
+            )
+        _show(trace, json)
+        if compare:
+            with status("the base model alone"):
+                alone = solving.solve_alone(asked, endpoint=base, config=config, timeout=timeout)
+            _show(alone, json)
+            if not json:
+                show.print_comparison(out, trace, alone)
+
+
+def _show(trace: Trace, json: bool) -> None:
+    if json:
+        print(trace.to_json(), flush=True)
+    else:
+        show.print_result(out, trace)
+
+
+def _question_of(trace: Trace) -> Question:
+    asked = {"role": "user", "content": trace.question}
+    return [*trace.earlier, asked] if trace.earlier else trace.question
+
+
+def _resumed(file: Path, question: str, config: SpecReasonConfig) -> Trace:
+    """The trace of a file to go on with; says which settings are not those it was made with."""
+    if question:
+        raise ConfigError("give a problem or --resume, not both: the file has the problem")
+    trace, *others = show.read_traces(file)
+    if others or not trace.resumable:
+        raise ConfigError(f"{file} is not the trace of one run that failed: there is nothing to go on with")
+    now = config.as_dict()
+    for name in now:
+        if now[name] != (before := trace.config.get(name, now[name])):
+            err.print(f"{name} was {before}, and is {now[name]} now", markup=False, soft_wrap=True)
+    return trace
+
+
+@contextmanager
+def _saving() -> Iterator[None]:
+    """Save the trace of a run that ends early, and say where."""
+    try:
+        yield
+    except BaseException as error:
+        trace = getattr(error, "trace", None)
+        if trace and trace.steps and (saved := _save(trace)):
+            if isinstance(error, SpecReasonError):
+                error.args = (f"{error}; {saved}",)
+            else:  # Ctrl-C
+                err.print(saved, markup=False, soft_wrap=True)
+        raise
+
+
+def _save(trace: Trace) -> str:
+    name = f"specreason-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.json"
+    for folder in (Path.cwd(), Path(tempfile.gettempdir())):
+        try:
+            (folder / name).write_text(trace.to_json() + "\n", encoding="utf-8")
+        except OSError:
+            continue
+        return f"{len(trace.steps)} steps are saved: specreason-sgl solve --resume {folder / name}"
+    return ""

@@ -1,0 +1,88 @@
+"""A client of a running `serve`, which shows the steps as they come."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from specreason_sgl.errors import (
+    ConfigError,
+    DeadlineExceeded,
+    ServerError,
+    ServerUnreachable,
+    SpecReasonError,
+    Unauthorized,
+)
+from specreason_sgl.reasoning.config import Message
+from specreason_sgl.reasoning.trace import Step, Trace
+
+SAMPLING = ("temperature", "top_p")  # OpenAI's own parameters
+
+
+def ask(
+    url: str,
+    messages: Sequence[Message],
+    given: Mapping[str, Any],
+    api_key: str = "",
+    *,
+    timeout: float = 600.0,
+    on_step: Callable[[Step], None] | None = None,
+    on_answer: Callable[[str], None] | None = None,
+) -> Trace:
+    """Ask a server of this package to continue a conversation.
+
+    Args:
+        url: the server's, with or without `/v1`.
+        messages: the conversation; the server adds its instruction.
+        given: the knobs that the server's own settings give way to; as in `reasoning.plain`.
+        timeout: seconds between two parts of the answer.
+        on_step, on_answer: called with each step, and with each part of the final answer, as it comes.
+
+    Raises:
+        ServerUnreachable: nobody answers there; `Unauthorized`: it needs another API key; `ConfigError`: it
+            refuses the request; `DeadlineExceeded`; `ServerError`: it failed.
+    """
+    import openai
+
+    base_url = url.rstrip("/").removesuffix("/v1") + "/v1"
+    given = dict(given)
+    sampling = {name: given.pop(name) for name in SAMPLING if name in given}
+    template = {"chat_template_kwargs": given.pop("template")} if "template" in given else {}
+    extension = {"specreason": {**given, "trace": True}, **template}
+    trace = None
+    try:
+        client = openai.OpenAI(base_url=base_url, api_key=api_key or "none", timeout=timeout, max_retries=0)
+        with client:
+            model = client.models.list().data[0].id
+            for chunk in client.chat.completions.create(
+                model=model, messages=list(messages), stream=True, extra_body=extension, **sampling
+            ):
+                event = (chunk.model_extra or {}).get("specreason") or {}
+                if on_step and "step" in event:
+                    on_step(Step.from_dict(event["step"]))
+                for choice in chunk.choices:
+                    if on_answer and choice.delta.content:
+                        on_answer(choice.delta.content)
+                if "trace" in event:
+                    trace = Trace.from_json(json.dumps(event["trace"]))
+    except openai.OpenAIError as error:
+        raise _error(error, url) from None
+    if trace is None:
+        raise ServerError(f"{url} sent an answer without a trace: it is no server of specreason-sgl")
+    return trace
+
+
+def _error(error: Exception, url: str) -> SpecReasonError:
+    import openai
+
+    body = getattr(error, "body", None)
+    message = body.get("message") if isinstance(body, dict) else None
+    match error:
+        case openai.APITimeoutError():
+            return DeadlineExceeded(f"{url} did not answer in time")
+        case openai.APIConnectionError():
+            return ServerUnreachable(f"nobody answers at {url}")
+        case openai.AuthenticationError():
+            return Unauthorized(f"{url} needs another API key: --api-key")
+        case openai.BadRequestError():
+            return ConfigError(f"{url} refuses the request: {message or error}")
+    return ServerError(f"{url} failed: {message or error}")

@@ -1,0 +1,157 @@
+"""Settings from plain data."""
+
+import pytest
+
+from specreason_sgl.errors import ConfigError
+from specreason_sgl.reasoning.acceptance import Quantile
+from specreason_sgl.reasoning.calibration import Calibration, get_calibration
+from specreason_sgl.reasoning.config import SpecReasonConfig
+from specreason_sgl.reasoning.plain import KNOBS, config_of
+from specreason_sgl.reasoning.repair import Correct, Rewrite
+from specreason_sgl.reasoning.verifiers import Likelihood, PaperScore, UtilityScore
+
+CALIBRATION = Calibration(
+    draft_model="small", base_model="big", verifier="likelihood-min", keep=0.6, threshold=-4.5,
+    values=(-9.0, -5.0, -1.0),
+)  # fmt: skip
+
+
+@pytest.fixture
+def path(tmp_path):
+    CALIBRATION.save(tmp_path / "calibration.json")
+    return str(tmp_path / "calibration.json")
+
+
+def judging(**given):
+    config = config_of(given)
+    return config.repair, config.verifier, config.threshold
+
+
+def test_what_a_user_gives_goes_before_the_calibration(path):
+    calibrated = Rewrite(), Likelihood(reduce="min")
+    assert judging(calibration=path) == (*calibrated, -4.5)
+    assert judging(calibration=path, threshold=-2) == (*calibrated, -2)
+    assert judging(calibration=path, keep=0.2) == (*calibrated, Quantile(0.2, CALIBRATION.values))
+    assert judging(verifier="score", keep=0.5) == (Rewrite(), UtilityScore(), Quantile(0.5))
+
+
+@pytest.mark.parametrize("pair", [None, "mini", "nano"])
+def test_tokens_are_corrected_where_nothing_else_is_given(pair):
+    assert config_of({}, pair=pair) == SpecReasonConfig()
+    assert config_of({"lookahead": 2, "delta": None}, pair=pair) == SpecReasonConfig(lookahead=2)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"delta": 1.0}, Correct(delta=1.0)),
+        ({"delta": 2, "numeric_delta": 0, "window": 8}, Correct(delta=2, numeric_delta=0, window=8)),
+        ({"window": "step"}, Correct(window=None)),
+        ({"window": "auto", "delta": 1.0}, Correct(delta=1.0, window="auto")),
+    ],
+)
+def test_the_numbers_of_the_correction_are_taken_as_given(given, expected):
+    assert judging(**given) == judging(repair="correct", **given) == (expected, None, None)
+
+
+@pytest.mark.parametrize(
+    "given", [{"verifier": "score"}, {"threshold": 5}, {"keep": 0.5}, {"calibration": "mini"}]
+)
+def test_where_it_is_given_how_steps_are_judged_they_are_rewritten(given):
+    repair, *judge = judging(**given)
+    assert repair == Rewrite()
+    assert judging(repair="correct", delta=1.0, **given) == (Correct(delta=1.0), *judge)
+
+
+@pytest.mark.parametrize(
+    ("given", "says", "about"),
+    [
+        ({"threshold": 5, "keep": 0.5}, "threshold and keep must not be given together", "threshold"),
+        ({"verifier": "score", "calibration": "x"}, "verifier and calibration must not", "verifier"),
+        ({"verifier": "yes-no"}, "must be given with the verifier yes-no", "threshold"),
+        ({"verifier": "yes-no", "repair": "correct"}, "must be given with the verifier yes-no", "threshold"),
+        ({"verifier": "none", "threshold": 5}, "verifier must be one of .*, got 'none'", "verifier"),
+        ({"repair": "mend"}, "repair must be 'correct' or 'rewrite', got 'mend'", "repair"),
+        ({"repair": "rewrite", "delta": 1.0}, "delta must come with repair correct, got rewrite", "repair"),
+        ({"threshold": 5, "window": "step"}, "window must come with repair correct, got rewrite", "repair"),
+        ({"keep": 0.5, "delta": 1.0, "numeric_delta": 0.5}, "delta and numeric_delta must come", "repair"),
+        ({"keep": 1.5}, "keep must be a number above 0 and at most 1, got 1.5", "keep"),
+        ({"delta": -1.0}, "delta must be a number of at least 0, got -1.0", "delta"),
+        ({"window": 0}, "window must be a whole number of at least 1, or 'auto' or 'step', got 0", "window"),
+        ({"token_budget": 0}, "token_budget must be a whole number from 1 to", "token_budget"),
+        ({"budget": 1}, "no setting budget", "budget"),
+    ],
+)  # fmt: skip
+def test_what_is_out_of_range_or_contradicts_itself_is_refused(given, says, about):
+    with pytest.raises(ConfigError, match=says) as raised:
+        config_of(given)
+    assert raised.value.knobs[0] == about
+    assert "\n" not in str(raised.value)
+
+
+def test_a_pair_with_a_calibration_of_its_own_is_judged_by_it_where_steps_are_rewritten():
+    known = get_calibration("mini")
+    calibrated = config_of({"repair": "rewrite"}, pair="mini")
+    assert (calibrated.verifier, calibrated.threshold) == tuple(
+        map(known.settings().get, ("verifier", "threshold"))
+    )
+    assert config_of({"keep": 0.5}, pair="mini").threshold == Quantile(0.5, known.values)
+    # The paper's digit, as its scale says.
+    assert config_of({"threshold": 5}, pair="mini") == config_of({"threshold": 5})
+    assert config_of({"verifier": "yes-no", "threshold": 0.5}, pair="mini").threshold == 0.5
+    nano = config_of({"repair": "rewrite"}, pair="nano")
+    assert (nano.verifier, nano.threshold) == (UtilityScore(), 7.0)
+    assert config_of({"verifier": "score-paper"}).verifier == PaperScore()
+    assert config_of({"calibration": "mini"}) == calibrated  # where the servers are named by URL
+    with pytest.raises(ConfigError, match="nano cannot be read"):
+        config_of({"calibration": "nano"})
+
+
+def test_a_pairs_calibration_does_not_judge_what_is_corrected():
+    assert config_of({"repair": "correct"}, pair="mini").verifier is None
+    kept = config_of({"repair": "correct", "keep": 0.5}, pair="mini")
+    assert (kept.verifier, kept.threshold) == (UtilityScore(), Quantile(0.5))
+
+
+def test_what_is_not_given_is_as_the_server_has_it():
+    corrects = SpecReasonConfig(repair=Correct(delta=2, window=4), lookahead=3)
+    assert config_of({"delta": 1.0}, defaults=corrects) == config_of(
+        {"delta": 1.0, "window": 4, "lookahead": 3}
+    )
+    rewrites = SpecReasonConfig(repair="rewrite", verifier="yes-no", threshold=Quantile(0.9, (0.1, 0.5)))
+    stricter = config_of({"keep": 0.5}, defaults=rewrites)
+    assert (stricter.verifier, stricter.threshold) == (rewrites.verifier, Quantile(0.5, (0.1, 0.5)))
+    assert config_of({"threshold": 0.7}, defaults=rewrites).repair == Rewrite()
+    assert config_of({"delta": 1.0}, defaults=rewrites) == SpecReasonConfig(repair=Correct(delta=1.0))
+
+
+@pytest.mark.parametrize("name", KNOBS)
+def test_each_knob_says_what_it_is_for(name):
+    knob = KNOBS[name]
+    assert knob.help.endswith(".")
+    assert knob.expected
+    assert knob.unit or knob.kind not in (int,), "whole numbers count something"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("window", "step", "step"),
+        ("window", "8", 8),
+        ("delta", "2.5", 2.5),
+        ("repair", "rewrite", "rewrite"),
+        ("instruction", "8", "8"),
+        ("template", '{"enable_thinking": false}', {"enable_thinking": False}),
+    ],
+)
+def test_a_knob_reads_its_value_from_a_text(name, text, value):
+    assert KNOBS[name].parse(text) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("window", "steps"), ("delta", ""), ("repair", "mend"), ("template", "[1]"), ("lookahead", "1.5")],
+)
+def test_a_text_that_is_no_value_of_the_knob_is_refused(name, text):
+    with pytest.raises(ConfigError, match=f"^{name} must be .*, got {text!r}".replace("[1]", r"\[1\]")):
+        KNOBS[name].parse(text)
