@@ -1,22 +1,24 @@
-"""A quarter of an hour of everything at once, on `specreason-sgl serve` with real runtimes: is anything lost?
+"""A load test of `specreason-sgl serve` with real runtimes: is any request lost, does anything grow?
 
     python -m tests.soak                                    # or `make soak`
     python -m tests.soak --minutes 3 --clients 32
 
-Starts `serve` with a pair, which starts its two runtimes, and as many requests at a time as `--clients`, half
-of them streams. Half as many clients again overrun the queue; one request in five is given up by its client.
-First the draft runtime and later the base runtime is killed with SIGKILL, and `serve` starts them again. Each
-client checks that what it was sent is the trace of its own question.
+Starts `serve` with a pair and keeps `--clients` requests running for `--minutes`, half of them streams. Half
+as many clients again overrun the queue, and a fifth of all requests is given up by their clients. The draft
+runtime and later the base runtime are killed with SIGKILL, and `serve` restarts them. Each client checks that
+it was sent the trace of its own question.
 
-At the end: asked = answered + refused + cancelled + failed with a clear error, and the server's memory,
-processes, medians of the first and of the last third of the time, and its threads, files and sockets, idle,
-before and after. Exit status 1 where something was lost, is not well after the end, or grew.
+Reports that asked = answered + refused + cancelled + failed with a clear error; the server's memory and
+processes, as medians of the first and last third of the load; and its threads, files and sockets while idle,
+before and after. The exit status is 1 if a request was lost, a runtime is not ready at the end, or something
+grew.
 """
 
 import argparse
 import contextlib
 import itertools
 import json
+import math
 import random
 import re
 import statistics
@@ -37,13 +39,13 @@ from tqdm import tqdm
 
 from specreason_sgl import Trace
 from specreason_sgl.errors import SpecReasonError
-from specreason_sgl.runtime.launch import free_port
+from specreason_sgl.runtime.server import free_port
 
-GOES_AWAY = 0.2  # the share of requests that their clients give up
-AFTER = (0.5, 20.0)  # seconds
-PAUSE = 1.0  # seconds, after a 429
-LONGEST = 300.0  # seconds of a request, by the server
-KILLS = {"draft": 0.35, "base": 0.5}  # parts of the time
+GOES_AWAY = 0.2  # share of requests that their clients give up
+AFTER = (0.5, 20.0)  # seconds, after which they do
+PAUSE = 1.0  # seconds that a client waits after anything but an answer
+LONGEST = 300.0  # seconds, the server's deadline of a request
+KILLS = {"draft": 0.35, "base": 0.5}  # when, as shares of the time
 KNOBS = ["--temperature", "0", "--token-budget", "30", "--step-tokens", "15", "--answer-tokens", "8"]
 FINE = ("answered", "refused", "cancelled", "failed")
 LOG = Path("build/soak.log")
@@ -51,7 +53,7 @@ LOG = Path("build/soak.log")
 
 @dataclass(frozen=True)
 class Sample:
-    """What a server's process has at a moment; memory in MB."""
+    """What a server's process uses at a moment; memory in MB."""
 
     memory: float
     threads: int
@@ -70,7 +72,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Growth:
-    """How much at first and at last, and the most that the last may be."""
+    """A quantity at first and at last, and the most that it may be at last."""
 
     first: float
     last: float
@@ -81,8 +83,12 @@ class Growth:
         return self.last > self.most
 
 
+class GaveUp(Exception):
+    """The client stopped reading a stream."""
+
+
 class Tally:
-    """How many requests were begun, and how each ended."""
+    """How many requests were begun, and how they ended."""
 
     def __init__(self):
         self.ends: Counter[str] = Counter()
@@ -101,11 +107,11 @@ class Tally:
         with self._lock:
             self.ends[how] += 1
             if error:
-                alike = re.sub(r"within [\d.]+ s", "in time", error.partition(" (tried ")[0])
-                self.errors[alike[:150]] += 1
+                kind = re.sub(r"within [\d.]+ s", "in time", error.partition(" (tried ")[0])
+                self.errors[kind[:150]] += 1
 
     def mark(self) -> None:
-        """From here on `answered_since` counts."""
+        """Restart the count of `answered_since`."""
         self._marked = self.ends["answered"]
 
     @property
@@ -118,7 +124,7 @@ class Tally:
 
 
 def ask(client: openai.OpenAI, model: str, number: int, seed: int) -> tuple[str, str]:
-    """Ask once; gives how it ended, and the error."""
+    """Ask once; returns how it ended, and the error."""
     dice = random.Random(f"{seed} {number}")
     stream = dice.random() < 0.5
     leaves = dice.uniform(*AFTER) if dice.random() < GOES_AWAY else None
@@ -129,25 +135,12 @@ def ask(client: openai.OpenAI, model: str, number: int, seed: int) -> tuple[str,
         "extra_body": {"specreason": {"trace": True}},
         "timeout": leaves or LONGEST + 60,
     }
-    until = time.monotonic() + leaves if leaves else float("inf")
+    receive = _receive_stream if stream else _receive_whole
     try:
-        if stream:
-            chunks = []
-            with client.chat.completions.create(**request, stream=True) as coming:
-                for chunk in coming:
-                    chunks.append(chunk)
-                    if time.monotonic() > until:
-                        return "cancelled", ""
-            deltas = [chunk.choices[0].delta for chunk in chunks if chunk.choices]
-            reasoning = "".join(getattr(one, "reasoning_content", None) or "" for one in deltas)
-            answer = "".join(one.content or "" for one in deltas)
-            sent = chunks[-1].specreason["trace"]
-        else:
-            reply = client.chat.completions.create(**request)
-            reasoning = reply.choices[0].message.reasoning_content
-            answer = reply.choices[0].message.content
-            sent = reply.specreason["traces"][0]
+        reasoning, answer, sent = receive(client, request, time.monotonic() + (leaves or math.inf))
         trace = Trace.from_json(json.dumps(sent))
+    except GaveUp:
+        return "cancelled", ""
     except openai.RateLimitError:
         return "refused", ""
     except (openai.APITimeoutError, httpx.TimeoutException) as error:
@@ -158,10 +151,31 @@ def ask(client: openai.OpenAI, model: str, number: int, seed: int) -> tuple[str,
         message = error.body.get("message") if isinstance(error.body, dict) else None
         clear = message and "something is wrong in this server" not in message
         return ("failed", message) if clear else ("lost", str(error))
-    except (SpecReasonError, AttributeError, LookupError, TypeError) as error:  # what came is no answer
+    except (SpecReasonError, AttributeError, LookupError, TypeError) as error:  # what came is not an answer
         return "lost", f"{type(error).__name__}: {error}"
-    own = (trace.question, trace.reasoning, trace.answer) == (question, reasoning, answer)
-    return ("answered", "") if own else ("mixed up", f"the answer to {question!r} is of {trace.question!r}")
+    if (trace.question, trace.reasoning, trace.answer) != (question, reasoning, answer):
+        return "mixed up", f"the answer to {question!r} is of {trace.question!r}"
+    return "answered", ""
+
+
+def _receive_stream(client: openai.OpenAI, request: dict, until: float) -> tuple[str, str, dict]:
+    """The chain of thought, the answer and the trace; raises GaveUp if the client stops early."""
+    chunks = []
+    with client.chat.completions.create(**request, stream=True) as stream:
+        for chunk in stream:
+            chunks.append(chunk)
+            if time.monotonic() > until:
+                raise GaveUp
+    deltas = [chunk.choices[0].delta for chunk in chunks if chunk.choices]
+    reasoning = "".join(getattr(delta, "reasoning_content", None) or "" for delta in deltas)
+    answer = "".join(delta.content or "" for delta in deltas)
+    return reasoning, answer, chunks[-1].specreason["trace"]
+
+
+def _receive_whole(client: openai.OpenAI, request: dict, until: float) -> tuple[str, str, dict]:
+    reply = client.chat.completions.create(**request)  # its own timeout gives up
+    message = reply.choices[0].message
+    return message.reasoning_content, message.content, reply.specreason["traces"][0]
 
 
 def load(
@@ -179,11 +193,13 @@ def load(
     """Let clients ask one question after another for a while.
 
     Args:
-        url: of the API; its server is the process `server`.
-        events: at which part of the time what happens.
-        samples: how many are taken.
+        url: of the API.
+        server: its process.
+        seconds: how long.
+        events: at which share of the time what happens.
+        samples: how many to take.
     """
-    tally, found, stop = Tally(), [], threading.Event()
+    tally, stop = Tally(), threading.Event()
     client = openai.OpenAI(
         base_url=f"{url}/v1", api_key="none", max_retries=0,
         http_client=httpx.Client(limits=httpx.Limits(max_connections=None)),
@@ -199,71 +215,88 @@ def load(
     threads = [threading.Thread(target=work) for _ in range(clients)]
     for thread in threads:
         thread.start()
-    began, waiting = time.monotonic(), sorted(events, key=lambda event: event[0])
+    try:
+        taken = _watch(server, tally, seconds, events, samples, quiet)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+        client.close()
+    return tally, taken
+
+
+def _watch(
+    server: psutil.Process,
+    tally: Tally,
+    seconds: float,
+    events: Sequence[tuple[float, str, Callable[[], None]]],
+    samples: int,
+    quiet: bool,
+) -> list[Sample]:
+    """Take samples and let the events happen, until the time is over and every event has happened."""
+    taken, began = [], time.monotonic()
+    waiting = sorted(events, key=lambda event: event[0])
     with tqdm(total=round(seconds), unit="s", desc="soak", disable=quiet) as bar:
-        try:
-            while (now := time.monotonic() - began) < seconds or waiting:
-                if waiting and now >= waiting[0][0] * seconds:
-                    _, what, happens = waiting.pop(0)
-                    bar.write(f"{now:.0f} s: {what}", file=sys.stderr)
-                    happens()
-                    tally.mark()
-                found.append(Sample.of(server))
-                bar.set_postfix_str(", ".join(f"{n} {how}" for how, n in tally.ends.items()), refresh=False)
-                bar.update(round(now) - bar.n)
-                stop.wait(seconds / samples)
-        finally:
-            stop.set()
-            bar.set_description("until the last answers are there")
-            for thread in threads:
-                thread.join()
-            client.close()
-    return tally, found
+        while (now := time.monotonic() - began) < seconds or waiting:
+            if waiting and now >= waiting[0][0] * seconds:
+                _, what, happens = waiting.pop(0)
+                bar.write(f"{now:.0f} s: {what}", file=sys.stderr)
+                happens()
+                tally.mark()
+            taken.append(Sample.of(server))
+            bar.set_postfix_str(", ".join(f"{n} {how}" for how, n in tally.ends.items()), refresh=False)
+            bar.update(round(now) - bar.n)
+            time.sleep(seconds / samples)
+        bar.set_description("waiting for the last answers")
+    return taken
 
 
 def growth(samples: Sequence[Sample], before: Sample, after: Sample, clients: int) -> dict[str, Growth]:
-    """By what is counted: of memory and processes the medians of the load's first and last third; the others
-    vary with what is asked, and are those while idle. Kept for reuse are a thread a client, and as many
-    connections as it had requests at once: a draft, a score, a rewrite, an abort."""
+    """How much each quantity grew.
+
+    Memory and processes are medians of the first and last third of the load. The others vary with what is
+    asked, so they are compared while idle. The server may keep a thread per client, and as many connections
+    per client as it had requests at once: a draft, a score, a rewrite, an abort.
+    """
     third = max(len(samples) // 3, 1)
-    found = {}
+    changes = {}
     for name, kept in (("memory", 0), ("threads", 1), ("files", 4), ("sockets", 4), ("processes", 0)):
         if kept:
             first, last = getattr(before, name), getattr(after, name)
             most = first + kept * clients + 16
         else:
-            values = [getattr(one, name) for one in samples]
+            values = [getattr(sample, name) for sample in samples]
             first, last = statistics.median(values[:third]), statistics.median(values[-third:])
             most = first * 1.05 + 20 if name == "memory" else first
-        found[name] = Growth(first, last, most)
-    return found
+        changes[name] = Growth(first, last, most)
+    return changes
 
 
 def settled(server: psutil.Process) -> Sample:
-    """A sample when there are as many threads as a second ago, or after a minute."""
-    one = Sample.of(server)
+    """A sample once the number of threads has not changed for a second, or after a minute."""
+    sample = Sample.of(server)
     for _ in range(60):
         time.sleep(1)
-        earlier, one = one, Sample.of(server)
-        if one.threads == earlier.threads:
+        earlier, sample = sample, Sample.of(server)
+        if sample.threads == earlier.threads:
             break
-    return one
+    return sample
 
 
 def left(url: str) -> float:
-    """How many requests the server still has, when all clients are done; waits a little for it."""
+    """How many requests the server still has after all clients are done; waits up to 10 s for 0."""
     names = ("specreason_requests_running", "specreason_requests_waiting")
     for _ in range(100):
         lines = urllib3.request("GET", f"{url}/metrics").data.decode().splitlines()
-        found = sum(float(line.split()[1]) for line in lines if line.startswith(names))
-        if not found:
+        count = sum(float(line.split()[1]) for line in lines if line.startswith(names))
+        if not count:
             break
         time.sleep(0.1)
-    return found
+    return count
 
 
 def report(tally: Tally, grown: dict[str, Growth], unfinished: float) -> bool:
-    """Print the tables; gives whether all is well."""
+    """Print the tables; returns whether all is well."""
     for how, count in tally.errors.most_common(8):
         print(f"{count:6d} times: {how}")
     sums = " + ".join(f"{tally.ends[how]} {how}" for how in FINE)
@@ -272,11 +305,11 @@ def report(tally: Tally, grown: dict[str, Growth], unfinished: float) -> bool:
     print(f"{tally.answered_since} of the answers came after the last kill")
     print(f"{unfinished:.0f} left in the server\n")
     print(f"{'server':<10} {'at first':>12} {'at last':>12} {'at most':>12}")
-    for name, one in grown.items():
-        mark = "  GROWS" if one.grows else ""
-        print(f"{name:<10} {one.first:12.0f} {one.last:12.0f} {one.most:12.0f}{mark}")
+    for name, change in grown.items():
+        mark = "  GROWS" if change.grows else ""
+        print(f"{name:<10} {change.first:12.0f} {change.last:12.0f} {change.most:12.0f}{mark}")
     well = tally.balances and tally.answered_since > 0
-    return well and not unfinished and not any(one.grows for one in grown.values())
+    return well and not unfinished and not any(change.grows for change in grown.values())
 
 
 @contextlib.contextmanager
@@ -313,11 +346,11 @@ def served(pair: str, clients: int) -> Iterator[tuple[str, psutil.Process, dict[
 
 
 def kill(server: psutil.Process, port: int) -> None:
-    """Kill the runtime at a port, as the kernel does where memory is short; its supervisor stays."""
-    (supervisor,) = [one for one in server.children() if str(port) in one.cmdline()]
-    for one in supervisor.children(recursive=True):
+    """Kill the runtime at a port, as the kernel does when memory is short; its supervisor survives."""
+    (supervisor,) = [child for child in server.children() if str(port) in child.cmdline()]
+    for process in supervisor.children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
-            one.kill()
+            process.kill()
 
 
 def main() -> int:
@@ -330,23 +363,23 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=64, help="requests that run at a time (64)")
     parser.add_argument("--pair", default="nano", help="the pair to serve (nano)")
     parser.add_argument("--seed", type=int, default=1, help="of which clients go away when (1)")
-    given = parser.parse_args()
-    with served(given.pair, given.clients) as (url, server, ports):
+    options = parser.parse_args()
+    with served(options.pair, options.clients) as (url, server, ports):
         events = [
             (at, f"SIGKILL to the {side} runtime", lambda port=ports[side]: kill(server, port))
             for side, at in KILLS.items()
         ]
         before = settled(server)
         tally, samples = load(
-            url, given.pair, server, seconds=60 * given.minutes, clients=given.clients * 3 // 2,
-            seed=given.seed, events=events,
+            url, options.pair, server, seconds=60 * options.minutes, clients=options.clients * 3 // 2,
+            seed=options.seed, events=events,
         )  # fmt: skip
         runtimes = urllib3.request("GET", f"{url}/health").json()["runtimes"]
         unfinished = left(url)
-        well = report(tally, growth(samples, before, settled(server), given.clients), unfinished)
-        for side, one in runtimes.items():
-            print(f"{side}: {one['state']}, started again {one['restarts']} times")
-            well = well and one["state"] == "ready" and one["restarts"] >= 1
+        well = report(tally, growth(samples, before, settled(server), options.clients), unfinished)
+        for side, runtime in runtimes.items():
+            print(f"{side}: {runtime['state']}, restarted {runtime['restarts']} times")
+            well = well and runtime["state"] == "ready" and runtime["restarts"] >= 1
     return 0 if well else 1
 
 

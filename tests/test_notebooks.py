@@ -119,7 +119,7 @@ def test_its_code_runs(path, pair, monkeypatch):
 
 FAILS = """
 import sys
-from specreason_sgl.runtime.launch import Server, ServerSpec
+from specreason_sgl.runtime.server import Server, ServerSpec
 Server.command = property(lambda self: [sys.executable, "-c", "import time; time.sleep(600)"])
 print(Server(ServerSpec("draft", "model")).pid)
 raise ValueError

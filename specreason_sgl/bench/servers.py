@@ -17,7 +17,7 @@ from fastapi.responses import StreamingResponse
 
 from specreason_sgl.errors import LaunchError
 from specreason_sgl.runtime import supervise
-from specreason_sgl.runtime.launch import HOST, free_port
+from specreason_sgl.runtime.server import HOST, free_port
 
 STEP = "The number of clips in May is 48 / 2 = 24, so together there are 48 + 24 of them by the end of May."
 STEP_TOKENS = 32

@@ -1,4 +1,4 @@
-"""Token-level speculative decoding on the base server, which goes well with speculative reasoning.
+"""Token-level speculative decoding on the base server (SpecReason+Decode): SGLang's flags for it.
 
 Flags and limits are those of sglang 0.5.23.
 """
@@ -9,12 +9,13 @@ from pathlib import Path
 
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.runtime import machine
+from specreason_sgl.runtime.flags import flag_value
 from specreason_sgl.runtime.placement import model_config
 
 ALGORITHM = ("--speculative-algorithm",)
 DRAFT_MODEL = ("--speculative-draft-model-path", "--speculative-draft-model")
-# A chain of three tokens, SGLang's own choice for STANDALONE. Spelled out, so that a user's flags can change
-# one of them: without the others SGLang refuses it.
+# A chain of three tokens, SGLang's default for STANDALONE. Spelled out so that users can change one of the
+# flags: SGLang refuses one without the others.
 CHAIN = (
     "--speculative-num-steps",
     "3",
@@ -32,22 +33,22 @@ DECODINGS = tuple(_NOT_ON_THE_CPU)
 
 
 def check_decode(decode: str | None, base_args: Sequence[str]) -> None:
-    """Refuse what cannot work, as far as it can be told without the models.
+    """Refuse a decoding that cannot work, as far as that is known without the models.
 
     Raises:
-        ConfigError: there is no such way to decode, it does not run here, or the flags contradict it.
+        ConfigError: `decode` is unknown or does not run on this machine, or the flags contradict it.
     """
     if decode is None:
         return
     if decode not in DECODINGS:
-        raise ConfigError(f"--decode takes one of {', '.join(DECODINGS)}, not {decode!r}")
+        raise ConfigError(f"--decode must be one of {', '.join(DECODINGS)}, got {decode!r}")
     if machine.uses_cpu_platform():
         raise ConfigError(
             f"--decode {decode} needs {_NOT_ON_THE_CPU[decode]}, which this CPU platform does not have: "
-            "leave it out, or use a machine with a GPU"
+            "omit it, or use a machine with a GPU"
         )
     if flag_value(base_args, ALGORITHM) is not None:
-        raise ConfigError(f"--decode {decode} and {ALGORITHM[0]} among the base's flags: give one of them")
+        raise ConfigError(f"--decode {decode} and {ALGORITHM[0]} in the base's flags exclude each other")
     if decode == "eagle3" and not flag_value(base_args, DRAFT_MODEL):
         raise ConfigError(
             "--decode eagle3 needs a draft head made for the base model: add "
@@ -56,52 +57,42 @@ def check_decode(decode: str | None, base_args: Sequence[str]) -> None:
 
 
 def decode_args(decode: str | None, draft_path: str, base_path: str, base_args: Sequence[str]) -> list[str]:
-    """SGLang's flags for the base server; they stand before the user's, which win.
+    """SGLang's flags for the base server; put them before the user's, which override them.
 
     Args:
-        decode: `standalone` (the pair's draft proposes tokens, too), `eagle3` (a draft head, named by
-            `--speculative-draft-model-path` among `base_args`), `ngram` (text seen before), or None.
+        decode: as accepted by `check_decode`: `standalone` (the pair's draft model proposes tokens), `eagle3`
+            (a draft head, named by `--speculative-draft-model-path` in `base_args`), `ngram` (earlier text),
+            or None.
         draft_path, base_path: the models' folders.
         base_args: the user's flags for the base server.
 
     Raises:
-        ConfigError: as `check_decode`, or `standalone` with two models of different vocabularies.
+        ConfigError: `standalone` with two models of different vocabularies.
     """
-    check_decode(decode, base_args)
     if decode is None:
         return []
     if decode == "standalone":
         _need_same_vocabulary(Path(flag_value(base_args, DRAFT_MODEL) or draft_path), Path(base_path))
         return [*ALGORITHM, "STANDALONE", DRAFT_MODEL[0], draft_path, *CHAIN]
-    return [*ALGORITHM, decode.upper()]  # SGLang chooses their numbers, EAGLE3's by the model
-
-
-def flag_value(args: Sequence[str], names: Sequence[str]) -> str | None:
-    """The last value of a flag (`--name value` or `--name=value`), None where it is not given."""
-    found = None
-    for i, one in enumerate(args):
-        name, equals, value = one.partition("=")
-        if name in names:
-            found = value if equals else args[i + 1] if i + 1 < len(args) else ""
-    return found
+    return [*ALGORITHM, decode.upper()]  # SGLang chooses the numbers of draft tokens
 
 
 def _need_same_vocabulary(draft: Path, base: Path) -> None:
-    # SGLang's StandaloneWorkerV2 refuses both, too, but after it has loaded the weights of both models.
-    why = "--decode standalone needs a draft with the base's vocabulary"
+    # SGLang's StandaloneWorkerV2 checks this too, but only after loading the weights of both models.
+    need = "--decode standalone needs a draft with the base's vocabulary"
     draft_size, base_size = (model_config(folder).get("vocab_size") for folder in (draft, base))
     if draft_size and base_size and draft_size != base_size:
-        raise ConfigError(f"{why}: {draft.name} has {draft_size} tokens, {base.name} {base_size}")
+        raise ConfigError(f"{need}: {draft.name} has {draft_size} tokens, {base.name} {base_size}")
     draft_tokens, base_tokens = _tokens(draft), _tokens(base)
     if any(base_tokens.get(number, token) != token for number, token in draft_tokens.items()):
-        raise ConfigError(f"{why}: {draft.name} and {base.name} number their tokens differently")
+        raise ConfigError(f"{need}: {draft.name} and {base.name} number their tokens differently")
 
 
 def _tokens(folder: Path) -> dict[int, str]:
-    """A tokenizer's tokens by number, as far as tokenizer.json tells; for the rest SGLang compares."""
+    """A tokenizer's tokens by id, as far as tokenizer.json lists them; SGLang compares the rest."""
     try:
         tokenizer = json.loads((folder / "tokenizer.json").read_text())
         tokens = {number: token for token, number in tokenizer["model"]["vocab"].items()}
-        return tokens | {one["id"]: one["content"] for one in tokenizer.get("added_tokens", [])}
-    except (OSError, ValueError, KeyError, AttributeError):  # no such file, or a list of scores: Unigram
+        return tokens | {token["id"]: token["content"] for token in tokenizer.get("added_tokens", [])}
+    except (OSError, ValueError, KeyError, AttributeError):  # no such file, or a Unigram list of scores
         return {}

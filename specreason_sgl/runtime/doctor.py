@@ -1,4 +1,4 @@
-"""What is on this machine, and what would stop a run."""
+"""Examines this machine: what it has, and what would stop a run of a pair."""
 
 import shutil
 import sys
@@ -23,9 +23,9 @@ class Finding:
 def examine(pair: pairs.PairSpec) -> list[Finding]:
     """Findings about this machine for a run of the pair; nothing is downloaded or started."""
     findings = [*_python(), *_packages()]
-    if any(one.verdict == "stop" for one in findings):
+    if any(finding.verdict == "stop" for finding in findings):
         return findings
-    return [*findings, *_device(pair), *_weights(pair), *_ports()]
+    return [*findings, *examine_device(pair), *_weights(pair), *_ports()]
 
 
 def _python() -> Iterator[Finding]:
@@ -43,7 +43,8 @@ def _packages() -> Iterator[Finding]:
             yield Finding("stop", name, f"not installed: pip install {name}")
 
 
-def _device(pair: pairs.PairSpec) -> Iterator[Finding]:
+def examine_device(pair: pairs.PairSpec) -> Iterator[Finding]:
+    """Findings about the accelerators, or about the CPU and its memory if there are none."""
     import torch
 
     if machine.has_accelerator():
@@ -58,14 +59,15 @@ def _device(pair: pairs.PairSpec) -> Iterator[Finding]:
             "note", "CPU", "SGLANG_USE_CPU_ENGINE=1: SGLang's own CPU engine, needs sgl-kernel for CPU"
         )
         return
-    names = [one.name for one in metadata.entry_points(group="sglang.srt.platforms")]
+    names = [plugin.name for plugin in metadata.entry_points(group="sglang.srt.platforms")]
     if "specreason_cpu" in names:
         weights = "int8" if machine.uses_int8_weights() else "bfloat16"
         yield Finding("ok", "CPU", f"no accelerator; this package's CPU platform, {weights} weights")
     else:
         yield Finding("stop", "CPU", "no accelerator, and the CPU platform is not registered: reinstall")
     available = machine.available_memory()
-    needed = sum(machine.cpu_memory_needed(model, None) for model in (pair.draft, pair.base))
+    weights = (model.parameters * machine.BFLOAT16 for model in (pair.draft, pair.base))
+    needed = sum(map(machine.cpu_memory_needed, weights))
     verdict = "ok" if available >= needed else "stop"
     text = f"{available / 1e9:.1f} GB available, {pair.name} needs about {needed / 1e9:.1f} GB"
     yield Finding(verdict, "memory", text)
@@ -92,12 +94,12 @@ def _weights(pair: pairs.PairSpec) -> Iterator[Finding]:
     missing = []
     for model in (pair.draft, pair.base):
         try:
-            found = weights.find(model)
+            folder = weights.find(model)
         except SpecReasonError as error:
-            found = None
+            folder = None
             yield Finding("note", model.name, str(error))
-        if found:
-            yield Finding("ok", model.name, str(found))
+        if folder:
+            yield Finding("ok", model.name, str(folder))
         else:
             missing.append(model)
     if not missing:
@@ -107,7 +109,7 @@ def _weights(pair: pairs.PairSpec) -> Iterator[Finding]:
         if hub or model.packaged:
             yield Finding("note", model.name, f"will be fetched from {'the hub' if hub else 'packages'}")
         else:
-            yield Finding("stop", model.name, "not on this machine, and no model hub can be reached")
+            yield Finding("stop", model.name, "not on this machine, and no model hub is reachable")
     existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
     free = shutil.disk_usage(existing).free
     needed = max(weights.disk_needed(model) for model in missing)
@@ -116,9 +118,9 @@ def _weights(pair: pairs.PairSpec) -> Iterator[Finding]:
 
 
 def _ports() -> Iterator[Finding]:
-    from specreason_sgl.runtime.launch import free_port
+    from specreason_sgl.runtime.server import free_port
 
     try:
-        yield Finding("ok", "ports", f"free ones can be had, {free_port()} for example")
+        yield Finding("ok", "ports", f"free ones are available, such as {free_port()}")
     except OSError as error:
         yield Finding("stop", "ports", f"no free port on loopback: {error}")

@@ -1,9 +1,9 @@
-"""Keeping servers running: one that ends, or does not answer any more, is started again on its port.
+"""Keeping servers running: one that ends or hangs is restarted on its port.
 
     with launch_pair(spec) as pair, Keeper([pair.draft, pair.base]) as keeper:
         keeper.snapshot()["base"].state
 
-A server that is started again is the same `Server` object, so `launch_pair` ends it at the end of its block.
+A restarted server is the same `Server` object, so `launch_pair` still stops it at the end of its block.
 """
 
 import contextlib
@@ -14,26 +14,28 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from specreason_sgl.errors import LaunchError
-from specreason_sgl.runtime.decode import flag_value
-from specreason_sgl.runtime.launch import START_TIMEOUT, Server
+from specreason_sgl.runtime.flags import flag_value
+from specreason_sgl.runtime.launch import START_TIMEOUT
+from specreason_sgl.runtime.server import Server
 
-CHECK_TIMEOUT = 30.0  # seconds; above the 20 after which SGLang's /health says 503
-POLL = 0.2  # seconds between looks at the process
+CHECK_TIMEOUT = 30.0  # seconds; SGLang's /health itself gives up after 20 and answers 503
+POLL = 0.2  # seconds between checks that the process is alive
+WATCHDOG_MARGIN = 60.0  # seconds that SGLang gets to end itself after its own watchdog fires
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a server is waited for; all in seconds.
+    """How long to wait for a server, in seconds.
 
     Attributes:
         start: from its start until it must be healthy.
-        hang: without a 200 from `/health` it counts as hung. SGLang's `/health` passes through the scheduler,
-            which says nothing while one forward pass runs, and on a CPU a chunk of a long prefill takes
-            minutes. SGLang itself gives up on a pass after 300 s (`--watchdog-timeout`, which raises this
-            limit, too): a shorter limit would end servers that are at work.
-        check: between two checks of a healthy server, each of which costs an idle one a token.
-        first_wait, longest_wait: before a restart; doubled from the one to the other.
-        steady: healthy for so long, it begins with `first_wait` again.
+        hang: a server without a 200 from `/health` for this long counts as hung. SGLang's `/health` passes
+            through the scheduler, which is silent during a forward pass, and on a CPU one chunk of a long
+            prefill takes minutes. SGLang's own watchdog gives up on a pass after 300 s; a shorter limit here
+            would kill servers that are busy. `--watchdog-timeout` raises this limit, too (`hang_limit`).
+        check: between two checks of a healthy server; each costs an idle one a token.
+        first_wait, longest_wait: before a restart; the wait doubles from the first to the longest.
+        steady: a server that was healthy for this long starts over with `first_wait`.
     """
 
     start: float = START_TIMEOUT
@@ -46,13 +48,13 @@ class Patience:
 
 @dataclass(frozen=True)
 class ServerState:
-    """How one server is.
+    """The state of one server.
 
     Attributes:
-        state: `starting` until it is healthy for the first time; `restarting` from its end until it is again.
+        state: `starting` until it is first healthy; `restarting` from its end until it is healthy again.
         since: when this state began, in seconds since the epoch.
-        restarts: how often it was started again.
-        error: why it ended last, in a line; empty if it never did.
+        restarts: how often it was restarted.
+        error: why it last ended, in one line; empty if it never did.
     """
 
     state: Literal["starting", "ready", "restarting"]
@@ -61,27 +63,34 @@ class ServerState:
     error: str = ""
 
 
-class Keeper:
-    """Watches servers, each from a thread, from `start()` to `stop()` (or in a `with` block).
+def hang_limit(args: Sequence[str], patience: Patience) -> float:
+    """Seconds without health after which a server with these flags counts as hung."""
+    watchdog = flag_value(args, ["--watchdog-timeout"])
+    return max(patience.hang, float(watchdog) + WATCHDOG_MARGIN) if watchdog else patience.hang
 
-    `stop()` starts nothing and ends nothing: the servers belong to who made them, and outlive it.
+
+class Keeper:
+    """Watches servers, one thread each, from `start()` to `stop()` (or in a `with` block).
+
+    `stop()` neither starts nor ends a server: they belong to whoever launched them, and outlive the keeper.
     """
 
     def __init__(self, servers: Sequence[Server], patience: Patience = Patience()):
-        # Servers that share a GPU start one after the other: each measures what the other has left.
-        turn = threading.Lock() if any(one.spec.share for one in servers) else contextlib.nullcontext()
-        self._watches = [_Watch(one, patience, turn) for one in servers]
+        # Servers that share a GPU start one after the other: each measures what the other left free.
+        shares_gpu = any(server.spec.share for server in servers)
+        turn = threading.Lock() if shares_gpu else contextlib.nullcontext()
+        self._watches = [_Watch(server, patience, turn) for server in servers]
 
     def start(self) -> None:
         for watch in self._watches:
             watch.thread.start()
 
     def stop(self) -> None:
-        """After this no server is started any more. Returns within about a second."""
+        """After this no server is restarted. Returns within about a second."""
         for watch in self._watches:
             watch.stop()
         for watch in self._watches:
-            watch.thread.join(0.5)  # one that waits for an answer goes on to, and then ends
+            watch.thread.join(0.5)  # a thread that waits for an answer ends when it has one
 
     def __enter__(self) -> "Keeper":
         self.start()
@@ -91,19 +100,20 @@ class Keeper:
         self.stop()
 
     def snapshot(self) -> dict[str, ServerState]:
-        """The servers' states by role, from any thread."""
+        """Each server's state now, by role."""
         return {watch.server.spec.role: watch.state for watch in self._watches}
 
 
 class _Watch:
+    """One server and the thread that watches it. Methods that wait return why the server ended, or ""."""
+
     def __init__(self, server: Server, patience: Patience, turn: contextlib.AbstractContextManager):
         self.server, self.patience, self.turn = server, patience, turn
-        own = flag_value(server.spec.args, ["--watchdog-timeout"])
-        self.hang = max(patience.hang, float(own) + 60 if own else 0)
+        self.hang = hang_limit(server.spec.args, patience)
         self.state = ServerState("ready" if server.ready else "starting", time.time())
         self.thread = threading.Thread(target=self._run, name=f"keep-{server.spec.role}", daemon=True)
         self._stopping = threading.Event()
-        self._starting = threading.Lock()  # held while a process is started, and to forbid that
+        self._starting = threading.Lock()  # held while a process is started, and by stop(), which forbids it
 
     def stop(self) -> None:
         with self._starting:
@@ -115,13 +125,13 @@ class _Watch:
         while not self._stopping.is_set():
             if not error:
                 ready_at = time.monotonic()
-                error = self._until_dead()
+                error = self._until_ended()
                 if time.monotonic() - ready_at >= self.patience.steady:
                     wait = self.patience.first_wait
             if self._stopping.is_set():
                 return
             self._change("restarting", error=error)
-            self.server.stop()  # a hung one; and what a dead one left
+            self.server.stop()  # also clears up after a process that ended by itself
             if self._stopping.wait(wait):
                 return
             wait = min(2 * wait, self.patience.longest_wait)
@@ -140,38 +150,30 @@ class _Watch:
         return ""
 
     def _until_ready(self) -> str:
-        """Wait until it is healthy or stopping; else how it failed."""
         deadline = time.monotonic() + self.patience.start
         while not self._stopping.wait(POLL):
-            if how := self.server.ended():
-                return how
-            if self._healthy():
+            if reason := self.server.ended():
+                return reason
+            if self.server.healthy(CHECK_TIMEOUT):
                 self._change("ready")
                 return ""
             if time.monotonic() > deadline:
                 return f"was not ready after {self.patience.start:.0f} s"
         return ""
 
-    def _until_dead(self) -> str:
-        """Wait until it ends, hangs or is stopping; how."""
+    def _until_ended(self) -> str:
         healthy_at = check_at = time.monotonic()
         while not self._stopping.wait(POLL):
-            if how := self.server.ended():
-                return how
+            if reason := self.server.ended():
+                return reason
             if time.monotonic() < check_at:
                 continue
-            if self._healthy():
+            if self.server.healthy(CHECK_TIMEOUT):
                 healthy_at = time.monotonic()
                 check_at = healthy_at + self.patience.check
             elif time.monotonic() - healthy_at > self.hang:
                 return f"did not answer /health for {self.hang:.0f} s"
         return ""
-
-    def _healthy(self) -> bool:
-        try:
-            return self.server.healthy(CHECK_TIMEOUT)
-        except LaunchError:  # it has just ended, which the next look tells
-            return False
 
     def _change(self, state: str, **changes) -> None:
         self.state = replace(self.state, state=state, since=time.time(), **changes)

@@ -1,25 +1,22 @@
-"""What this machine has: accelerator, memory, the type it computes in."""
+"""What this machine offers: accelerators, memory, the number format its CPU is fast in."""
 
 import json
 import os
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 
 from specreason_sgl.errors import LaunchError
-from specreason_sgl.runtime.pairs import Model
-from specreason_sgl.runtime.weights import weights_bytes
 
-CPU_OVERHEAD = 1_500_000_000  # bytes a server needs on a CPU beside its weights: processes, KV cache
-_BFLOAT16 = 2  # bytes
+BFLOAT16 = 2  # bytes
+CPU_OVERHEAD = 1_500_000_000  # bytes that a server on a CPU needs beside its weights: processes, KV cache
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A CUDA GPU: its number among those that this process sees, its memory and what is free, in bytes."""
+    """A CUDA GPU: its index among those visible to this process, its total and free memory in bytes."""
 
     index: int
     name: str
@@ -28,7 +25,7 @@ class Gpu:
 
 
 def gpus() -> list[Gpu]:
-    """The CUDA GPUs that this process sees, as they are now; takes some seconds.
+    """The CUDA GPUs visible to this process, with their free memory now; takes some seconds.
 
     Raises:
         LaunchError: the driver does not answer.
@@ -37,21 +34,21 @@ def gpus() -> list[Gpu]:
 
     if not torch.cuda.is_available():
         return []
-    # In a process of its own: asking makes a CUDA context, which holds GPU memory until its process ends.
+    # In a separate process: asking creates a CUDA context, which holds GPU memory until its process ends.
     done = subprocess.run([sys.executable, "-c", _LIST_GPUS], capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         raise LaunchError(f"the GPUs' memory cannot be read: {last}")
-    return [Gpu(*one) for one in json.loads(done.stdout)]
+    return [Gpu(*facts) for facts in json.loads(done.stdout)]
 
 
 _LIST_GPUS = """
 import json, torch
-found = []
+gpus = []
 for i in range(torch.cuda.device_count()):
     free, total = torch.cuda.mem_get_info(i)
-    found.append((i, torch.cuda.get_device_name(i), total, free))
-print(json.dumps(found))
+    gpus.append((i, torch.cuda.get_device_name(i), total, free))
+print(json.dumps(gpus))
 """
 
 
@@ -62,23 +59,22 @@ def has_accelerator() -> bool:
 
 
 def uses_cpu_platform() -> bool:
-    """Whether this package's CPU platform is the one that SGLang will run on here."""
+    """Whether SGLang will run on this package's CPU platform here."""
     return os.environ.get("SGLANG_USE_CPU_ENGINE", "0") != "1" and not has_accelerator()
 
 
 def uses_int8_weights() -> bool:
-    """Whether the CPU platform serves int8 weights by default: where bfloat16 has no AVX-512 to run on."""
+    """Whether the CPU platform uses int8 weights by default: it does if bfloat16 lacks AVX-512."""
     import torch
 
     return not torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-def cpu_memory_needed(model: Model, folder: Path | None) -> int:
-    """Bytes of memory that a server for this model needs on this CPU; 0 where the size is not known."""
-    weights = weights_bytes(folder) if folder else model.parameters * _BFLOAT16
+def cpu_memory_needed(weights: int) -> int:
+    """Bytes of memory that a server with these weights (bytes) needs on this CPU; 0 if the weights are 0."""
     return weights + CPU_OVERHEAD if weights else 0
 
 
 def available_memory() -> int:
-    """Bytes of memory that new processes can have."""
+    """Bytes of memory available to new processes."""
     return psutil.virtual_memory().available

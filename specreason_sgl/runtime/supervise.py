@@ -1,7 +1,7 @@
-"""Runs one command and stops it, with all it started, when the parent goes away.
+"""Runs one command and stops it, with everything it started, when the parent process goes away.
 
-Standard library only and started with `python -I -S`: it costs about 10 MB. The parent holds the other end
-of standard input; its end, even by SIGKILL, closes it.
+The parent holds the other end of standard input, which closes when the parent ends, even by SIGKILL. Standard
+library only, and started with `python -I -S`: it costs about 10 MB.
 """
 
 import contextlib
@@ -31,6 +31,7 @@ def _signal_group(group: int, number: int) -> bool:
 
 
 def main(command: list[str]) -> int:
+    """Run `[--cpus=0,1,...] COMMAND ...` until it ends or is told to stop; returns its exit status."""
     if command[0].startswith("--cpus="):
         os.sched_setaffinity(0, map(int, command[0].removeprefix("--cpus=").split(",")))
         command = command[1:]

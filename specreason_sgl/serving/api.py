@@ -1,9 +1,8 @@
-"""What goes over the wire: OpenAI's chat completions, with `specreason` as an extension."""
+"""What clients may ask for: OpenAI's chat completions, with `specreason` as an extension."""
 
 import dataclasses
 from typing import Annotated, Any, Literal
 
-from fastapi.exceptions import RequestValidationError
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -14,26 +13,17 @@ from pydantic import (
     model_validator,
 )
 
-from specreason_sgl.errors import (
-    ConfigError,
-    ContextLengthExceeded,
-    DeadlineExceeded,
-    RequestAborted,
-    ServerBusy,
-    ServerUnreachable,
-    SpecReasonError,
-    TemplateError,
-)
+from specreason_sgl.errors import ConfigError
 from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.knobs import Knob
 from specreason_sgl.reasoning.plain import KNOBS, config_of
-from specreason_sgl.reasoning.trace import Trace
 
 MOST_CHOICES = 8
+MOST_MESSAGES = 1000
 LEAST_TOKENS = 16  # a chain of thought and an answer do not fit in fewer
-SAMPLING = ("temperature", "top_p")
+SAMPLING = ("temperature", "top_p")  # settings that are OpenAI's own parameters
 
-# Parameters of OpenAI's that this server does not have, with the values that ask for nothing.
+# OpenAI's parameters that this server does not support, with the values that change nothing.
 WITHOUT_EFFECT: dict[str, tuple] = {
     "audio": (),
     "frequency_penalty": (0,),
@@ -55,62 +45,12 @@ WITHOUT_EFFECT: dict[str, tuple] = {
     "verbosity": (),
     "web_search_options": (),
 }
-# They say who asks or why, and change nothing in an answer.
+# They say who asks or why, and do not affect the answer.
 NOTES = ("user", "metadata", "safety_identifier", "prompt_cache_key")
 
 
-class ApiError(Exception):
-    """A refusal, in OpenAI's error format."""
-
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        type: str = "invalid_request_error",
-        param: str | None = None,
-        code: str | None = None,
-        headers: dict[str, str] | None = None,
-    ):
-        super().__init__(message)
-        self.status, self.headers = status, headers
-        self.body = {"error": {"message": message, "type": type, "param": param, "code": code}}
-
-
-def api_error(error: SpecReasonError) -> ApiError:
-    """What an error of this package's is to a client."""
-    if isinstance(error, ContextLengthExceeded):
-        return ApiError(400, str(error), code="context_length_exceeded")
-    if isinstance(error, ConfigError):
-        return ApiError(400, error.reworded(_parameter), param=next(map(_parameter, error.knobs), None))
-    if isinstance(error, TemplateError):
-        return ApiError(400, str(error))
-    if isinstance(error, DeadlineExceeded):
-        return ApiError(504, str(error), "timeout_error")
-    status = 503 if isinstance(error, ServerUnreachable | ServerBusy | RequestAborted) else 502
-    return ApiError(status, str(error), "server_error")
-
-
-def _parameter(knob: str) -> str:
-    """A knob's name in a request."""
-    return f"specreason.{knob}" if knob in _KNOBS else _OPENAIS.get(knob, knob)
-
-
-def invalid(error: RequestValidationError) -> ApiError:
-    """What does not fit `ChatRequest`: the first thing, and where."""
-    first = error.errors()[0]
-    path = [str(part) for part in first["loc"] if part != "body"]
-    if path[:1] == ["specreason"] and len(path) > 1 and path[1] in _KNOBS:
-        return api_error(_KNOBS[path[1]].error(first["input"]))
-    where = ".".join(path) or None
-    if first["type"] == "extra_forbidden":
-        return ApiError(
-            400, f"the parameter {where} is not supported", param=where, code="unsupported_parameter"
-        )
-    return ApiError(400, f"{where or 'the body'}: {first['msg']}", param=where)
-
-
 def _join_parts(content: Any) -> Any:
-    """A message's content may come as a list of texts."""
+    """The text of a content that comes as a list of text parts."""
     if isinstance(content, list) and all(
         isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
         for part in content
@@ -119,15 +59,15 @@ def _join_parts(content: Any) -> Any:
     return content
 
 
-def _valid(text: str) -> str:
+def _check_unicode(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError("this is no valid Unicode: it has half of a surrogate pair") from None
+        raise ValueError("must be valid Unicode, got half of a surrogate pair") from None
     return text
 
 
-Text = Annotated[str, AfterValidator(_valid)]
+Text = Annotated[str, AfterValidator(_check_unicode)]
 
 
 class _Strict(BaseModel):
@@ -141,7 +81,7 @@ class ChatMessage(_Strict):
     @model_validator(mode="before")
     @classmethod
     def _without_nulls(cls, data: Any) -> Any:
-        # Clients send an answer back as it came: its thinking is not part of the conversation.
+        # Clients send an answer back as they got it; its thinking is not part of the conversation.
         if isinstance(data, dict):
             return {
                 name: value
@@ -151,6 +91,7 @@ class ChatMessage(_Strict):
         return data
 
     def plain(self) -> dict[str, str]:
+        """The message as `SpecReasonConfig.messages` takes it."""
         role = "system" if self.role == "developer" else self.role
         return {"role": role, "content": self.content}
 
@@ -160,8 +101,7 @@ class StreamOptions(_Strict):
 
 
 def _field(knob: Knob) -> tuple[Any, Any]:
-    """The type and the description of a knob in the extension. Ranges are checked by `config_of`, in whose
-    words the client is told."""
+    """The type and the description of a knob in the extension. `config_of` checks the ranges."""
     kind = Text if knob.kind is str else knob.kind
     hint = Literal[knob.words] if knob.kind is str and knob.words else kind
     if knob.kind is not str and knob.words:
@@ -171,9 +111,15 @@ def _field(knob: Knob) -> tuple[Any, Any]:
 
 
 _SCHEMA = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
-# Sampling has parameters of OpenAI's own.
-_OPENAIS = {"answer_stop": "stop", "template": "chat_template_kwargs"}
-_KNOBS = {name: knob for name, knob in KNOBS.items() if "api" in knob.places and name not in SAMPLING}
+OPENAI_NAMES = {"answer_stop": "stop", "template": "chat_template_kwargs"}  # settings with another name there
+EXTENSION_KNOBS = {
+    name: knob for name, knob in KNOBS.items() if "api" in knob.places and name not in SAMPLING
+}
+
+
+def parameter(knob: str) -> str:
+    """A setting's name in a request, such as `specreason.threshold`."""
+    return f"specreason.{knob}" if knob in EXTENSION_KNOBS else OPENAI_NAMES.get(knob, knob)
 
 
 class _Extension(_Strict):
@@ -184,13 +130,13 @@ Extension = create_model(
     "Extension",
     __base__=_Extension,
     __doc__="The knobs of a run, as far as a client may turn them.",
-    **{name: _field(knob) for name, knob in _KNOBS.items()},
+    **{name: _field(knob) for name, knob in EXTENSION_KNOBS.items()},
 )
 
 
 class ChatRequest(_Strict):
-    model: Text
-    messages: list[ChatMessage] = Field(min_length=1, max_length=1000)
+    model: str
+    messages: list[ChatMessage] = Field(max_length=MOST_MESSAGES)
     stream: bool = False
     stream_options: StreamOptions | None = None
     temperature: float | None = Field(None, ge=0, le=2)
@@ -205,7 +151,7 @@ class ChatRequest(_Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _what_asks_for_nothing(cls, data: Any) -> Any:
+    def _without_no_ops(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
         return {
@@ -248,34 +194,3 @@ class ChatRequest(_Strict):
 
 def _same(a: Any, b: Any) -> bool:
     return a == b and isinstance(a, bool) == isinstance(b, bool)
-
-
-def usage(prompt_tokens: int, traces: list[Trace]) -> dict[str, Any]:
-    """OpenAI's counts, over all choices; in `specreason` each model's, and what came of the drafts."""
-    reasoning = sum(step.tokens for trace in traces for step in trace.steps)
-    written = sum(trace.tokens for trace in traces)
-    by_side = {"draft": 0, "base": 0}
-    for trace in traces:
-        for call in [*trace.calls, *trace.wasted]:
-            by_side[call.side] += call.completion_tokens
-    return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": written,
-        "total_tokens": prompt_tokens + written,
-        "completion_tokens_details": {"reasoning_tokens": reasoning},
-        "specreason": {
-            "draft_tokens": by_side["draft"],
-            "base_tokens": by_side["base"],
-            "wasted_tokens": sum(trace.wasted_tokens for trace in traces),
-            "steps_kept": sum(trace.kept for trace in traces),
-            "corrections": sum(trace.corrections for trace in traces),
-            "steps_rewritten": sum(trace.rewritten for trace in traces),
-        },
-    }
-
-
-def finish_reason(trace: Trace) -> str:
-    """`length` where the answer, or for want of tokens no answer, was cut off."""
-    call = trace.answer_call
-    cut = call is None or call.completion_tokens >= trace.config["answer_tokens"]
-    return "length" if cut else "stop"

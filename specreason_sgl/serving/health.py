@@ -1,4 +1,4 @@
-"""How the two runtimes are, for `/health`."""
+"""The state of the two runtimes, for `/health`."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -16,26 +16,26 @@ Health = Callable[[], tuple[bool, dict[str, Any]]]
 
 
 def of(keeper: Keeper | None, draft: Endpoint, base: Endpoint, metrics: Metrics) -> Health:
-    """Of runtimes that a keeper watches, what it has seen; others are asked."""
+    """The keeper's view of the runtimes it watches; runtimes without a keeper are asked."""
     if keeper is None:
-        return lambda: _asked({"draft": draft, "base": base})
+        return lambda: _ask({"draft": draft, "base": base})
     for side in ("draft", "base"):
         metrics.restarts.labels(side).set_function(lambda side=side: keeper.snapshot()[side].restarts)
 
     def watched() -> tuple[bool, dict[str, Any]]:
-        found = keeper.snapshot()
-        fine = all(one.state == "ready" for one in found.values())
-        return fine, {side: asdict(one) for side, one in found.items()}
+        states = keeper.snapshot()
+        is_well = all(state.state == "ready" for state in states.values())
+        return is_well, {side: asdict(state) for side, state in states.items()}
 
     return watched
 
 
-def _asked(endpoints: dict[str, Endpoint]) -> tuple[bool, dict[str, Any]]:
-    found = {}
+def _ask(endpoints: dict[str, Endpoint]) -> tuple[bool, dict[str, Any]]:
+    states = {}
     for side, endpoint in endpoints.items():
         try:
             response = urllib3.request("GET", f"{endpoint.base_url}/health", retries=False, timeout=PING)
-            found[side] = {"state": "ready" if response.status == 200 else f"status {response.status}"}
+            states[side] = {"state": "ready" if response.status == 200 else f"status {response.status}"}
         except urllib3.exceptions.HTTPError:
-            found[side] = {"state": "no answer"}
-    return all(one["state"] == "ready" for one in found.values()), found
+            states[side] = {"state": "no answer"}
+    return all(state["state"] == "ready" for state in states.values()), states

@@ -1,4 +1,4 @@
-"""Where a server listens, and who may reach it there."""
+"""The address a server binds to, and who can reach it there."""
 
 import ipaddress
 import socket
@@ -17,19 +17,19 @@ def is_loopback(host: str) -> bool:
 
 
 def check_exposure(host: str, api_key: str, without_key: bool) -> None:
-    """Refuse to serve other machines without a key, unless that was said to be meant.
+    """Refuse to serve other machines without a key, unless the user asked for that.
 
     Raises:
-        ConfigError: it is not safe.
+        ConfigError: other machines can reach `host`, and there is neither a key nor `without_key`.
     """
     if not is_loopback(host) and not api_key and not without_key:
         raise ConfigError(
-            f"other machines can reach {host}: give an --api-key, or say --without-key if anyone may use it"
+            f"other machines can reach {host}: give an --api-key, or --without-key if anyone may use it"
         )
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket at the address, bound before anything slow begins.
+    """A socket bound to the address.
 
     Raises:
         LaunchError: the port is taken, or the address is not this machine's.
@@ -45,7 +45,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def url(sock: socket.socket) -> str:
-    """What a client on this machine calls."""
+    """The URL for clients on this machine."""
     host, port = sock.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,4 +1,4 @@
-"""What a server counts, for Prometheus."""
+"""A server's metrics, for Prometheus."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -9,43 +9,50 @@ SCORES = (-16, -8, -4, -2, -1, -0.5, 0, 0.5, 1, 2, 3, 4, 5, 6, 7, 8, 9)  # logpr
 
 
 class Metrics:
-    """Counters of one server, in a registry of their own."""
+    """The metrics of one server, in a registry of their own."""
 
     def __init__(self):
-        self.registry = one = CollectorRegistry()
+        self.registry = registry = CollectorRegistry()
         self.requests = Counter(
-            "specreason_requests", "Requests answered.", ["model", "status"], registry=one
+            "specreason_requests", "Requests answered.", ["model", "status"], registry=registry
         )
-        self.running = Gauge("specreason_requests_running", "Requests that run now.", registry=one)
-        self.waiting = Gauge("specreason_requests_waiting", "Requests in the queue.", registry=one)
+        self.running = Gauge("specreason_requests_running", "Requests that are running.", registry=registry)
+        self.waiting = Gauge("specreason_requests_waiting", "Requests in the queue.", registry=registry)
         self.seconds = Histogram(
             "specreason_request_seconds", "From a request to the end of its answer.", ["model"],
-            buckets=SECONDS, registry=one,
+            buckets=SECONDS, registry=registry,
         )  # fmt: skip
         self.first = Histogram(
-            "specreason_time_to_first_token_seconds", "Of streaming requests.", ["model"],
-            buckets=SECONDS, registry=one,
+            "specreason_time_to_first_token_seconds", "From a request to its first event.", ["model"],
+            buckets=SECONDS, registry=registry,
         )  # fmt: skip
-        self.steps = Counter("specreason_steps", "Steps of chains of thought.", ["author"], registry=one)
-        self.rejected = Counter("specreason_steps_rejected", "Drafted steps rejected.", registry=one)
+        self.steps = Counter("specreason_steps", "Steps of chains of thought.", ["author"], registry=registry)
+        self.rejected = Counter("specreason_steps_rejected", "Drafted steps rejected.", registry=registry)
         self.corrections = Counter(
-            "specreason_corrections", "Drafted tokens that the base model replaced.", registry=one
+            "specreason_corrections", "Drafted tokens that the base model replaced.", registry=registry
         )
         self.undrafted = Counter(
-            "specreason_steps_undrafted", "Steps that no draft was there for.", registry=one
+            "specreason_steps_undrafted", "Steps without a draft.", registry=registry
         )  # fmt: skip
         self.scores = Histogram(
-            "specreason_score", "What the verifier gave drafted steps.", buckets=SCORES, registry=one
+            "specreason_score",
+            "Values that the verifier gave to drafted steps.",
+            buckets=SCORES,
+            registry=registry,
         )
         self.tokens = Counter(
-            "specreason_tokens", "Tokens generated, by model.", ["side", "purpose"], registry=one
+            "specreason_tokens", "Tokens generated, by model.", ["side", "purpose"], registry=registry
         )
-        self.wasted = Counter("specreason_wasted_tokens", "Of these, thrown away.", registry=one)
+        self.wasted = Counter(
+            "specreason_wasted_tokens", "Generated tokens that were thrown away.", registry=registry
+        )
         self.prompt_tokens = Counter(
             "specreason_prompt_tokens", "Prompt tokens, by model and whether its cache had them.",
-            ["side", "cached"], registry=one,
+            ["side", "cached"], registry=registry,
         )  # fmt: skip
-        self.restarts = Gauge("specreason_runtime_restarts", "Restarts.", ["side"], registry=one)
+        self.restarts = Gauge(
+            "specreason_runtime_restarts", "Restarts of the runtimes.", ["side"], registry=registry
+        )
 
     def count(self, trace: Trace) -> None:
         """Add a finished run."""

@@ -1,4 +1,4 @@
-"""Runs requests on a pair: a bounded number at a time, a bounded queue, and what they tell as it comes."""
+"""Runs requests on a pair: a bounded number at a time, a bounded queue, and events as they happen."""
 
 import asyncio
 import contextlib
@@ -22,12 +22,12 @@ Mode = Literal["specreason", "base", "draft"]
 
 
 class QueueFull(Exception):
-    """As many requests wait as may."""
+    """The queue has no room for another request."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """What one choice of a request tells: a kept step, a piece of text, or at its end the trace."""
+    """News of one choice of a request: a kept step, a piece of text, or its trace when it ends."""
 
     choice: int
     step: Step | None = None
@@ -37,23 +37,23 @@ class Event:
 
 
 class Job:
-    """A request that runs, in threads. `cancel` has to be called in the end, by whoever has it."""
+    """A running request, one thread per choice. Whoever holds it must call `cancel` in the end."""
 
     def __init__(self, choices: int):
         self.choices = choices
-        self.end = Cancel()
+        self.cancellation = Cancel()
         self.finished = asyncio.Event()
         self._cancelled = False
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Event | BaseException] = asyncio.Queue()
 
     def tell(self, event: Event | BaseException) -> None:
-        """Called from a run's thread."""
-        with contextlib.suppress(RuntimeError):  # the loop has ended: nobody listens
+        """Queue an event; called from the thread of a choice."""
+        with contextlib.suppress(RuntimeError):  # the loop has ended, so nobody listens
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
     async def next(self, timeout: float | None = None) -> Event | None:
-        """What is told next, or None after so many seconds without.
+        """The next event, or None if there is none within `timeout` seconds.
 
         Raises:
             SpecReasonError: a choice failed.
@@ -67,10 +67,12 @@ class Job:
         return event
 
     def cancel(self) -> None:
-        """Abort what still runs of it, on both runtimes; returns at once."""
+        """Abort its runs on both runtimes; returns at once."""
         if not self.finished.is_set() and not self._cancelled:
             self._cancelled = True
-            threading.Thread(target=self.end, daemon=True).start()  # a runtime that hangs takes seconds
+            threading.Thread(
+                target=self.cancellation, daemon=True
+            ).start()  # takes seconds if a runtime hangs
 
 
 class Service:
@@ -79,9 +81,9 @@ class Service:
     Args:
         draft, base: the runtimes.
         metrics: counts what happens.
-        max_running: requests at a time.
-        max_queue: requests that wait beside these.
-        timeout: seconds for a request, the waiting included.
+        max_running: requests that run at once.
+        max_queue: requests that may wait.
+        timeout: seconds for a request, from its arrival.
     """
 
     def __init__(
@@ -103,7 +105,7 @@ class Service:
         self._pool = ThreadPoolExecutor(max_running * MOST_CHOICES, thread_name_prefix="request")
 
     def count_tokens(self, mode: Mode, messages: Sequence[Message], config: SpecReasonConfig) -> int:
-        """Tokens of a prompt, in the base model's tokenizer unless the draft model is alone.
+        """Tokens of a prompt for the base model, or for the draft model if it is alone.
 
         Raises:
             TemplateError: the model's chat template refuses the messages.
@@ -115,16 +117,27 @@ class Service:
     async def start(
         self, mode: Mode, messages: Sequence[Message], config: SpecReasonConfig, choices: int, streaming: bool
     ) -> Job:
-        """Admit a request and begin it.
+        """Wait for a free slot and start a request.
 
         Raises:
-            QueueFull: try again later.
-            DeadlineExceeded: its time was over before its turn came.
+            QueueFull: too many requests wait already.
+            DeadlineExceeded: no slot was free within the timeout.
             RequestAborted: the server is shutting down.
         """
+        deadline = time.monotonic() + self.timeout
+        await self._acquire_slot()
+        job = Job(choices)
+        self._jobs.add(job)
+        self.metrics.running.inc()
+        loop = asyncio.get_running_loop()
+        arguments = (mode, messages, config, deadline, streaming)
+        runs = (loop.run_in_executor(self._pool, self._run, job, i, *arguments) for i in range(choices))
+        asyncio.gather(*runs).add_done_callback(lambda _: self._finish(job))
+        return job
+
+    async def _acquire_slot(self) -> None:
         if self._closing:
             raise RequestAborted("the server is shutting down")
-        deadline = time.monotonic() + self.timeout
         if self._slots.locked() and self._waiting >= self.max_queue:
             raise QueueFull
         self._waiting += 1
@@ -134,22 +147,14 @@ class Service:
                 await self._slots.acquire()
         except TimeoutError:
             raise DeadlineExceeded(
-                f"the request waited {self.timeout:g} s and its turn did not come; the server is overloaded"
+                f"the request waited {self.timeout:g} s for a free slot; the server is overloaded"
             ) from None
         finally:
             self._waiting -= 1
             self.metrics.waiting.dec()
-        if self._closing:
+        if self._closing:  # since the request began to wait
             self._slots.release()
             raise RequestAborted("the server is shutting down")
-        job = Job(choices)
-        self._jobs.add(job)
-        self.metrics.running.inc()
-        loop = asyncio.get_running_loop()
-        arguments = (mode, messages, config, deadline, streaming)
-        runs = (loop.run_in_executor(self._pool, self._run, job, i, *arguments) for i in range(choices))
-        asyncio.gather(*runs).add_done_callback(lambda _: self._finish(job))
-        return job
 
     def _finish(self, job: Job) -> None:
         job.finished.set()
@@ -174,7 +179,7 @@ class Service:
             "config": config,
             "timeout": max(deadline - time.monotonic(), 0.001),
             "on_text": on_text if streaming else None,
-            "cancel": job.end,
+            "cancel": job.cancellation,
         }
         try:
             if mode == "specreason":
@@ -191,13 +196,13 @@ class Service:
             job.tell(error)
 
     def cancel_all(self) -> None:
-        """End every request, and begin no other."""
+        """Cancel every request, and start no more."""
         self._closing = True
         for job in list(self._jobs):
             job.cancel()
 
     async def close(self) -> None:
-        """End every request and wait until each has."""
+        """Cancel every request and wait until they have ended."""
         self.cancel_all()
         for job in list(self._jobs):
             await job.finished.wait()

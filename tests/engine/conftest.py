@@ -4,8 +4,9 @@ import types
 
 import pytest
 
-from specreason_sgl.runtime.launch import Server, ServerSpec, launch_pair, wait_healthy
+from specreason_sgl.runtime.launch import launch_pair
 from specreason_sgl.runtime.pairs import get_pair
+from specreason_sgl.runtime.server import Server, ServerSpec, wait_healthy
 from specreason_sgl.runtime.weights import find
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from specreason_sgl import Endpoint, Rewrite, SpecReasonConfig, Trace, solve
 from specreason_sgl.errors import ServerError
-from specreason_sgl.runtime.launch import wait_healthy
+from specreason_sgl.runtime.server import wait_healthy
 from specreason_sgl.verifiers import UtilityScore
 from tests.engine.test_runtimes import CLI, QUESTIONS, running, urls
 from tests.scripted import wait_until

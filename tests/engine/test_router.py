@@ -12,7 +12,7 @@ import urllib3
 
 from specreason_sgl import Endpoint, Rewrite, SpecReasonConfig, solve
 from specreason_sgl.errors import RequestAborted
-from specreason_sgl.runtime.launch import free_port
+from specreason_sgl.runtime.server import free_port
 from tests.engine.test_runtimes import QUESTIONS, metric, running
 from tests.scripted import wait_until
 

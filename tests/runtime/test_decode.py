@@ -5,7 +5,7 @@ import pytest
 
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.runtime import launch, machine
-from specreason_sgl.runtime.decode import decode_args, flag_value
+from specreason_sgl.runtime.decode import decode_args
 from specreason_sgl.runtime.launch import launch_pair
 from specreason_sgl.runtime.pairs import Model, PairSpec
 
@@ -48,11 +48,11 @@ def test_the_flags_are_sglangs(gpu, tmp_path, decode, base_args, flags):
     from sglang.srt.server_args import ServerArgs
 
     draft, base = model(tmp_path / "draft"), model(tmp_path / "base")
-    found = decode_args(decode, draft, base, base_args)
-    assert found == flags.format(draft=draft).split()
+    args = decode_args(decode, draft, base, base_args)
+    assert args == flags.format(draft=draft).split()
     parser = argparse.ArgumentParser()
     ServerArgs.add_cli_args(parser)
-    parsed = parser.parse_args(["--model-path", base, *found, *base_args, "--speculative-num-steps", "5"])
+    parsed = parser.parse_args(["--model-path", base, *args, *base_args, "--speculative-num-steps", "5"])
     assert parsed.speculative_num_steps == 5  # the user's, which stands last, wins
     assert (parsed.speculative_draft_model_path is None) == (decode in (None, "ngram"))
 
@@ -60,11 +60,11 @@ def test_the_flags_are_sglangs(gpu, tmp_path, decode, base_args, flags):
 @pytest.mark.parametrize(
     ("decode", "base_args", "says"),
     [
-        ("magic", [], "--decode takes one of standalone, eagle3, ngram, not 'magic'"),
+        ("magic", [], "--decode must be one of standalone, eagle3, ngram, got 'magic'"),
         (
             "ngram",
             ["--speculative-algorithm=NGRAM"],
-            "--decode ngram and --speculative-algorithm among the base's flags: give one of them",
+            "--decode ngram and --speculative-algorithm in the base's flags exclude each other",
         ),
         (
             "eagle3",
@@ -97,7 +97,7 @@ def test_nothing_of_it_runs_on_the_cpu_platform(monkeypatch, decode, needs):
     with pytest.raises(ConfigError) as raised:
         launch_pair(PairSpec("x", Model("a"), Model("b")), decode=decode).__enter__()
     assert str(raised.value) == (
-        f"--decode {decode} needs {needs}, which this CPU platform does not have: leave it out, or use a "
+        f"--decode {decode} needs {needs}, which this CPU platform does not have: omit it, or use a "
         "machine with a GPU"
     )
     assert decode_args(None, "a", "b", []) == []
@@ -111,8 +111,8 @@ def test_a_draft_with_another_number_of_tokens_cannot_propose_any(gpu, tmp_path)
         "--decode standalone needs a draft with the base's vocabulary: draft has 151936 tokens, base 152064"
     )
     fitting = model(tmp_path / "fitting", 152064)
-    own = ["--speculative-draft-model-path", fitting]
-    assert decode_args("standalone", draft, base, own)[-2:] == ["--speculative-num-draft-tokens", "4"]
+    proposer = ["--speculative-draft-model-path", fitting]
+    assert decode_args("standalone", draft, base, proposer)[-2:] == ["--speculative-num-draft-tokens", "4"]
 
 
 def test_a_draft_that_numbers_its_tokens_differently_cannot_propose_any(gpu, tmp_path):
@@ -131,17 +131,3 @@ def test_a_size_is_looked_for_where_config_json_has_it(gpu, tmp_path):
     (nested / "config.json").write_text('{"text_config": {"vocab_size": 200}}')
     assert decode_args("standalone", str(nested), str(tmp_path / "base"), [])
     assert decode_args("standalone", "some/model", str(tmp_path / "base"), [])  # SGLang will tell
-
-
-@pytest.mark.parametrize(
-    ("args", "value"),
-    [
-        ([], None),
-        (["--a", "1"], "1"),
-        (["--a=1", "--a", "2"], "2"),
-        (["--a"], ""),
-        (["--b", "--abc", "1"], None),
-    ],
-)
-def test_a_flags_last_value_is_found(args, value):
-    assert flag_value(args, ["--a"]) == value

@@ -16,10 +16,10 @@ import pytest
 import urllib3
 
 from specreason_sgl.errors import LaunchError
-from specreason_sgl.runtime import keep, launch
-from specreason_sgl.runtime.keep import Keeper, Patience, ServerState
-from specreason_sgl.runtime.launch import Server, ServerSpec, wait_healthy
+from specreason_sgl.runtime import keep, server
+from specreason_sgl.runtime.keep import Keeper, Patience, ServerState, hang_limit
 from specreason_sgl.runtime.placement import Share
+from specreason_sgl.runtime.server import HOST, Server, ServerSpec, wait_healthy
 from tests.scripted import wait_until
 
 # GET /health: 200; /exit: it ends; /hang: /health is not answered any more; /busy: /health says 503.
@@ -83,7 +83,7 @@ def gone(pid):
 
 def tree(server):
     supervisor = psutil.Process(server.pid)
-    return [supervisor.pid, *(one.pid for one in supervisor.children(recursive=True))]
+    return [supervisor.pid, *(child.pid for child in supervisor.children(recursive=True))]
 
 
 def recovered(keeper, role, restarts):
@@ -157,64 +157,88 @@ def test_the_states_are_starting_then_ready():
         assert Keeper([base]).snapshot()["base"].state == "ready"
 
 
-def waits_of(keeper):
-    """The waits before restarts; they pass at once."""
-    waits = []
+@pytest.fixture
+def waits(monkeypatch):
+    """The seconds between the end of a server and each attempt to start it again."""
+    waits, stopped_at = [], []
+    real_start, real_stop = Server.start, Server.stop
 
-    class Event(threading.Event):
-        def wait(self, seconds):
-            if seconds != keep.POLL:
-                waits.append(seconds)
-                seconds = 0
-            return super().wait(seconds)
+    def start(self):
+        if stopped_at:
+            waits.append(time.monotonic() - stopped_at.pop())
+        real_start(self)
 
-    keeper._watches[0]._stopping = Event()
+    def stop(self):
+        real_stop(self)
+        stopped_at[:] = [time.monotonic()]
+
+    monkeypatch.setattr(Server, "start", start)
+    monkeypatch.setattr(Server, "stop", stop)
     return waits
 
 
-def test_the_waits_double_and_begin_anew_after_a_steady_time(stand_in):
-    with running("base") as (base,):
-        keeper = Keeper([base], replace(QUICK, first_wait=1, longest_wait=4, steady=0))
-        waits = waits_of(keeper)
-        with keeper:
-            (stand_in / "broken").write_text("")
-            tell(base, "/exit")
-            wait_until(lambda: len(waits) >= 5, 30)
-            assert keeper.snapshot()["base"].state == "restarting"
-            assert keeper.snapshot()["base"].error == "ended with status 1: ValueError: it is broken"
-            (stand_in / "broken").unlink()
-            wait_until(lambda: keeper.snapshot()["base"].state == "ready", 30)
-            before = len(waits)
-            assert waits[:5] == [1, 2, 4, 4, 4]
-            tell(base, "/exit")
-            wait_until(lambda: len(waits) > before, 30)
-            assert waits[before] == 1
-            wait_until(lambda: keeper.snapshot()["base"].state == "ready", 30)
+def about(*seconds):
+    """No shorter, and shorter than the next step of a doubling."""
+    return [pytest.approx(1.35 * wait, abs=0.4 * wait) for wait in seconds]
 
 
-def test_a_server_that_was_not_steady_waits_on():
-    with running("base") as (base,):
-        keeper = Keeper([base], replace(QUICK, first_wait=1, longest_wait=4, steady=1000))
-        waits = waits_of(keeper)
-        with keeper:
-            for restarts in (1, 2):
-                tell(base, "/exit")
-                wait_until(lambda restarts=restarts: recovered(keeper, "base", restarts), 30)
-            assert waits == [1, 2]
+def test_the_waits_double_up_to_the_longest_and_start_over_after_a_steady_time(stand_in, waits):
+    patience = replace(QUICK, first_wait=0.25, longest_wait=1, steady=0)
+    with running("base") as (base,), Keeper([base], patience) as keeper:
+        (stand_in / "broken").write_text("")
+        tell(base, "/exit")
+        wait_until(lambda: len(waits) >= 4, 30)
+        assert keeper.snapshot()["base"].state == "restarting"
+        assert keeper.snapshot()["base"].error == "ended with status 1: ValueError: it is broken"
+        (stand_in / "broken").unlink()
+        wait_until(lambda: keeper.snapshot()["base"].state == "ready", 30)
+        assert waits[:4] == about(0.25, 0.5, 1, 1)
+        failed = len(waits)
+        tell(base, "/exit")
+        wait_until(lambda: len(waits) > failed, 30)
+        assert waits[failed:] == about(0.25)
+        wait_until(lambda: keeper.snapshot()["base"].state == "ready", 30)
+
+
+def test_a_server_that_was_not_steady_waits_longer(waits):
+    patience = replace(QUICK, first_wait=0.25, longest_wait=1, steady=1000)
+    with running("base") as (base,), Keeper([base], patience) as keeper:
+        for restarts in (1, 2):
+            tell(base, "/exit")
+            wait_until(lambda restarts=restarts: recovered(keeper, "base", restarts), 30)
+        assert waits == about(0.25, 0.5)
 
 
 def test_a_port_that_somebody_took_meanwhile_is_told_and_waited_for(monkeypatch):
     with running("base") as (base,), Keeper([base], QUICK) as keeper:
-        monkeypatch.setattr(launch, "_is_free", lambda port: False)
+        monkeypatch.setattr(server, "is_free", lambda port: False)
         tell(base, "/exit")
         says = f"port {base.port} for the base server is taken; choose another one"
         wait_until(lambda: keeper.snapshot()["base"].error == says, 30)
         assert keeper.snapshot()["base"].restarts == 0
-        monkeypatch.setattr(launch, "_is_free", lambda port: True)
+        monkeypatch.setattr(server, "is_free", lambda port: True)
         wait_until(lambda: recovered(keeper, "base", 1), 30)
 
 
-def test_after_stop_nothing_is_started():
+def watching(role):
+    return any(thread.name == f"keep-{role}" for thread in threading.enumerate())
+
+
+def test_after_stop_nothing_is_started(waits):
+    with running("base") as (base,):
+        keeper = Keeper([base], replace(QUICK, first_wait=0.5))
+        keeper.start()
+        tell(base, "/exit")
+        wait_until(lambda: keeper.snapshot()["base"].state == "restarting", 30)
+        keeper.stop()
+        wait_until(lambda: not watching("base"))
+        threading.Event().wait(1)  # longer than the wait before a restart
+        assert waits == []
+        assert gone(base.pid)
+        assert keeper.snapshot()["base"].restarts == 0
+
+
+def test_stop_does_not_wait_for_the_next_restart():
     with running("base") as (base,):
         keeper = Keeper([base], replace(QUICK, first_wait=600, longest_wait=600))
         keeper.start()
@@ -223,11 +247,23 @@ def test_after_stop_nothing_is_started():
         started = time.monotonic()
         keeper.stop()
         assert time.monotonic() - started < 5
-        (watch,) = keeper._watches
-        wait_until(lambda: not watch.thread.is_alive())
-        assert watch._start() == ""
-        assert gone(base.pid)
+        wait_until(lambda: not watching("base"))
+
+
+def test_after_stop_a_server_that_waited_for_its_turn_is_not_started(stand_in, monkeypatch):
+    with running("draft", "base", share=Share(1, 1, 1)) as (draft, base):
+        monkeypatch.setattr(Server, "healthy", lambda *_: False)  # the first to restart keeps its turn
+        keeper = Keeper([draft, base], QUICK)
+        keeper.start()
+        tell(draft, "/exit")
+        wait_until(lambda: keeper.snapshot()["draft"].restarts == 1, 30)
+        tell(base, "/exit")
+        wait_until(lambda: keeper.snapshot()["base"].state == "restarting", 30)
+        threading.Event().wait(0.3)  # longer than the wait before a restart
+        keeper.stop()
+        wait_until(lambda: not watching("draft") and not watching("base"))
         assert keeper.snapshot()["base"].restarts == 0
+        assert gone(base.pid)
 
 
 def test_stop_does_not_wait_for_an_answer():
@@ -238,32 +274,26 @@ def test_stop_does_not_wait_for_an_answer():
         started = time.monotonic()
         keeper.stop()
         assert time.monotonic() - started < 5
-    wait_until(lambda: not keeper._watches[0].thread.is_alive())  # its server has gone
+    wait_until(lambda: not watching("base"))  # its server has gone
     assert gone(base.pid)
 
 
 def test_servers_that_share_a_gpu_are_started_one_after_the_other(monkeypatch):
-    at_once, most = [], []
-    real_start, real_change = Server.start, keep._Watch._change
+    starting = []
+    real_start = Server.start
 
     def start(self):
-        at_once.append(self.spec.role)
-        most.append(len(at_once))
+        others = (server for server in servers if server is not self)
+        starting.append([server.spec.role for server in others if not server.ended() and not server.ready])
         real_start(self)
-
-    def change(self, state, **changes):
-        if state == "ready":
-            at_once.remove(self.server.spec.role)
-        real_change(self, state, **changes)
 
     with running("draft", "base", share=Share(1, 1, 1)) as servers:
         monkeypatch.setattr(Server, "start", start)
-        monkeypatch.setattr(keep._Watch, "_change", change)
         with Keeper(servers, QUICK) as keeper:
             for server in servers:
                 tell(server, "/exit")
             wait_until(lambda: all(recovered(keeper, role, 1) for role in ("draft", "base")), 30)
-    assert most == [1, 1]
+    assert starting == [[], []]
 
 
 @pytest.mark.parametrize(
@@ -271,9 +301,16 @@ def test_servers_that_share_a_gpu_are_started_one_after_the_other(monkeypatch):
     [((), 360), (("--watchdog-timeout", "1000"), 1060), (("--watchdog-timeout=10",), 360)],
 )
 def test_the_limit_is_above_sglangs_own(args, limit):
-    server = object.__new__(Server)
-    server.spec, server.ready = ServerSpec("base", "m", args=args), True
-    assert Keeper([server])._watches[0].hang == limit
+    assert hang_limit(args, Patience()) == limit
+
+
+def test_a_server_gets_the_limit_of_its_flags(monkeypatch):
+    monkeypatch.setattr(keep, "WATCHDOG_MARGIN", 0.0)
+    args = ("--watchdog-timeout", "1")
+    with running("base", args=args) as (base,), Keeper([base], replace(QUICK, hang=0.1)) as keeper:
+        tell(base, "/busy")
+        wait_until(lambda: recovered(keeper, "base", 1), 30)
+        assert keeper.snapshot()["base"].error == "did not answer /health for 1 s"
 
 
 def test_the_log_goes_on_and_an_error_is_of_the_last_start(stand_in):
@@ -285,8 +322,9 @@ def test_the_log_goes_on_and_an_error_is_of_the_last_start(stand_in):
         wait_until(lambda: base.ended() != "", 30)
         assert base.ended() == "ended with status 1: ValueError: it is broken"
         assert "told to exit" in base.log_path.read_text()
+        assert not base.healthy()
         with pytest.raises(LaunchError, match=r"the base server \(some/model\) ended with status 1"):
-            base.healthy()
+            wait_healthy([base], 30)
         (stand_in / "broken").unlink()
         base.start()
         wait_healthy([base], 30)
@@ -295,13 +333,13 @@ def test_the_log_goes_on_and_an_error_is_of_the_last_start(stand_in):
 
 def test_sigkill_of_the_program_ends_a_server_that_was_started_again(stand_in):
     with socket.socket() as sock:
-        sock.bind((launch.HOST, 0))
+        sock.bind((HOST, 0))
         port = sock.getsockname()[1]
     program = stand_in / "stand_in.py"
     code = f"""
         import threading
         from specreason_sgl.runtime.keep import Keeper, Patience
-        from specreason_sgl.runtime.launch import Server, ServerSpec, wait_healthy
+        from specreason_sgl.runtime.server import Server, ServerSpec, wait_healthy
         Server.command = property(
             lambda self: [{sys.executable!r}, {str(program)!r}, str(self.port), {str(stand_in)!r}]
         )
@@ -324,7 +362,7 @@ def test_sigkill_of_the_program_ends_a_server_that_was_started_again(stand_in):
     )
     first = int(process.stdout.readline())
     with contextlib.suppress(urllib3.exceptions.HTTPError):
-        urllib3.request("GET", f"http://{launch.HOST}:{port}/exit", retries=False, timeout=10)
+        urllib3.request("GET", f"http://{HOST}:{port}/exit", retries=False, timeout=10)
     process.stdin.write("\n")
     process.stdin.flush()
     second = psutil.Process(int(process.stdout.readline()))
@@ -333,4 +371,4 @@ def test_sigkill_of_the_program_ends_a_server_that_was_started_again(stand_in):
     assert len(processes) == 2
     process.send_signal(signal.SIGKILL)
     process.wait()
-    wait_until(lambda: all(gone(one.pid) for one in processes), 15)
+    wait_until(lambda: all(gone(process.pid) for process in processes), 15)

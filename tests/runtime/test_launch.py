@@ -10,8 +10,7 @@ import pytest
 
 from specreason_sgl.errors import LaunchError
 from specreason_sgl.runtime import launch, supervise
-from specreason_sgl.runtime.launch import Server, ServerSpec
-from specreason_sgl.runtime.pairs import Model
+from specreason_sgl.runtime.server import HOST, Server, ServerSpec, wait_healthy
 from tests.scripted import wait_until
 
 TREE = """
@@ -68,8 +67,8 @@ def test_the_server_dies_with_a_killed_supervisor():
     process.kill()
     process.wait()
     wait_until(lambda: gone(child.pid))
-    for one in grandchildren:
-        one.kill()
+    for grandchild in grandchildren:
+        grandchild.kill()
 
 
 def test_a_server_that_ends_by_itself_is_reported_and_leaves_no_child_behind():
@@ -82,7 +81,7 @@ def test_a_server_that_ends_by_itself_is_reported_and_leaves_no_child_behind():
 def test_sigkill_of_the_program_ends_its_servers(tmp_path):
     code = f"""
         import threading
-        from specreason_sgl.runtime.launch import Server, ServerSpec
+        from specreason_sgl.runtime.server import Server, ServerSpec
         Server.command = property(lambda self: [{sys.executable!r}, "-c", {TREE!r}])
         server = Server(ServerSpec("draft", "x"))
         print(server.pid, flush=True)
@@ -96,7 +95,7 @@ def test_sigkill_of_the_program_ends_its_servers(tmp_path):
     tree = [supervisor, *supervisor.children(recursive=True)]
     program.send_signal(signal.SIGKILL)
     program.wait()
-    wait_until(lambda: all(gone(one.pid) for one in tree), seconds=15)
+    wait_until(lambda: all(gone(process.pid) for process in tree), seconds=15)
 
 
 def test_a_server_that_dies_names_its_log_and_its_last_error(tmp_path, monkeypatch):
@@ -104,7 +103,7 @@ def test_a_server_that_dies_names_its_log_and_its_last_error(tmp_path, monkeypat
     monkeypatch.setattr(Server, "command", property(lambda self: [sys.executable, "-c", code]))
     server = Server(ServerSpec("base", "some/model"))
     with pytest.raises(LaunchError) as raised:
-        launch.wait_healthy([server], 30)
+        wait_healthy([server], 30)
     assert "the base server (some/model) ended with status 1" in str(raised.value)
     assert "ValueError: no such model" in str(raised.value)
     assert str(server.log_path) in str(raised.value)
@@ -117,7 +116,7 @@ def test_a_server_that_is_never_ready_is_given_up(monkeypatch):
     server = Server(ServerSpec("base", "some/model"))
     try:
         with pytest.raises(LaunchError, match="not ready after 0 s"):
-            launch.wait_healthy([server], 0.1)
+            wait_healthy([server], 0.1)
     finally:
         server.stop()
     assert gone(server.pid)
@@ -125,7 +124,7 @@ def test_a_server_that_is_never_ready_is_given_up(monkeypatch):
 
 def test_a_taken_port_is_said_before_anything_starts():
     with socket.socket() as taken:
-        taken.bind((launch.HOST, 0))
+        taken.bind((HOST, 0))
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(LaunchError, match=f"port {port} for the draft server is taken"):
@@ -135,14 +134,14 @@ def test_a_taken_port_is_said_before_anything_starts():
 def test_too_little_memory_is_said_before_anything_starts(monkeypatch, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"x" * 1000)
     monkeypatch.setattr(launch, "available_memory", lambda: 1_000_000)
-    with pytest.raises(LaunchError, match="GB of memory"):
-        launch._need_memory([Model(str(tmp_path))])
+    with pytest.raises(LaunchError, match=r"need about 3\.0 GB of memory and 0\.0 GB are available"):
+        launch.check_memory([tmp_path, tmp_path])
 
 
 @pytest.mark.parametrize(
     ("spec", "expected"),
     [
-        (ServerSpec("base", "m"), ["--model-path", "m", "--host", "127.0.0.1", "--port", "{port}"]),
+        (ServerSpec("base", "m"), ["--model-path", "m", "--host", "127.0.0.1", "--port", "1234"]),
         (ServerSpec("base", "m", gpus=(0, 1)), ["--tensor-parallel-size", "2"]),
         (
             ServerSpec("base", "m", args=("--speculative-algorithm", "NGRAM")),
@@ -150,16 +149,12 @@ def test_too_little_memory_is_said_before_anything_starts(monkeypatch, tmp_path)
         ),
     ],
 )
-def test_the_command_is_sglangs_own(spec, expected, monkeypatch):
-    server = object.__new__(Server)
-    server.spec, server.port = spec, 1234
-    command = server.command
+def test_the_command_is_sglangs_own(spec, expected):
+    command = spec.command(1234)
     assert command[3] == "serve"
-    wanted = [part.format(port=1234) for part in expected]
-    assert any(command[i : i + len(wanted)] == wanted for i in range(len(command)))
+    assert any(command[i : i + len(expected)] == expected for i in range(len(command)))
 
 
 def test_gpus_are_chosen_by_the_environment():
-    server = object.__new__(Server)
-    server.spec = ServerSpec("base", "m", gpus=(2, 3))
-    assert server._environment()["CUDA_VISIBLE_DEVICES"] == "2,3"
+    spec = ServerSpec("base", "m", gpus=(2, 3))
+    assert spec.environment()["CUDA_VISIBLE_DEVICES"] == "2,3"

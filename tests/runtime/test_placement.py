@@ -7,10 +7,11 @@ import pytest
 
 from specreason_sgl.errors import ConfigError, LaunchError
 from specreason_sgl.runtime import doctor, launch, machine, pairs, placement
-from specreason_sgl.runtime.launch import Server, ServerSpec, launch_pair
+from specreason_sgl.runtime.launch import launch_pair
 from specreason_sgl.runtime.machine import Gpu
 from specreason_sgl.runtime.pairs import Model, PairSpec
 from specreason_sgl.runtime.placement import Share, memory_flags, place, share_gpus
+from specreason_sgl.runtime.server import Server, ServerSpec
 from tests.scripted import wait_until
 
 GB = 10**9
@@ -25,9 +26,9 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture
 def gpus(monkeypatch):
     """Two GPUs of 80 GB, of which a test can change what is free."""
-    there = [Gpu(0, "Toy", 80 * GB, 80 * GB), Gpu(1, "Toy", 80 * GB, 78 * GB)]
-    monkeypatch.setattr(machine, "gpus", lambda: list(there))
-    return there
+    available = [Gpu(0, "Toy", 80 * GB, 80 * GB), Gpu(1, "Toy", 80 * GB, 78 * GB)]
+    monkeypatch.setattr(machine, "gpus", lambda: list(available))
+    return available
 
 
 def model(folder, weights=0, layers=0, **config):
@@ -72,10 +73,10 @@ def test_models_go_where_they_are_told(gpus, draft, base, colocate, placed):
         ((2,), (0,), False, "--draft-gpus: there is no GPU 2; there are 0, 1"),
         ((), (-1, 7), False, "--base-gpus: there is no GPU -1, 7; there are 0, 1"),
         ((), (1, 1), False, "--base-gpus names a GPU twice: 1, 1"),
-        ((0,), (0, 1), False, "GPU 0 is given to both models: choose another, or --colocate"),
-        ((), (0, 1), False, "the base takes every GPU and the draft needs one, too: add --colocate"),
-        ((0, 1), (), False, "the draft takes every GPU and the base needs one, too: add --colocate"),
-        ((0,), (1,), True, "with --colocate both models are on the same GPUs, not on 0 and 1"),
+        ((0,), (0, 1), False, "GPU 0 is given to both models: choose another, or add --colocate"),
+        ((), (0, 1), False, "the base takes every GPU and the draft needs one: add --colocate"),
+        ((0, 1), (), False, "the draft takes every GPU and the base needs one: add --colocate"),
+        ((0,), (1,), True, "with --colocate both models must be on the same GPUs, got 0 and 1"),
     ],
 )
 def test_placements_that_cannot_be_are_refused(gpus, draft, base, colocate, says):
@@ -100,23 +101,41 @@ def test_with_no_wish_the_models_are_apart_where_they_can_be(monkeypatch, count,
     assert place((), (), False) == placed
 
 
-def test_gpu_facts_come_from_a_process_of_their_own(monkeypatch):
-    assert machine.gpus() == [] or machine.gpus()[0].total > 0
+def test_without_cuda_there_are_no_gpus_and_no_process_is_asked(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: pytest.fail("a process was started"))
+    assert machine.gpus() == []
+
+
+CUDA = """
+def device_count(): return 2
+def mem_get_info(index): return 70 + index, 80
+def get_device_name(index): return f"Toy {index}"
+"""
+
+
+@pytest.fixture
+def driver(monkeypatch, tmp_path):
+    """The file that is `torch.cuda` to child processes; in this process, asking fails."""
+    package = tmp_path / "torch"
+    package.mkdir()
+    (package / "cuda.py").write_text(CUDA)
+    (package / "__init__.py").write_text("from torch import cuda")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr(machine, "_LIST_GPUS", "print('[[0, \"Toy\", 80, 70]]')")
-    assert machine.gpus() == [Gpu(0, "Toy", 80, 70)]
-    monkeypatch.setattr(machine, "_LIST_GPUS", "raise RuntimeError('no driver')")
+    for name in ("mem_get_info", "get_device_name"):
+        monkeypatch.setattr(f"torch.cuda.{name}", lambda *_: pytest.fail("this would make a CUDA context"))
+    return package / "cuda.py"
+
+
+def test_gpu_facts_are_read_in_a_process_of_their_own(driver):
+    assert machine.gpus() == [Gpu(0, "Toy 0", 80, 70), Gpu(1, "Toy 1", 80, 71)]
+
+
+def test_a_driver_that_fails_is_named(driver):
+    driver.write_text(CUDA.replace("return 70 + index, 80", "raise RuntimeError('no driver')"))
     with pytest.raises(LaunchError, match="GPUs' memory cannot be read: RuntimeError: no driver"):
         machine.gpus()
-
-
-def test_the_program_that_lists_gpus_says_what_a_gpu_is_made_of(monkeypatch, capsys):
-    cuda = SimpleNamespace(
-        device_count=lambda: 1, mem_get_info=lambda i: (70, 80), get_device_name=lambda i: "Toy"
-    )
-    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
-    exec(machine._LIST_GPUS, {})
-    assert Gpu(*json.loads(capsys.readouterr().out)[0]) == Gpu(0, "Toy", 80, 70)
 
 
 def test_the_spare_memory_is_split_so_that_both_hold_as_many_tokens(gpus, pair):
@@ -136,7 +155,7 @@ def test_tensor_parallel_servers_share_each_gpu_and_the_fullest_one_counts(gpus,
 def test_without_known_sizes_of_tokens_the_weights_decide(gpus, tmp_path):
     draft, base = model(tmp_path / "a", 10 * GB, layers=4, kv_lora_rank=512), model(tmp_path / "b", 30 * GB)
     shares = share_gpus([[draft], [base]], [0])
-    assert [one.kv_cache for one in shares] == [7 * GB, 21 * GB]
+    assert [share.kv_cache for share in shares] == [7 * GB, 21 * GB]
 
 
 def test_models_that_do_not_fit_are_refused_with_what_is_needed(gpus, pair):
@@ -187,7 +206,7 @@ def started(monkeypatch, gpus):
     real = Server.command.fget
 
     def command(self):
-        commands.append((self.spec.role, self._environment().get("CUDA_VISIBLE_DEVICES"), real(self)[8:]))
+        commands.append((self.spec.role, self.spec.environment().get("CUDA_VISIBLE_DEVICES"), real(self)[8:]))
         gpus[0] = Gpu(0, "Toy", 80 * GB, gpus[0].free - (60 if self.spec.role == "base" else 10) * GB)
         return [sys.executable, "-c", STAND_IN, str(self.port)]
 
@@ -203,9 +222,10 @@ def without_port(started):
 
 def test_apart_each_server_gets_its_gpus(started, pair):
     lines = []
-    with launch_pair(pair, draft_gpus=[1], base_gpus=[0], base_args=["--x"], status=lines.append) as both:
+    flags = ["--enable-metrics"]
+    with launch_pair(pair, draft_gpus=[1], base_gpus=[0], base_args=flags, status=lines.append) as both:
         assert (both.draft.spec.role, both.base.spec.role) == ("draft", "base")
-    assert without_port(started) == [("draft", "1", []), ("base", "0", ["--x"])]
+    assert without_port(started) == [("draft", "1", []), ("base", "0", flags)]
     assert lines[-1] == "both servers are ready"
 
 
@@ -239,10 +259,10 @@ def test_the_users_own_fractions_win(started, pair, gpus):
     ]
     started.clear()
     gpus[0] = Gpu(0, "Toy", 80 * GB, 1 * GB)  # nothing fits, which is the user's affair now
-    own = ["--mem-fraction-static", "0.3"]
-    with launch_pair(pair, colocate=True, draft_args=own, base_args=own):
+    fraction = ["--mem-fraction-static", "0.3"]
+    with launch_pair(pair, colocate=True, draft_args=fraction, base_args=fraction):
         pass
-    assert [flags for _, _, flags in without_port(started)] == [own, own]
+    assert [flags for _, _, flags in without_port(started)] == [fraction, fraction]
 
 
 def test_what_does_not_fit_together_is_said_before_anything_starts(started, pair, gpus):
@@ -278,10 +298,9 @@ def test_a_second_server_that_cannot_start_leaves_the_first_one_stopped(started,
 
 
 def test_gpus_are_numbered_among_those_that_this_process_sees(monkeypatch):
-    server = object.__new__(Server)
-    server.spec = ServerSpec("base", "m", gpus=(1, 0))
+    spec = ServerSpec("base", "m", gpus=(1, 0))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-7")
-    assert server._environment()["CUDA_VISIBLE_DEVICES"] == "GPU-7,4"
+    assert spec.environment()["CUDA_VISIBLE_DEVICES"] == "GPU-7,4"
 
 
 def test_the_doctor_says_what_fits_on_each_gpu(gpus, monkeypatch):
@@ -290,7 +309,8 @@ def test_the_doctor_says_what_fits_on_each_gpu(gpus, monkeypatch):
     monkeypatch.setattr("torch.accelerator.current_accelerator", lambda: accelerator)
     monkeypatch.setattr("torch.accelerator.device_count", lambda: 2)
     gpus[1] = Gpu(1, "Toy", 80 * GB, 3 * GB)
-    texts = [one.text for one in doctor._device(pairs.get_pair("mini"))]
+    mini = pairs.get_pair("mini")
+    texts = [finding.text for finding in doctor.examine_device(mini)]
     needed = (494_032_768 + 1_543_714_304) * 2 / GB + 2 + 12
     assert texts == [
         "2 x cuda",
@@ -299,4 +319,4 @@ def test_the_doctor_says_what_fits_on_each_gpu(gpus, monkeypatch):
     ]
     assert placement.memory_together([Model("some/model")], gpus[0]) == 0
     monkeypatch.setattr(machine, "gpus", lambda: (_ for _ in ()).throw(LaunchError("no driver")))
-    assert [one.text for one in doctor._device(pairs.get_pair("mini"))] == ["2 x cuda", "no driver"]
+    assert [finding.text for finding in doctor.examine_device(mini)] == ["2 x cuda", "no driver"]

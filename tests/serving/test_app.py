@@ -1,9 +1,11 @@
 """The HTTP server in front of a scripted pair, by real clients."""
 
 import json
+import math
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import openai
 import pytest
@@ -16,7 +18,7 @@ from specreason_sgl.serving.api import ChatRequest
 from specreason_sgl.verifiers import Likelihood, UtilityScore, get_calibration
 from tests.reasoning.pair import aborted
 from tests.scripted import wait_until
-from tests.serving.conftest import serving, three_steps
+from tests.serving.conftest import CONFIG, serving, three_steps
 
 ASK = {"model": "two", "messages": [{"role": "user", "content": "q"}]}
 FAILS = (500, b'{"error": {"message": "boom"}}')
@@ -105,11 +107,36 @@ def test_the_trace_comes_where_it_is_asked_for(client):
     assert trace.reasoning == reply.choices[0].message.reasoning_content
     assert trace.config["lookahead"] == 0
     chunks = list(client.chat.completions.create(**ASK, extra_body=extension, stream=True))
-    found = [chunk.specreason for chunk in chunks if getattr(chunk, "specreason", None)]
-    assert [one["step"]["text"] for one in found[:-1]] == ["draft 1", "draft 2", "draft 3"]
-    assert Trace.from_json(json.dumps(found[-1]["trace"])).answer == trace.answer
+    extensions = [chunk.specreason for chunk in chunks if getattr(chunk, "specreason", None)]
+    assert [extension["step"]["text"] for extension in extensions[:-1]] == ["draft 1", "draft 2", "draft 3"]
+    assert Trace.from_json(json.dumps(extensions[-1]["trace"])).answer == trace.answer
     plain = client.chat.completions.create(**ASK)
     assert not hasattr(plain, "specreason")
+
+
+def strictly(text):
+    return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "sent"),
+    [
+        ({"verifier": lambda s, drafted: -math.inf, "threshold": 0}, -9999.0),
+        ({"verifier": lambda s, drafted: math.inf, "threshold": 0}, 9999.0),
+    ],
+)
+def test_infinite_numbers_are_sent_as_large_ones(pair, settings, sent):
+    config = replace(CONFIG, repair=Rewrite(), **settings)
+    with serving(pair, config=config) as url:
+        ask = {**ASK, "specreason": {"trace": True}}
+        (trace,) = strictly(post(url, ask).data)["specreason"]["traces"]
+        assert {step["score"] for step in trace["steps"]} == {sent}
+        lines = post(url, {**ask, "stream": True}).data.decode().split("\n\n")
+        assert lines[-2:] == ["data: [DONE]", ""]
+        chunks = [strictly(line.removeprefix("data: ")) for line in lines[:-2]]
+        steps = [chunk["specreason"]["step"] for chunk in chunks if "step" in chunk.get("specreason", {})]
+        assert {step["score"] for step in steps} == {sent}
+        assert chunks[-1]["specreason"]["trace"]["steps"][0]["score"] == sent
 
 
 def test_several_turns_reach_the_models_in_their_template(pair, client):
@@ -132,7 +159,7 @@ def test_several_turns_reach_the_models_in_their_template(pair, client):
 
 
 def test_model_names_choose_the_mode(pair, client):
-    assert [one.id for one in client.models.list()] == ["two", "two-base", "two-draft"]
+    assert [model.id for model in client.models.list()] == ["two", "two-base", "two-draft"]
     client.chat.completions.create(**{**ASK, "model": "two-draft"})
     assert not pair.base_server.generated()
     pair.start_anew(three_steps, lambda turn: 9)
@@ -149,7 +176,7 @@ def test_parameters_reach_the_runtimes(pair, client):
         max_completion_tokens=40,
         extra_body={"specreason": {"step_tokens": 10, "first_base_steps": 1, "threshold": 4}},
     )
-    requests = [one["sampling_params"] for one in pair.base_server.generated()]
+    requests = [request["sampling_params"] for request in pair.base_server.generated()]
     assert (requests[0]["temperature"], requests[0]["top_p"]) == (0.7, 0.8)
     assert requests[0]["max_new_tokens"] == 10
     assert requests[-1]["stop"] == ["###"]
@@ -239,9 +266,9 @@ def test_the_server_tells_requests_its_pair(pair):
 
 def test_n_choices_are_n_answers(client):
     reply = client.chat.completions.create(**ASK, n=3)
-    assert [one.index for one in reply.choices] == [0, 1, 2]
+    assert [choice.index for choice in reply.choices] == [0, 1, 2]
     chunks = list(client.chat.completions.create(**ASK, n=2, stream=True))
-    ends = [one.index for chunk in chunks for one in chunk.choices if one.finish_reason]
+    ends = [choice.index for chunk in chunks for choice in chunk.choices if choice.finish_reason]
     assert sorted(ends) == [0, 1]
 
 
@@ -258,8 +285,8 @@ def test_an_answer_that_was_cut_says_so(pair, client):
     ("change", "param"),
     [
         ({"messages": []}, "messages"),
-        ({"messages": [{"role": "user", "content": " "}]}, None),
-        ({"messages": [{"role": "assistant", "content": "x"}]}, None),
+        ({"messages": [{"role": "user", "content": " "}]}, "messages"),
+        ({"messages": [{"role": "assistant", "content": "x"}]}, "messages"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages.0.role"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content"),
         ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages.0.content"),
@@ -473,7 +500,7 @@ def test_a_client_that_goes_away_has_its_requests_aborted(pair, stream, waiting)
         first.close()
         wait_until(lambda: value(url, "specreason_requests_running") == 0)
         wait_until(lambda: pair.draft.in_flight() == pair.base.in_flight() == 0)
-        assert pair.aborted() == {one.rid for one in pair.of("draft")}
+        assert pair.aborted() == {request.rid for request in pair.of("draft")}
         release.set()
         assert post(url, ASK).status == 200  # its place is free again
 
@@ -481,9 +508,9 @@ def test_a_client_that_goes_away_has_its_requests_aborted(pair, stream, waiting)
 def test_a_request_has_a_deadline(pair):
     with serving(pair, limits={"timeout": 0.3, "max_running": 1}) as url, ThreadPoolExecutor(2) as pool:
         held_back(pair)
-        both = [pool.submit(post, url, ASK) for _ in range(2)]  # one runs, one waits
-        assert [one.result().status for one in both] == [504, 504]
-        assert refusal(both[0].result())["type"] == "timeout_error"
+        replies = [pool.submit(post, url, ASK) for _ in range(2)]  # one runs, one waits
+        assert [reply.result().status for reply in replies] == [504, 504]
+        assert refusal(replies[0].result())["type"] == "timeout_error"
         wait_until(lambda: pair.draft.in_flight() == 0)
 
 
@@ -491,25 +518,25 @@ def test_a_server_that_stops_aborts_what_runs(pair):
     with ThreadPoolExecutor(1) as pool:
         with serving(pair) as url:
             held_back(pair)
-            one = pool.submit(post, url, ASK)
+            reply = pool.submit(post, url, ASK)
             wait_until(lambda: pair.of("draft"))
         wait_until(lambda: pair.draft.in_flight() == pair.base.in_flight() == 0)
-        assert one.result().status == 503
+        assert reply.result().status == 503
 
 
 def test_a_server_that_stops_begins_nothing_that_waited(pair):
     with ThreadPoolExecutor(2) as pool:
         with serving(pair, limits={"max_running": 1}) as url:
             held_back(pair)
-            both = [pool.submit(post, url, ASK) for _ in range(2)]
+            replies = [pool.submit(post, url, ASK) for _ in range(2)]
             wait_until(lambda: pair.of("draft") and value(url, "specreason_requests_waiting") == 1)
-        assert [one.result().status for one in both] == [503, 503]
+        assert [reply.result().status for reply in replies] == [503, 503]
     assert len(pair.of("draft")) == 1
 
 
 def test_health_says_how_the_runtimes_are(pair):
-    found = [(True, {"draft": {"state": "ready"}}), (False, {"draft": {"state": "restarting"}})]
-    with serving(pair, health=lambda: found.pop(0)) as url:
+    states = [(True, {"draft": {"state": "ready"}}), (False, {"draft": {"state": "restarting"}})]
+    with serving(pair, health=lambda: states.pop(0)) as url:
         response = urllib3.request("GET", f"{url}/health")
         assert (response.status, response.json()["status"]) == (200, "ok")
         response = urllib3.request("GET", f"{url}/health")

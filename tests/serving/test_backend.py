@@ -24,14 +24,14 @@ def served(monkeypatch):
     class Served(list):
         error = None
 
-    found = Served()
+    commands = Served()
 
     @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
     def serve(context: typer.Context):
         """Our help."""
-        found.append(context.args)
-        if found.error:
-            raise found.error
+        commands.append(context.args)
+        if commands.error:
+            raise commands.error
 
     @app.command()
     def other():
@@ -39,7 +39,7 @@ def served(monkeypatch):
 
     monkeypatch.setattr(cli, "app", app)
     monkeypatch.setattr("signal.signal", lambda *_: None)  # main's handler is not for this process
-    return found
+    return commands
 
 
 def run(*argv):
@@ -126,8 +126,8 @@ def test_sglangs_own_command_comes_here(line, says):
         from importlib.metadata import EntryPoint
         from sglang.cli import main, serve_backends
         from specreason_sgl import cli
-        one = EntryPoint("specreason", "specreason_sgl.serving.backend:create", "sglang.serve_backends")
-        serve_backends.entry_points = lambda group: [one]
+        plugin = EntryPoint("specreason", "specreason_sgl.serving.backend:create", "sglang.serve_backends")
+        serve_backends.entry_points = lambda group: [plugin]
         cli.app = typer.Typer()
         @cli.app.command(context_settings={{"allow_extra_args": True, "ignore_unknown_options": True}})
         def serve(context: typer.Context):

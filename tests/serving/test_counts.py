@@ -2,8 +2,8 @@
 
 from prometheus_client import generate_latest
 
-from specreason_sgl.serving.api import usage
 from specreason_sgl.serving.metrics import Metrics
+from specreason_sgl.serving.replies import usage
 from tests.support.traces import make_corrected, make_trace
 
 

@@ -61,13 +61,16 @@ def test_a_taken_port_is_told_before_anything_is_started(pair, process):
     ("arguments", "says"),
     [
         (["--host", "0.0.0.0"], "give an --api-key"),
-        (["--draft-gpus", "x"], "--draft-gpus must be GPU numbers with commas, as in 0,1; got 'x'"),
-        (["--repair", "rewrite", "--delta", "1"], "delta must come with repair 'correct'"),
-        (["--window", "all"], "--window must be a whole number, 'auto' or 'step', got 'all'"),
+        (["--draft-gpus", "x"], "--draft-gpus must be whole numbers, with commas; got 'x'"),
+        (["--repair", "rewrite", "--delta", "1"], "--delta must come with --repair correct, got rewrite"),
+        (
+            ["--window", "all"],
+            "--window must be a whole number of at least 1, or 'auto' or 'step', got 'all'",
+        ),
         (["--threshold", "11"], "threshold"),
         (["--timeout", "0"], "--timeout must be a positive number of seconds, got 0"),
-        (["--draft-url", "http://127.0.0.1:9"], "give both"),
-        (["--decode", "guess"], "--decode takes one of"),
+        (["--draft-url", "http://127.0.0.1:9"], "--draft-url and --base-url must be given together"),
+        (["--decode", "guess"], "--decode must be one of"),
     ],
 )
 def test_wrong_options_are_refused_before_anything_is_started(arguments, says):

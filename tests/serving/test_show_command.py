@@ -47,7 +47,7 @@ def test_show_writes_a_page_and_says_where(file, tmp_path, run_command):
     ],
 )
 def test_wrong_input_is_one_line_on_standard_error(file, arguments, says, run_command):
-    done = run_command("show", *(one.format(file=file) for one in arguments))
+    done = run_command("show", *(argument.format(file=file) for argument in arguments))
     assert (done.returncode, done.stdout) == (2, "")
     assert says in done.stderr
     assert len(done.stderr.splitlines()) == 1

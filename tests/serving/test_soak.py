@@ -1,4 +1,4 @@
-"""The soak's counting, on scripted servers: nothing is lost here, and what were lost would be seen."""
+"""The soak's counting, on scripted servers: nothing is lost here, and a loss would be seen."""
 
 import threading
 from collections import Counter
@@ -45,7 +45,7 @@ def test_what_is_asked_is_answered_refused_cancelled_or_fails_clearly(pair, monk
         assert left(url) == 0
     assert tally.balances
     assert all(tally.ends[how] > 0 for how in soak.FINE)
-    assert not [one for one in tally.errors if "400" not in one]
+    assert not [error for error in tally.errors if "400" not in error]
     assert len(samples) >= len(events)
     assert growth(samples, samples[0], samples[-1], 10)["processes"].grows is False
 
@@ -92,7 +92,7 @@ def test_what_grows_is_seen(name):
     steady = {"memory": 500.0, "threads": 20, "files": 40, "sockets": 30, "processes": 8}
     samples = [Sample(**{**steady, name: steady[name] * (1 + i / 30)}) for i in range(30)]
     after = Sample(**{**steady, name: steady[name] + 40})
-    assert [found for found, one in growth(samples, samples[0], after, 4).items() if one.grows] == [name]
+    assert [what for what, change in growth(samples, samples[0], after, 4).items() if change.grows] == [name]
     samples = [Sample(**{**steady, name: steady[name] + i % 3}) for i in range(30)]
     after = Sample(**{**steady, name: steady[name] + 4})
-    assert not any(one.grows for one in growth(samples, samples[0], after, 4).values())
+    assert not any(change.grows for change in growth(samples, samples[0], after, 4).values())

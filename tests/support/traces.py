@@ -1,4 +1,4 @@
-"""A trace of each kind, with a step of every kind, as plain as they can be."""
+"""One small trace of each kind; together they have every kind of step."""
 
 from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.repair import Rewrite

@@ -1,8 +1,9 @@
-"""Attention in float32 and of the new tokens only, for CPUs without a fast bfloat16.
+"""An attention backend for CPUs without fast bfloat16: float32, new tokens only.
 
-SGLang's `torch_native` (0.5.23) computes the attention of all cached tokens anew whenever new ones are read,
-in bfloat16: a score costs the square of the chain of thought. This is an attention backend of its own (SGLang
-documentation, "Attention Backend"). Layers that are not plain causal self-attention are left to the other.
+SGLang's `torch_native` backend (0.5.23) recomputes the attention of every cached token, in bfloat16, whenever
+a prompt is extended, so the cost of a score is quadratic in the chain of thought. This backend (SGLang
+documentation, "Attention Backend") handles plain causal self-attention and falls back to `torch_native` for
+all other layers.
 """
 
 import torch
@@ -10,7 +11,7 @@ from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBack
 from sglang.srt.layers.radix_attention import AttentionType
 from sglang.srt.mem_cache.memory_pool import KVWriteLoc
 
-BLOCK = 128  # new tokens at a time: a long prompt's weights would not fit into the memory
+BLOCK = 128  # new tokens per block: the attention weights of a whole long prompt would not fit in memory
 
 
 class Float32Attention(TorchNativeAttnBackend):
@@ -29,17 +30,17 @@ class Float32Attention(TorchNativeAttnBackend):
     def _forward(self, q, k, v, layer, forward_batch, save_kv_cache, new: list[int]) -> torch.Tensor:
         pool = self.token_to_kv_pool
         if save_kv_cache and k is not None and v is not None:
-            place = KVWriteLoc(forward_batch.out_cache_loc, self.swa_out_cache_loc)
-            pool.set_kv_buffer(layer, place, k, v)
+            location = KVWriteLoc(forward_batch.out_cache_loc, self.swa_out_cache_loc)
+            pool.set_kv_buffer(layer, location, k, v)
         keys, values = pool.get_key_buffer(layer.layer_id), pool.get_value_buffer(layer.layer_id)
         q = q.reshape(-1, layer.tp_q_head_num, layer.qk_head_dim)
         out = q.new_empty(q.shape[0], layer.tp_q_head_num, layer.v_head_dim)
         start = 0
         requests, lengths = forward_batch.req_pool_indices.tolist(), forward_batch.seq_lens.tolist()
         for request, length, count in zip(requests, lengths, new, strict=True):
-            places = self.req_to_token_pool.req_to_token[request, :length]
+            slots = self.req_to_token_pool.req_to_token[request, :length]
             rows = slice(start, start + count)
-            out[rows] = attend(q[rows], keys[places], values[places], layer.scaling, layer.logit_cap)
+            out[rows] = attend(q[rows], keys[slots], values[slots], layer.scaling, layer.logit_cap)
             start += count
         return out.view(q.shape[0], -1)
 
@@ -56,17 +57,17 @@ def _is_plain(layer, forward_batch) -> bool:
 def attend(
     q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float, cap: float = 0.0
 ) -> torch.Tensor:
-    """Causal attention of the last tokens of a sequence to all of it.
+    """Causal attention of the last tokens of a sequence over the whole sequence.
 
     Args:
-        q: (new tokens, heads, size).
-        keys: (all tokens, key heads, size); each serves heads / key heads of `q`.
-        values: (all tokens, key heads, size of a value).
-        scaling: of the products.
-        cap: what they stay below, by tanh (Gemma 2); 0: none.
+        q: (new tokens, heads, head size).
+        keys: (all tokens, key heads, head size); each key head serves heads / key heads query heads.
+        values: (all tokens, key heads, value size).
+        scaling: factor on the logits.
+        cap: soft cap on the logits by tanh, as in Gemma 2; 0 for none.
 
     Returns:
-        float32 (new tokens, heads, size of a value).
+        float32 (new tokens, heads, value size).
     """
     count, heads, _ = q.shape
     length, groups, size = values.shape

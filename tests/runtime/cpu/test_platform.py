@@ -4,9 +4,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from specreason_sgl.runtime import cpu_platform, machine
-from specreason_sgl.runtime.cpu_attention import Float32Attention
-from specreason_sgl.runtime.cpu_platform import PlainCpuPlatform, activate
+from specreason_sgl.runtime import machine
+from specreason_sgl.runtime.cpu import platform
+from specreason_sgl.runtime.cpu.attention import Float32Attention
+from specreason_sgl.runtime.cpu.platform import PlainCpuPlatform, activate
 
 
 @pytest.fixture
@@ -17,14 +18,14 @@ def no_accelerator(monkeypatch):
 
 @pytest.fixture
 def environment(monkeypatch):
-    for name in (*cpu_platform.PASSIVE_OPENMP, cpu_platform.INT8_WEIGHTS, "SPECREASON_SGL_SLEEP_ON_IDLE"):
+    for name in (*platform.PASSIVE_OPENMP, platform.INT8_WEIGHTS, "SPECREASON_SGL_SLEEP_ON_IDLE"):
         monkeypatch.setenv(name, "x")  # so that monkeypatch restores it
         monkeypatch.delenv(name)
     return monkeypatch
 
 
 def test_it_is_active_where_there_is_no_accelerator(no_accelerator, environment):
-    assert activate() == "specreason_sgl.runtime.cpu_platform.PlainCpuPlatform"
+    assert activate() == "specreason_sgl.runtime.cpu.platform.PlainCpuPlatform"
     assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
 
 
@@ -49,11 +50,11 @@ def server_args(**changes):
 
 
 def test_defaults_are_for_a_small_machine(environment):
-    environment.setattr(cpu_platform, "uses_int8_weights", lambda: True)
+    environment.setattr(platform, "uses_int8_weights", lambda: True)
     args = server_args()
     PlainCpuPlatform().apply_server_args_defaults(args)
     assert (args.sleep_on_idle, args.max_total_tokens, args.dtype) == (True, 20480, "bfloat16")
-    assert os.environ[cpu_platform.INT8_WEIGHTS] == "1"
+    assert os.environ[platform.INT8_WEIGHTS] == "1"
 
 
 @pytest.mark.parametrize(
@@ -74,19 +75,19 @@ def test_attention_is_in_float32_unless_the_user_says_otherwise(environment, giv
 def test_a_worker_knows_the_attention_backend(monkeypatch):
     from sglang.srt.layers.attention.attention_registry import ATTENTION_BACKENDS
 
-    monkeypatch.delitem(ATTENTION_BACKENDS, cpu_platform.ATTENTION, raising=False)
+    monkeypatch.delitem(ATTENTION_BACKENDS, platform.ATTENTION, raising=False)
     PlainCpuPlatform().init_backend()
-    assert ATTENTION_BACKENDS[cpu_platform.ATTENTION] is Float32Attention
-    monkeypatch.delitem(ATTENTION_BACKENDS, cpu_platform.ATTENTION)
+    assert ATTENTION_BACKENDS[platform.ATTENTION] is Float32Attention
+    monkeypatch.delitem(ATTENTION_BACKENDS, platform.ATTENTION)
 
 
 def test_each_default_can_be_overridden(environment):
-    environment.setattr(cpu_platform, "uses_int8_weights", lambda: True)
+    environment.setattr(platform, "uses_int8_weights", lambda: True)
     environment.setenv("SPECREASON_SGL_SLEEP_ON_IDLE", "0")
     args = server_args(max_total_tokens=99, dtype="float32")
     PlainCpuPlatform().apply_server_args_defaults(args)
     assert (args.sleep_on_idle, args.max_total_tokens, args.dtype) == (False, 99, "float32")
-    assert cpu_platform.INT8_WEIGHTS not in os.environ
+    assert platform.INT8_WEIGHTS not in os.environ
 
 
 @pytest.mark.parametrize("rows", [1, 16, 17])
@@ -94,7 +95,7 @@ def test_int8_logits_are_close_and_the_embedding_is_what_it_was(rows):
     from sglang.srt.layers.logits_processor import should_apply_lm_head_quant_method
     from sglang.srt.layers.quantization.unquant import UnquantizedEmbeddingMethod
 
-    from specreason_sgl.runtime.cpu_int8 import quantize_linears
+    from specreason_sgl.runtime.cpu.int8 import quantize_linears
 
     torch.manual_seed(0)
     head = torch.nn.Module()
@@ -117,7 +118,7 @@ def test_int8_logits_are_close_and_the_embedding_is_what_it_was(rows):
 def test_int8_linears_are_close_to_the_bfloat16_ones(rows):
     from sglang.srt.layers.linear import ReplicatedLinear
 
-    from specreason_sgl.runtime.cpu_int8 import quantize_linears
+    from specreason_sgl.runtime.cpu.int8 import quantize_linears
 
     torch.manual_seed(0)
     layer = ReplicatedLinear(256, 600, bias=True, params_dtype=torch.bfloat16)

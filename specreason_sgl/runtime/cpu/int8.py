@@ -1,17 +1,17 @@
 """Linear layers with int8 weights, for CPUs without AVX-512.
 
-Such a CPU multiplies bfloat16 slowly and has little memory bandwidth. One scale for each output row, no
-calibration; activations stay bfloat16. Installed by the CPU platform through SGLang's `post_load_model`
-hook, which exists to swap quant methods (SGLang documentation, "Plugin System").
+Such CPUs multiply bfloat16 slowly and have little memory bandwidth. Weights get one scale per output row and
+need no calibration; activations stay bfloat16. The CPU platform installs these layers in SGLang's
+`post_load_model` hook, which exists to swap quantization methods (SGLang documentation, "Plugin System").
 """
 
 import torch
 from sglang.srt.layers.linear import LinearBase
 from sglang.srt.layers.quantization.unquant import UnquantizedEmbeddingMethod, UnquantizedLinearMethod
 
-PACKED_ROWS = 16  # up to here torch's int8 kernel is faster than multiplying by restored float32 blocks
-BLOCK = 512  # output rows restored at a time; a block stays in the cache
-K_MULTIPLE = 32  # what torch's kernel needs of the input size
+PACKED_ROWS = 16  # up to this many input rows torch's int8 kernel beats multiplying by float32 blocks
+BLOCK = 512  # output rows dequantized at a time; a block fits in the cache
+K_MULTIPLE = 32  # torch's kernel requires an input size divisible by this
 
 
 class Int8WeightMethod(UnquantizedLinearMethod):
@@ -22,8 +22,7 @@ class Int8WeightMethod(UnquantizedLinearMethod):
 
 
 class Int8HeadMethod(UnquantizedEmbeddingMethod):
-    """The same for the last layer, which gives the logits. Its bfloat16 weight stays: it is often the
-    embedding's too."""
+    """The same for the output head. Its bfloat16 weight stays: it is often tied to the embedding."""
 
     def __init__(self, weight: torch.Tensor):
         super().__init__()
@@ -34,7 +33,7 @@ class Int8HeadMethod(UnquantizedEmbeddingMethod):
 
 
 def quantize_linears(model: torch.nn.Module) -> int:
-    """Turn the plain bfloat16 linear layers of a loaded model into int8 ones, in place; how many."""
+    """Quantize the plain bfloat16 linear layers of a loaded model in place; returns how many."""
     count = 0
     for layer in model.modules():
         if not isinstance(layer, LinearBase) or type(layer.quant_method) is not UnquantizedLinearMethod:
@@ -58,8 +57,10 @@ def _fits(weight: torch.Tensor) -> bool:
 
 
 def _quantize(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """int8 (out, in) and scale bfloat16 (out,) of a bfloat16 weight, by blocks: a float32 copy of a whole
-    vocabulary takes a gigabyte."""
+    """Quantize a bfloat16 weight to int8 (out, in) and a bfloat16 scale (out,).
+
+    Works in blocks, because a float32 copy of a whole vocabulary takes a gigabyte.
+    """
     scale = (weight.abs().amax(dim=1).float() / 127).clamp_min(1e-8).bfloat16()
     quantized = torch.empty(weight.shape, dtype=torch.int8)
     for i in range(0, weight.shape[0], 16 * BLOCK):

@@ -1,0 +1,216 @@
+"""One SGLang server as a child process: its command, its log, its health, its end.
+
+A server is a `sglang serve` process under a small supervisor (`supervise.py`), which ends the server's whole
+process group when this process ends, however it ends.
+"""
+
+import contextlib
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import urllib3
+
+from specreason_sgl.errors import LaunchError
+from specreason_sgl.runtime import supervise
+from specreason_sgl.runtime.placement import Share, memory_flags
+from specreason_sgl.runtime.weights import cache_dir
+
+HOST = "127.0.0.1"
+POLL = 0.25  # seconds between checks of servers that are starting
+SERVE = "import sys; from sglang.cli.main import main; sys.exit(main())"
+
+StatusCallback = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ServerSpec:
+    """A server to start.
+
+    Attributes:
+        role: `draft` or `base`; names the log file and appears in messages.
+        model_path: a folder that SGLang can load, or a Hugging Face name.
+        port: 0 picks a free one.
+        gpus: CUDA device numbers, tensor parallel over all of them; empty leaves the choice to SGLang.
+        args: further flags for SGLang, passed through unchanged.
+        cpus: the processor cores it may use; empty: all.
+        share: how much memory to take on each GPU, if another server uses the same GPUs.
+    """
+
+    role: str
+    model_path: str
+    port: int = 0
+    gpus: tuple[int, ...] = ()
+    args: tuple[str, ...] = ()
+    cpus: tuple[int, ...] = ()
+    share: Share | None = None
+
+    def command(self, port: int) -> list[str]:
+        """The `sglang serve` command line, run by this environment's Python.
+
+        A share becomes a fraction of the memory that is free now, so ask for the command right before
+        starting it.
+        """
+        flags = ["--model-path", self.model_path, "--host", HOST, "--port", str(port)]
+        if len(self.gpus) > 1:
+            flags += ["--tensor-parallel-size", str(len(self.gpus))]
+        if self.share:
+            flags += memory_flags(self.share, self.gpus)
+        return [sys.executable, "-c", SERVE, "serve", *flags, *self.args]
+
+    def environment(self) -> dict[str, str]:
+        """This process's environment, with the server's GPUs made visible."""
+        env = dict(os.environ)
+        if self.gpus:
+            # GPUs are numbered among those visible to this process, which may itself be confined to some.
+            visible = env.get("CUDA_VISIBLE_DEVICES", "").split(",")
+            chosen = (visible[i] if i < len(visible) and visible[i] else str(i) for i in self.gpus)
+            env["CUDA_VISIBLE_DEVICES"] = ",".join(chosen)
+        return env
+
+
+class Server:
+    """A running SGLang server.
+
+    Attributes:
+        url, port: where it answers.
+        log_path: the file with its output.
+        process, pid: its supervisor's.
+        ready: whether it has been healthy since its last start.
+    """
+
+    def __init__(self, spec: ServerSpec):
+        self.spec = spec
+        self.port = spec.port or free_port()
+        self.url = f"http://{HOST}:{self.port}"
+        logs = cache_dir() / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        self.log_path = logs / f"{spec.role}-{self.port}.log"
+        self.log_path.write_text("")
+        self.start()
+
+    @property
+    def command(self) -> list[str]:
+        """What is run (see `ServerSpec.command`)."""
+        return self.spec.command(self.port)
+
+    def start(self) -> None:
+        """Start the process, always on the same port; its output is appended to the same log.
+
+        Raises:
+            LaunchError: the port is taken, or its share of a GPU is not free.
+        """
+        if not is_free(self.port):
+            raise LaunchError(
+                f"port {self.port} for the {self.spec.role} server is taken; choose another one"
+            )
+        command = self.command
+        pinned = [f"--cpus={','.join(map(str, self.spec.cpus))}"] if self.spec.cpus else []
+        self.ready = False
+        with open(self.log_path, "a") as log:
+            self._log_start = log.tell()
+            log.write(shlex.join(command) + "\n")
+            log.flush()
+            self.process = subprocess.Popen(
+                [sys.executable, "-I", "-S", supervise.__file__, *pinned, *command],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self.spec.environment(),
+                start_new_session=True,
+            )
+        self.pid = self.process.pid
+
+    def healthy(self, timeout: float = 5.0) -> bool:
+        """Whether the server answers `/health` with 200 within `timeout` seconds."""
+        try:
+            response = urllib3.request("GET", f"{self.url}/health", retries=False, timeout=timeout)
+        except urllib3.exceptions.HTTPError:
+            return False
+        healthy = response.status == 200
+        self.ready = self.ready or healthy
+        return healthy
+
+    def ended(self) -> str:
+        """How the process ended, with the last error in its log; empty while it runs."""
+        status = self.process.poll()
+        return "" if status is None else f"ended with status {status}: {self.last_error()}"
+
+    def last_error(self) -> str:
+        """The last line logged since the start that names an error, else the last line."""
+        with open(self.log_path, errors="replace") as log:
+            log.seek(self._log_start)
+            lines = [line.strip() for line in log]
+        errors = [line for line in lines if re.search(r"\w(Error|Exception)\b.*:|^error:| error: ", line)]
+        return (errors or [line for line in lines if line] or ["nothing in its log"])[-1]
+
+    def begin_stop(self) -> None:
+        """Tell the server to end; returns at once."""
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
+
+    def stop(self) -> None:
+        """End the server and everything it started; returns when they are gone."""
+        self.begin_stop()
+        try:
+            self.process.wait(supervise.GRACE + 5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def wait_healthy(servers: Sequence[Server], timeout: float, status: StatusCallback = lambda _: None) -> None:
+    """Return when every server answers.
+
+    Args:
+        timeout: in seconds, for all of them.
+        status: called with one line that says what is being waited for.
+
+    Raises:
+        LaunchError: a server ended, or was not ready in time. Names its log file.
+    """
+    started = time.monotonic()
+    waiting = list(servers)
+    while waiting := [server for server in waiting if not _is_up(server)]:
+        waited = time.monotonic() - started
+        if waited > timeout:
+            server = waiting[0]
+            raise LaunchError(
+                f"the {server.spec.role} server was not ready after {timeout:.0f} s (log: {server.log_path})"
+            )
+        roles = " and ".join(server.spec.role for server in waiting)
+        status(f"waiting for the {roles} server, {waited:.0f} s")
+        time.sleep(POLL)
+    status("both servers are ready" if len(servers) > 1 else f"the {servers[0].spec.role} server is ready")
+
+
+def _is_up(server: Server) -> bool:
+    if reason := server.ended():
+        raise LaunchError(
+            f"the {server.spec.role} server ({server.spec.model_path}) {reason} (log: {server.log_path})"
+        )
+    return server.healthy()
+
+
+def free_port() -> int:
+    """A port on the loopback interface that is free now."""
+    with socket.socket() as sock:
+        sock.bind((HOST, 0))
+        return sock.getsockname()[1]
+
+
+def is_free(port: int) -> bool:
+    """Whether a port on the loopback interface is free now."""
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((HOST, port))
+        except OSError:
+            return False
+        return True

@@ -1,0 +1,37 @@
+"""How a server behaves: `Settings`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from specreason_sgl.reasoning.config import SpecReasonConfig
+from specreason_sgl.serving.service import Mode
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a server behaves.
+
+    Attributes:
+        name: of the pair; `NAME-base` and `NAME-draft` are the models alone.
+        config: the settings of a request that asks for no others.
+        pair: the named pair, whose calibration a request for `rewrite` gets.
+        api_key: required on all paths but `/`, `/health` and `/metrics`; None: no key.
+        hosts: the host names that requests may use; empty: any. On a loopback address they keep out pages of
+            other sites (DNS rebinding).
+        max_body: bytes of a request.
+        health: whether all is well, and what `/health` says about the runtimes.
+    """
+
+    name: str
+    config: SpecReasonConfig
+    pair: str | None = None
+    api_key: str | None = None
+    hosts: tuple[str, ...] = ()
+    max_body: int = 2 * 2**20
+    health: Callable[[], tuple[bool, dict[str, Any]]] = lambda: (True, {})
+
+    @property
+    def modes(self) -> dict[str, Mode]:
+        """What each model name asks for."""
+        return {self.name: "specreason", f"{self.name}-base": "base", f"{self.name}-draft": "draft"}
