@@ -10,6 +10,7 @@ from sglang.cli import serve_backends
 from sglang.cli.serve_backends import ServeRequest
 
 from specreason_sgl import cli
+from specreason_sgl.cli import program
 from specreason_sgl.errors import ConfigError, ServerError
 from specreason_sgl.serving import backend
 
@@ -37,7 +38,7 @@ def served(monkeypatch):
     def other():
         pass
 
-    monkeypatch.setattr(cli, "app", app)
+    monkeypatch.setattr(program, "app", app)
     monkeypatch.setattr("signal.signal", lambda *_: None)  # main's handler is not for this process
     return commands
 
@@ -125,15 +126,15 @@ def test_sglangs_own_command_comes_here(line, says):
         import sys, typer
         from importlib.metadata import EntryPoint
         from sglang.cli import main, serve_backends
-        from specreason_sgl import cli
+        from specreason_sgl.cli import program
         plugin = EntryPoint("specreason", "specreason_sgl.serving.backend:create", "sglang.serve_backends")
         serve_backends.entry_points = lambda group: [plugin]
-        cli.app = typer.Typer()
-        @cli.app.command(context_settings={{"allow_extra_args": True, "ignore_unknown_options": True}})
+        program.app = typer.Typer()
+        @program.app.command(context_settings={{"allow_extra_args": True, "ignore_unknown_options": True}})
         def serve(context: typer.Context):
             "Our help."
             print("served", context.args)
-        cli.app.command()(lambda: None)
+        program.app.command()(lambda: None)
         sys.argv = {line.split()!r}
         main.main()
     """
