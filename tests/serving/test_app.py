@@ -3,6 +3,7 @@
 import json
 import math
 import socket
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -121,11 +122,11 @@ def strictly(text):
 @pytest.mark.parametrize(
     ("settings", "sent"),
     [
-        ({"verifier": lambda s, drafted: -math.inf, "threshold": 0}, -9999.0),
-        ({"verifier": lambda s, drafted: math.inf, "threshold": 0}, 9999.0),
+        ({"verifier": lambda s, drafted: -math.inf, "threshold": 0}, -sys.float_info.max),
+        ({"verifier": lambda s, drafted: math.inf, "threshold": 0}, sys.float_info.max),
     ],
 )
-def test_infinite_numbers_are_sent_as_large_ones(pair, settings, sent):
+def test_infinite_scores_are_sent_as_the_largest_numbers(pair, settings, sent):
     config = replace(CONFIG, repair=Rewrite(), **settings)
     with serving(pair, config=config) as url:
         ask = {**ASK, "specreason": {"trace": True}}
