@@ -8,7 +8,7 @@ from pathlib import Path
 
 from specreason_sgl.reasoning.plain import settings_page
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 KNOB = """    sharpness: int = knob(
         default=5, help="How sharp a step must be.", unit="points", panel=JUDGE, ge=1, le=9
     )

@@ -10,9 +10,8 @@ from sglang.cli import serve_backends
 from sglang.cli.serve_backends import ServeRequest
 
 from specreason_sgl import cli
-from specreason_sgl.cli import program
+from specreason_sgl.cli import program, sglang_serve
 from specreason_sgl.errors import ConfigError, ServerError
-from specreason_sgl.serving import backend
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
@@ -44,7 +43,7 @@ def served(monkeypatch):
 
 
 def run(*argv):
-    backend.create().run(ServeRequest(argv=argv, model_path=None))
+    sglang_serve.create().run(ServeRequest(argv=argv, model_path=None))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +83,7 @@ def test_a_failure_ends_the_process_with_its_code(served, error, code):
 
 
 def test_it_needs_no_model_path_and_takes_no_model_by_itself():
-    made = backend.create()
+    made = sglang_serve.create()
     assert (made.requires_model_path, made.detect) == (False, None)
     assert made.api_version == serve_backends.SERVE_BACKEND_API_VERSION
 
@@ -107,7 +106,7 @@ def test_main_takes_a_command_line(served, monkeypatch):
 def test_sglang_finds_it_by_the_entry_point_of_this_package():
     group = tomllib.loads(PYPROJECT.read_text())["project"]["entry-points"]
     assert group[serve_backends.SERVE_BACKENDS_GROUP] == {
-        "specreason": "specreason_sgl.serving.backend:create"
+        "specreason": "specreason_sgl.cli.sglang_serve:create"
     }
 
 
@@ -127,7 +126,7 @@ def test_sglangs_own_command_comes_here(line, says):
         from importlib.metadata import EntryPoint
         from sglang.cli import main, serve_backends
         from specreason_sgl.cli import program
-        plugin = EntryPoint("specreason", "specreason_sgl.serving.backend:create", "sglang.serve_backends")
+        plugin = EntryPoint("specreason", "specreason_sgl.cli.sglang_serve:create", "sglang.serve_backends")
         serve_backends.entry_points = lambda group: [plugin]
         program.app = typer.Typer()
         @program.app.command(context_settings={{"allow_extra_args": True, "ignore_unknown_options": True}})

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from sglang.cli.serve_backends import SERVE_BACKEND_API_VERSION, ServeBackend, ServeRequest
 
+from specreason_sgl.cli.program import main
 from specreason_sgl.errors import ConfigError
 
 MODEL_FLAGS = ("--model-path", "--model")
@@ -24,10 +25,8 @@ def create() -> ServeBackend:
 
 def run(request: ServeRequest) -> None:
     """Run `specreason-sgl serve`; returns at its end or after its help, exits with its code if it fails."""
-    from specreason_sgl import cli
-
     try:
-        cli.main(["serve", *arguments(request.argv)])
+        main(["serve", *arguments(request.argv)])
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
