@@ -62,7 +62,9 @@ def solve(
             raise ConfigError("--server must come without --resume and --compare")
         from specreason_sgl.serving.client import ask
 
-        _show(ask(server, config.messages(question), given, api_key, timeout=timeout, on_step=on_step), json)
+        config.messages(question)  # checks it
+        asked = [{"role": "user", "content": question}]
+        _show(ask(server, asked, given, api_key, timeout=timeout, on_step=on_step), json)
         return
     earlier = _resumed(resume, question, config) if resume else None
     asked = _question_of(earlier) if earlier else question
