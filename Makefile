@@ -18,6 +18,7 @@ unit: $(VENV)/.installed lint  ## without the tests that start SGLang
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 notebooks: $(VENV)/.installed  ## runs them; what is stored in them stays as it is
 	$(BIN)/python -m pytest notebooks

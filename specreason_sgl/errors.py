@@ -7,6 +7,7 @@ the input was wrong, 1 where a runtime failed.
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 
 class SpecReasonError(Exception):
@@ -96,7 +97,7 @@ class RequestAborted(ServerError):
         meta_info: what the server said of it, with the `completion_tokens` so far; empty if it was not begun.
     """
 
-    def __init__(self, message: str, meta_info: dict | None = None):
+    def __init__(self, message: str, meta_info: dict[str, Any] | None = None):
         super().__init__(message)
         self.meta_info = meta_info or {}
 

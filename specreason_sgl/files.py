@@ -3,7 +3,7 @@
 import fcntl
 from collections.abc import Hashable
 from pathlib import Path
-from typing import BinaryIO, Generic, Protocol, TypeVar
+from typing import BinaryIO, Generic, TypeVar
 
 import msgspec
 
@@ -24,11 +24,12 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     version: int
 
 
-class Line(Protocol):
+class Line(msgspec.Struct, frozen=True):
     """A line of a record. A later line replaces an earlier one with the same key."""
 
     @property
-    def key(self) -> Hashable: ...
+    def key(self) -> Hashable:
+        raise NotImplementedError
 
 
 DocumentT = TypeVar("DocumentT", bound=msgspec.Struct)
@@ -169,13 +170,14 @@ def _parse(path: Path, content: bytes, head: type[HeadT], line: type[LineT]) -> 
     *finished, _ = content.split(b"\n")  # what follows the last line end was cut off
     if not finished:
         raise ConfigError(f"{path}, line 1: this is not a record of {kind}: the line is not complete")
-    decoded = []
-    for number, text in enumerate(finished, 1):
+
+    def decoded(number: int, document: type[DocumentT]) -> DocumentT:
         try:
-            decoded.append(decode(text, head if number == 1 else line, f"a record of {kind}"))
+            return decode(finished[number - 1], document, f"a record of {kind}")
         except ConfigError as error:
             raise type(error)(f"{path}, line {number}: {error}") from None
-    return decoded[0], decoded[1:]
+
+    return decoded(1, head), [decoded(number, line) for number in range(2, len(finished) + 1)]
 
 
 def _open_locked(path: Path) -> BinaryIO:

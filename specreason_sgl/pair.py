@@ -34,7 +34,8 @@ class SpecReason:
         config: the settings of each run; default `SpecReasonConfig()`.
         timeout: deadline of each run, in seconds; None leaves it to the endpoints' own.
         api_key: of the servers at the URLs.
-        launch: further arguments of `launch_pair`, such as `pin=True` or `base_args=("--tp", "2")`.
+        launch: further arguments of `launch_pair`, such as `pin=True` or `base_args=("--tp", "2")`. Without
+            `status` and `progress` a line is printed for what is waited for.
 
     Attributes:
         draft, base: the two endpoints, inside the context.
@@ -58,22 +59,18 @@ class SpecReason:
         api_key: str | None = None,
         **launch: Any,
     ):
-        if (pair is None) == (draft is None) or (draft is None) != (base is None):
+        self._pair = pair
+        self._servers = (draft, base) if draft is not None and base is not None else None
+        if bool(pair) == bool(self._servers) or (draft is None) != (base is None):
             raise ConfigError("SpecReason takes the name of a pair, or both draft and base")
-        self._pair, self._servers, self._api_key, self._launch = pair, (draft, base), api_key, launch
+        self._api_key, self._launch = api_key, launch
         self.config = config or SpecReasonConfig()
         self.timeout = timeout
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            servers = self._servers
-            if self._pair:
-                from specreason_sgl.runtime.launch import launch_pair
-                from specreason_sgl.runtime.pairs import get_pair
-
-                running = stack.enter_context(launch_pair(get_pair(self._pair), **self._launch))
-                servers = running.draft.url, running.base.url
+            servers = self._servers or self._start(stack)
             self.draft, self.base = (self._endpoint(stack, server) for server in servers)
             self._stack = stack.pop_all()
         return self
@@ -83,10 +80,18 @@ class SpecReason:
     ) -> None:
         self._stack.__exit__(kind, error, traceback)
 
-    def _endpoint(self, stack: ExitStack, server: str | Endpoint | None) -> Endpoint:
-        return (
-            server if isinstance(server, Endpoint) else stack.enter_context(Endpoint(server, self._api_key))
-        )
+    def _start(self, stack: ExitStack) -> tuple[str, str]:
+        from specreason_sgl.runtime.launch import launch_pair, print_progress
+        from specreason_sgl.runtime.pairs import get_pair
+
+        told = {"status": print_progress, "progress": print_progress}
+        pair = stack.enter_context(launch_pair(get_pair(self._pair or ""), **{**told, **self._launch}))
+        return pair.draft.url, pair.base.url
+
+    def _endpoint(self, stack: ExitStack, server: str | Endpoint) -> Endpoint:
+        if isinstance(server, Endpoint):
+            return server
+        return stack.enter_context(Endpoint(server, self._api_key))
 
     def solve(self, question: Question, *, config: SpecReasonConfig | None = None, **options: Any) -> Trace:
         """Solve one problem; arguments and errors as in `specreason_sgl.solve`."""

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import msgspec
 import numpy as np
 import sglang as sgl
 from sglang.lang.interpreter import ProgramState
@@ -20,7 +19,7 @@ from specreason_sgl.errors import ConfigError, SpecReasonError
 from specreason_sgl.evaluation.bootstrap import interval
 from specreason_sgl.evaluation.grading import is_right
 from specreason_sgl.evaluation.problems import Problem
-from specreason_sgl.files import Head, Record
+from specreason_sgl.files import Head, Line, Record
 from specreason_sgl.lang.endpoint import Endpoint
 from specreason_sgl.reasoning.acceptance import check_share
 from specreason_sgl.reasoning.batch import run_batch
@@ -34,6 +33,7 @@ from specreason_sgl.reasoning.verifiers import (
     Likelihood,
     PaperScore,
     UtilityScore,
+    Verifier,
     YesNo,
 )
 
@@ -42,7 +42,7 @@ RESAMPLES = 1000
 _NUMBER = re.compile(r"\d+")
 
 
-class JudgedSolution(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class JudgedSolution(Line, frozen=True, forbid_unknown_fields=True):
     """A solution by the draft model, judged.
 
     Attributes:
@@ -145,15 +145,21 @@ def _judged(
 
 
 @sgl.function
-def _judge_steps(s, question, steps, wrong, config):
+def _judge_steps(
+    s: ProgramState,
+    question: str,
+    steps: Sequence[str],
+    wrong: Sequence[str | None],
+    config: SpecReasonConfig,
+) -> None:
     s += sgl.user(config.prompt(question))
     s += sgl.assistant_begin()
     s += s.stream_executor.chat_template.thinking_prefix
     values, corrupted_values = [], []
     for i, step in enumerate(steps):
         values.append(_judge(s, step, config.delimiter))
-        if wrong[i]:
-            corrupted_values.append((i, wrong[i], _judge(s, wrong[i], config.delimiter)))
+        if copy := wrong[i]:
+            corrupted_values.append((i, copy, _judge(s, copy, config.delimiter)))
         s += step + config.delimiter
     s["judged"] = tuple(values), tuple(corrupted_values)
 
@@ -162,7 +168,9 @@ def _judge(s: ProgramState, text: str, delimiter: str) -> dict[str, float]:
     """A step's value by each built-in verifier. Three requests suffice: that of `score` also gives the
     average and the likelihoods."""
     drafted = Drafted(text, 0, "delimiter", delimiter)
-    questions = {"score": UtilityScore(with_logprobs=True), "yes-no": YesNo(), "score-paper": PaperScore()}
+    questions: dict[str, Verifier] = {
+        "score": UtilityScore(with_logprobs=True), "yes-no": YesNo(), "score-paper": PaperScore(),
+    }  # fmt: skip
     states, values = {}, {}
     for name, verifier in questions.items():  # in turn: the first puts the step into the cache
         states[name] = verifier.ask(s.fork(1)[0], drafted)
@@ -251,7 +259,12 @@ def _table_row(judged: Sequence[JudgedSolution], name: str) -> dict[str, Any]:
     }
 
 
-def auc(better, worse, times_better=None, times_worse=None) -> np.ndarray:
+def auc(
+    better: np.ndarray,
+    worse: np.ndarray,
+    times_better: np.ndarray | None = None,
+    times_worse: np.ndarray | None = None,
+) -> np.ndarray:
     """How often a value of `better` is above a value of `worse`; ties count half. NaN where either is empty.
 
     Args:

@@ -14,14 +14,14 @@ from specreason_sgl.errors import ServerError, SpecReasonError
 from specreason_sgl.evaluation.grading import grade
 from specreason_sgl.evaluation.problems import Problem
 from specreason_sgl.evaluation.settings import ALONE, Setting
-from specreason_sgl.files import Head, Record, read_record
-from specreason_sgl.reasoning.trace import Trace, model_name
+from specreason_sgl.files import Head, Line, Record, read_record
+from specreason_sgl.reasoning.trace import Side, Trace, model_name
 
 Key = tuple[str, int, str]
 """Which sample: the problem's id, the sample's number, the setting's name."""
 
 
-class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Sample(Line, frozen=True, forbid_unknown_fields=True):
     """One problem, solved once with one setting.
 
     Attributes:
@@ -181,12 +181,12 @@ def _groups(todo: list[_Task], settings: Sequence[Setting], concurrency: int) ->
 def _solve(task: _Task, *, draft: Any, base: Any, timeout: float | None) -> Trace:
     from specreason_sgl.reasoning.solve import solve, solve_alone
 
-    common = {"config": task.setting.config, "timeout": timeout}
-    mode = task.setting.mode
+    question, config, mode = task.problem.prompt, task.setting.config, task.setting.mode
     if mode in ALONE:
+        side: Side = "base" if mode == "base" else "draft"
         endpoint = base if mode == "base" else draft
-        return solve_alone(task.problem.prompt, endpoint=endpoint, side=mode, **common)
-    return solve(task.problem.prompt, draft=draft, base=base, **common)
+        return solve_alone(question, endpoint=endpoint, side=side, config=config, timeout=timeout)
+    return solve(question, draft=draft, base=base, config=config, timeout=timeout)
 
 
 def _sample(task: _Task, result: Trace | SpecReasonError) -> Sample:
@@ -257,11 +257,12 @@ def _draft_failure(trace: Trace) -> ServerError | None:
 def _summary(record: Record[Sample]) -> str:
     """Accuracy and speed so far, for the progress bar."""
     graded = [sample for sample in record.done.values() if sample.error is None]
+    traces = [sample.trace for sample in graded if sample.trace]
     failed = len(record.done) - len(graded)
     text = f"{failed} failed" if failed else ""
-    if graded:
-        seconds = sum(sample.trace.seconds for sample in graded)
-        speed = sum(sample.trace.tokens for sample in graded) / seconds if seconds else 0.0
-        right = sum(sample.right for sample in graded) / len(graded)
+    if traces:
+        seconds = sum(trace.seconds for trace in traces)
+        speed = sum(trace.tokens for trace in traces) / seconds if seconds else 0.0
+        right = sum(bool(sample.right) for sample in graded) / len(graded)
         text = f"{right:.0%} right, {speed:.1f} tokens/s {text}"
     return text.strip()

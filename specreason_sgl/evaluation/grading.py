@@ -3,6 +3,7 @@
 import logging
 import re
 import threading
+from typing import Any
 
 from specreason_sgl.errors import SpecReasonError
 from specreason_sgl.evaluation.problems import LETTERS, Problem
@@ -67,7 +68,7 @@ def is_right(answer: str, expected: str) -> bool:
         ) from None
 
 
-def _is_equal(gold: list, answer: list, limit: int | None) -> bool:
+def _is_equal(gold: list[Any], answer: list[Any], limit: int | None) -> bool:
     """`verify`, whose timeouts must not count as "not equal": it only raises them together with all its other
     errors, so on one of those it is called again."""
     from math_verify import verify

@@ -147,7 +147,7 @@ def _from_hub(name: str, limit: int | None, seed: int) -> list[Problem]:
 
 
 def _of_row(name: str, number: int, row: dict[str, Any], names: tuple[str, str, str], seed: int) -> Problem:
-    id, question, answer = (row[column] if column else number for column in names)
+    id, question, answer = (str(row[column]) if column else str(number) for column in names)
     id = f"{name}/{id}"
     if name == "gsm8k":
         return Problem(id, question, answer.rpartition("####")[2].strip())
@@ -156,7 +156,7 @@ def _of_row(name: str, number: int, row: dict[str, Any], names: tuple[str, str, 
         random.Random(f"{seed} {id}").shuffle(choices)
         letter = LETTERS[choices.index(answer)]
         return Problem(id, question.strip(), letter, tuple(choice.strip() for choice in choices))
-    return Problem(id, question, str(answer))
+    return Problem(id, question, answer)
 
 
 def _generated(task: str, n: int, seed: int) -> list[Problem]:

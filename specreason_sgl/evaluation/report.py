@@ -70,9 +70,13 @@ class Group:
 
     @property
     def traces(self) -> list[Trace]:
-        return [sample.trace for sample in self.samples]
+        return [sample.trace for sample in self.samples if sample.trace]
 
-    def by_problem(self, value: Callable[[Sample], float]) -> dict[str, float]:
+    def by_problem(self, value: Callable[[Trace], float]) -> dict[str, float]:
+        """The mean of a value of traces over a problem's samples, by problem."""
+        return self.samples_by_problem(lambda sample: value(sample.trace) if sample.trace else math.nan)
+
+    def samples_by_problem(self, value: Callable[[Sample], float]) -> dict[str, float]:
         """The mean of a value over a problem's samples, by problem."""
         values: dict[str, list[float]] = {}
         for sample in self.samples:
@@ -162,12 +166,12 @@ def figures(groups: Sequence[Group]) -> list[Row]:
 
 
 def _row(group: Group, groups: Sequence[Group]) -> Row:
-    right = group.by_problem(lambda sample: bool(sample.right))
-    seconds = group.by_problem(lambda sample: sample.trace.seconds)
-    kept = group.by_problem(lambda sample: sum(s.author == "draft" for s in drafted(sample.trace)))
-    drafts = group.by_problem(lambda sample: len(drafted(sample.trace)))
+    right = group.samples_by_problem(lambda sample: bool(sample.right))
+    seconds = group.by_problem(lambda trace: trace.seconds)
+    kept = group.by_problem(lambda trace: sum(step.author == "draft" for step in drafted(trace)))
+    drafts = group.by_problem(lambda trace: len(drafted(trace)))
     times = [trace.seconds for trace in group.traces]
-    ones = np.ones(len(right))
+    ones = [1.0] * len(right)
 
     def mean(value: Callable[[Trace], float]) -> float:
         return float(np.mean([value(trace) for trace in group.traces]))
@@ -225,8 +229,8 @@ def _speedup(group: Group, mode: str, groups: Sequence[Group]) -> Estimate:
     if group.mode == mode or not others:
         return ratio([], [])
     alone = min(others, key=lambda other: other.run != group.run)  # another run may be of another machine
-    alone_seconds = alone.by_problem(lambda sample: sample.trace.seconds)
-    seconds = group.by_problem(lambda sample: sample.trace.seconds)
+    alone_seconds = alone.by_problem(lambda trace: trace.seconds)
+    seconds = group.by_problem(lambda trace: trace.seconds)
     shared = [problem for problem in seconds if problem in alone_seconds]
     return ratio([alone_seconds[problem] for problem in shared], [seconds[problem] for problem in shared])
 
@@ -237,20 +241,21 @@ def ratio(above: Sequence[float], below: Sequence[float]) -> Estimate:
     Args:
         above, below: by problem, of shape (problems,).
     """
-    above, below = np.asarray(above, float), np.asarray(below, float)
-    if not below.sum():
+    if not sum(below):
         return Estimate(math.nan, math.nan, math.nan)
-    value = float(above.sum() / below.sum())
+    value = sum(above) / sum(below)
     if len(above) < 2:
         return Estimate(value, math.nan, math.nan)
-    low, high = interval(lambda times: (times @ above) / (times @ below), len(above), RESAMPLES)
+    dividends, divisors = np.asarray(above, float), np.asarray(below, float)
+    low, high = interval(lambda times: (times @ dividends) / (times @ divisors), len(above), RESAMPLES)
     return Estimate(value, float(low), float(high))
 
 
 def cells(row: Row) -> list[str]:
     """A row's texts, one for each of `COLUMNS`."""
     missing = row.wanted - row.samples - row.failed
-    count = [str(row.samples), row.failed and f"{row.failed} failed", missing and f"{missing} to do"]
+    failed, to_do = (f"{row.failed} failed" if row.failed else "", f"{missing} to do" if missing else "")
+    count = [str(row.samples), failed, to_do]
     counts = (row.tokens, row.draft_tokens, row.base_tokens, row.thrown_away)
     readings = [f"{mean:.1f}" if mean else "" for mean in (row.corrections, row.prefills)]
     return [

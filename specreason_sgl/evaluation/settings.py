@@ -94,7 +94,7 @@ def expand(
     """
     if "reward" in modes and reward is None:
         raise ConfigError("the mode reward needs the URL of a reward model's server: --reward-url")
-    settings = {}
+    settings: dict[str, Setting] = {}
     for mode in modes:
         names = [name for name, values in given.items() if values and _has(mode, name, given)]
         for values in itertools.product(*(given[name] for name in names)):

@@ -1,6 +1,9 @@
 """`classify`: what a reward or classification model says of a state, as an expression of the language."""
 
+from typing import Any
+
 from sglang.lang.choices import ChoicesDecision
+from sglang.lang.interpreter import StreamExecutor
 from sglang.lang.ir import SglSelect
 
 from specreason_sgl.errors import ConfigError
@@ -19,7 +22,7 @@ def classify(name: str) -> SglSelect:
 class Classification(EndpointMethod):
     """How `classify` asks."""
 
-    def ask(self, endpoint, s, choices) -> ChoicesDecision:
+    def ask(self, endpoint: Any, s: StreamExecutor, choices: list[str]) -> ChoicesDecision:
         values, usage = endpoint.classify(s)
         return ChoicesDecision("", {"values": values, **usage})
 

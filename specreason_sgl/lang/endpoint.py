@@ -6,7 +6,7 @@ Written against sglang 0.5.23's `sglang.lang.backend.runtime_endpoint` and `sgla
 import copy
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from sglang.lang.backend.base_backend import BaseBackend
@@ -105,7 +105,9 @@ class Endpoint(RuntimeEndpoint):
 
     # What SGLang's interpreter calls.
 
-    def generate(self, s: StreamExecutor, sampling_params: SglSamplingParams):
+    def generate(
+        self, s: StreamExecutor, sampling_params: SglSamplingParams
+    ) -> tuple[str | list[str], dict[str, Any]]:
         with errors_to(s) as failed:
             if failed:
                 return "", {}
@@ -117,7 +119,9 @@ class Endpoint(RuntimeEndpoint):
             return texts if isinstance(answer, list) else texts[0], samples[0]["meta_info"]
         return "", {}
 
-    def generate_stream(self, s: StreamExecutor, sampling_params: SglSamplingParams):
+    def generate_stream(
+        self, s: StreamExecutor, sampling_params: SglSamplingParams
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
         def make_payload(received: int) -> dict[str, Any]:
             payload = self._payload(s, sampling_params)
             payload["sampling_params"]["max_new_tokens"] -= received
@@ -142,18 +146,18 @@ class Endpoint(RuntimeEndpoint):
             return self.select_by_sequences(s, choices, choices_method, temperature)
         return ChoicesDecision("")
 
-    def commit_lazy_operations(self, s: StreamExecutor):
+    def commit_lazy_operations(self, s: StreamExecutor) -> None:
         with errors_to(s) as failed:
             if not failed:
                 self._generate_http_request(s, {"text": s.text_, "sampling_params": {"max_new_tokens": 0}})
 
     fill_image = commit_lazy_operations
 
-    def cache_prefix(self, prefix_str: str):
+    def cache_prefix(self, prefix_str: str) -> None:
         ids = self.tokenizer.encode(prefix_str)
         self.ask("", {"input_ids": ids, "sampling_params": {"max_new_tokens": 0}})
 
-    def end_program(self, s: StreamExecutor):
+    def end_program(self, s: StreamExecutor) -> None:
         mark_ended(s)
         self.requests.forget(s.sid)
 
@@ -263,7 +267,7 @@ class Endpoint(RuntimeEndpoint):
             self._templated.put(key, endpoint)
         return endpoint
 
-    def flush_cache(self):
+    def flush_cache(self) -> None:
         """Empty the server's radix cache; waits for requests that are still running, such as aborted ones."""
         self._http.check(*self._http.call("POST", f"/flush_cache?timeout={FLUSH_TIMEOUT:g}"))
 
@@ -279,7 +283,7 @@ class Endpoint(RuntimeEndpoint):
     def __enter__(self) -> "Endpoint":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     # Payloads.
@@ -299,7 +303,7 @@ class Endpoint(RuntimeEndpoint):
                 payload[name] = value
         return payload
 
-    def _generate_http_request(self, s: StreamExecutor, data):
+    def _generate_http_request(self, s: StreamExecutor, data: dict[str, Any]) -> Any:
         # SGLang's own `select` calls this; its texts are the state's text and something after it.
         data = dict(data)
         if (text := data.pop("text", None)) is not None:

@@ -268,13 +268,14 @@ class Wire:
 class _Connection:
     """Mixed into urllib3's connections: notes which request each one carries."""
 
+    sock: socket.socket | None
     wire: Wire | None = None  # the latest; the pool gives a connection to one request at a time
 
-    def request(self, *args, **settings):
+    def request(self, *args: Any, **settings: Any) -> None:
         wire = getattr(_sending, "wire", None)
         with _wires:
             self.wire = wire
-        super().request(*args, **settings)
+        super().request(*args, **settings)  # type: ignore[misc]  # urllib3's connection
         if wire is not None:
             with _wires:
                 wire._is_on(self)

@@ -87,7 +87,7 @@ class TextLogprobs(EndpointMethod):
     top: int = 1
     end_of_turn: bool = False
 
-    def ask(self, endpoint, s, choices) -> ChoicesDecision:
+    def ask(self, endpoint: Any, s: StreamExecutor, choices: list[str]) -> ChoicesDecision:
         (text,) = choices
         template = endpoint.chat_template
         ids = template.encode(s, text)
@@ -97,7 +97,7 @@ class TextLogprobs(EndpointMethod):
         tokens, meta = ask_logprobs(endpoint, s, ids, Span(start, len(ids)), self.top)
         return ChoicesDecision(text, {"logprobs": tokens, **usage(meta)})
 
-    def __call__(self, **_) -> ChoicesDecision:
+    def __call__(self, **_: Any) -> ChoicesDecision:
         raise ConfigError("logprobs works only on a specreason_sgl.Endpoint")
 
 
@@ -130,7 +130,7 @@ def token_span(
 
 
 def ask_logprobs(
-    endpoint, s: StreamExecutor, ids: list[int], span: Span, top: int = 1
+    endpoint: Any, s: StreamExecutor, ids: list[int], span: Span, top: int = 1
 ) -> tuple[tuple[TokenLogprob, ...], dict[str, Any]]:
     """Read a part of a prompt in one request that generates nothing; also returns its `meta_info`."""
     sampling = {"max_new_tokens": 0, "temperature": 0}
@@ -139,7 +139,7 @@ def ask_logprobs(
     return tokens_of(endpoint, ids, span, meta), meta
 
 
-def tokens_of(endpoint, ids: list[int], span: Span, meta: dict[str, Any]) -> tuple[TokenLogprob, ...]:
+def tokens_of(endpoint: Any, ids: list[int], span: Span, meta: dict[str, Any]) -> tuple[TokenLogprob, ...]:
     """The tokens of a part of a prompt, from the `meta_info` of the answer to it.
 
     Raises:

@@ -259,7 +259,8 @@ class Request:
         for part in each(answer):
             check_answer(self._http.url, part, embedding=self.path == "/classify")
             self._check_not_aborted(part["meta_info"])
-        several = is_batch(self.payload) or self.payload.get("sampling_params", {}).get("n", 1) > 1
+        payload = self.payload or {}
+        several = is_batch(payload) or payload.get("sampling_params", {}).get("n", 1) > 1
         if isinstance(answer, list) != several or answer == []:
             raise ServerFailed(f"{self._http.url} sent something that is not an answer of SGLang's")
         self.answer = answer

@@ -64,7 +64,7 @@ class ScoreTokens(EndpointMethod):
         self.read = read
         self.logprobs_of = logprobs_of
 
-    def ask(self, endpoint, s, choices) -> ChoicesDecision:
+    def ask(self, endpoint: Any, s: StreamExecutor, choices: list[str]) -> ChoicesDecision:
         if choice_ids := endpoint.chat_template.single_tokens(s.text_, choices):
             return self._ask_for_one_token(endpoint, s, choices, choice_ids)
         decision = endpoint.select_by_sequences(s, choices, self)
@@ -75,7 +75,7 @@ class ScoreTokens(EndpointMethod):
         return decision
 
     def _ask_for_one_token(
-        self, endpoint, s: StreamExecutor, choices: list[str], choice_ids: list[int]
+        self, endpoint: Any, s: StreamExecutor, choices: list[str], choice_ids: list[int]
     ) -> ChoicesDecision:
         ids = endpoint.chat_template.encode(s)
         payload: dict[str, Any] = {
@@ -111,7 +111,9 @@ class ScoreTokens(EndpointMethod):
         }
         return ChoicesDecision(choices[best], meta_info)
 
-    def __call__(self, *, choices, input_token_logprobs, **rest) -> ChoicesDecision:
+    def __call__(
+        self, *, choices: list[str], input_token_logprobs: list[list[Any]], **rest: Any
+    ) -> ChoicesDecision:
         """SGLang's `select` calls this where a choice is more than one token."""
         decision = greedy_token_selection(
             choices=choices, input_token_logprobs=input_token_logprobs, **rest
