@@ -1,8 +1,10 @@
 """`specreason-sgl bench`."""
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from specreason_sgl.cli.options import Given, Models, Servers, knob_options, option, split
 from specreason_sgl.cli.output import check_folder, out, status, written
@@ -20,83 +22,84 @@ FIXED = ("repair", "threshold", "verifier", "keep", "calibration", "temperature"
 Knobs = knob_options(Given, [knob for name, knob in KNOBS.items() if name not in FIXED], defaults=DEFAULTS)
 
 
-def bench(
-    models: Models,
-    servers: Servers,
-    knobs: Knobs,
+@dataclass(frozen=True)
+class Options:
     parts: Annotated[
         str, option(f"What to measure: some of {', '.join(PARTS)}; with commas.", front=True)
-    ] = "score,prefix,latency,overhead",
+    ] = "score,prefix,latency,overhead"
     acceptance: Annotated[
         str,
         option("Shares of drafted steps that are kept, whatever their scores; with commas.", front=True),
-    ] = "0.8,0.95",
-    limit: Annotated[int, option("Number of problems for latency and identity.", front=True, min=1)] = 3,
+    ] = "0.8,0.95"
+    limit: Annotated[int, option("Number of problems for latency and identity.", front=True, min=1)] = 3
     data: Annotated[
         Path | None, option("Take them from this file (JSON Lines); default: built-in ones.", front=True)
-    ] = None,
+    ] = None
     modes: Annotated[
         str, option(f"Modes of the latency: some of {', '.join(MODES)}; with commas.", front=True)
-    ] = "base,draft,sequential,pipelined,correct",
+    ] = "base,draft,sequential,pipelined,correct"
     correct_every: Annotated[
         int | None,
         option("Instead of --delta: correct about every N-th token, to time random weights.", min=1),
-    ] = None,
-    concurrency: Annotated[
-        str, option("Problems at a time for the overhead; with commas.", front=True)
-    ] = "1,16,64",
+    ] = None
+    concurrency: Annotated[str, option("Problems at a time for the overhead; with commas.", front=True)] = (
+        "1,16,64"
+    )
     load_format: Annotated[
         str, option("SGLang's; dummy: random weights, to time shapes without weights.", "Servers")
-    ] = "",
-    result: Annotated[
-        Path | None, option("Write the figures to this JSON file.", None, "--out", front=True)
-    ] = None,
-) -> None:
+    ] = ""
+    out: Annotated[Path | None, option("Write the figures to this JSON file.", front=True)] = None
+
+
+def bench(options: Options, models: Models, servers: Servers, knobs: Knobs) -> None:
     """Measure what speculative reasoning costs and gains on a pair, all on the same prompts in one run.
 
     Greedy decoding. In sequential, pipelined and rejected, steps that are not kept are rewritten; which ones
     is fixed by --acceptance, so the speed does not depend on how well the pair reasons. In correct it does,
     unless --correct-every fixes how many tokens are corrected.
     """
-    from specreason_sgl.evaluation.problems import load_problems
-
-    wanted = split("parts", parts, str, PARTS)
-    chosen_modes = split("modes", modes, str, MODES)
-    counts = split("concurrency", concurrency, int, range(1, 100_001))
-    acceptances = split("acceptance", acceptance, float)
-    for share in acceptances:
-        if not 0 <= share <= 1:
-            raise ConfigError(f"acceptance must be from 0 to 1, got {share}", "acceptance")
-    given = {**DEFAULTS, **knobs.values()}
-    tokens = {name: given.pop(name) for name in TOKENS if name in given}
-    if correct_every and tokens.keys() & {"delta", "numeric_delta"}:
-        raise ConfigError("--correct-every must come without --delta and --numeric-delta")
-    correct = Correct(**tokens)
-    config = SpecReasonConfig(temperature=0, **given)
-    questions = [problem.question for problem in load_problems(data, limit)] if data else None
-    check_folder(result)
-    flags = ["--load-format", load_format] if load_format else []
+    wanted, work = split("parts", options.parts, str, PARTS), _parsed(options, knobs)
+    check_folder(options.out)
+    flags = ["--load-format", options.load_format] if options.load_format else []
     with endpoints(models, servers, 3600.0, *flags) as (draft, base), status("measuring") as spinner:
         from specreason_sgl.bench.parts import measure, tables
-        from specreason_sgl.bench.setup import Bench, CorrectEvery
-        from specreason_sgl.bench.setup import questions as built_in_questions
+        from specreason_sgl.bench.setup import Bench
 
-        if correct_every:
-            correct = CorrectEvery(every=correct_every, window=correct.window)
-        work = Bench(
-            draft=draft,
-            base=base,
-            config=config,
-            problems=questions or built_in_questions(limit),
-            acceptances=acceptances,
-            modes=chosen_modes,
-            correct=correct,
-            at_once=counts,
-            on_stage=spinner.update,
-        )
-        figures = measure(wanted, work)
+        figures = measure(wanted, Bench(draft=draft, base=base, on_stage=spinner.update, **work()))
     for table in tables(figures):
         out.print(table, "")
-    if result:
-        result.write_text(json.dumps(figures, indent=1) + "\n")
-        written(result)
+    if options.out:
+        options.out.write_text(json.dumps(figures, indent=1) + "\n")
+        written(options.out)
+
+
+def _parsed(options: Options, knobs: Knobs) -> Callable[[], dict[str, Any]]:
+    """Checks the options; returns what makes arguments of a `Bench`, which imports SGLang."""
+    from specreason_sgl.evaluation.problems import load_problems
+
+    modes = split("modes", options.modes, str, MODES)
+    at_once = split("concurrency", options.concurrency, int, range(1, 100_001))
+    acceptances = split("acceptance", options.acceptance, float)
+    if not all(0 <= share <= 1 for share in acceptances):
+        raise ConfigError(f"acceptance must be from 0 to 1, got {options.acceptance}", "acceptance")
+    given = {**DEFAULTS, **knobs.values()}
+    tokens = {name: given.pop(name) for name in TOKENS if name in given}
+    if options.correct_every and tokens.keys() & {"delta", "numeric_delta"}:
+        raise ConfigError("--correct-every must come without --delta and --numeric-delta")
+    correct, config = Correct(**tokens), SpecReasonConfig(temperature=0, **given)
+    problems = load_problems(options.data, options.limit) if options.data else []
+
+    def arguments() -> dict[str, Any]:
+        from specreason_sgl.bench.setup import CorrectEvery, questions
+
+        every = options.correct_every
+        return {
+            "config": config,
+            "problems": [problem.question for problem in problems] or questions(options.limit),
+            "acceptances": acceptances,
+            "modes": modes,
+            "correct": CorrectEvery(every=every, window=correct.window) if every else correct,
+            "at_once": at_once,
+        }
+
+    return arguments

@@ -1,5 +1,6 @@
 """`specreason-sgl calibrate`."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -21,22 +22,21 @@ Knobs = knob_options(
 )
 
 
-def calibrate(
-    models: Models,
-    servers: Servers,
-    knobs: Knobs,
+@dataclass(frozen=True)
+class Options:
     data: Annotated[
         Path, option("Problems with answers: JSON Lines with question, answer and maybe id.", front=True)
-    ],
-    limit: Annotated[int, option("Use only the first N problems.", front=True, min=1)] = 60,
-    keep: Annotated[
-        float, option("Share of drafted steps that the threshold should keep.", front=True)
-    ] = 0.8,
-    result: Annotated[Path, option("The calibration file to write.", None, "--out", front=True)] = Path(
-        "calibration.json"
-    ),
-    concurrency: Annotated[int, option("Problems at a time.", min=1)] = 16,
-) -> None:
+    ]
+    limit: Annotated[int, option("Use only the first N problems.", front=True, min=1)] = 60
+    keep: Annotated[float, option("Share of drafted steps that the threshold should keep.", front=True)] = 0.8
+    out: Annotated[Path, option("The calibration file to write.", front=True)] = Path("calibration.json")
+    concurrency: Annotated[int, option("Problems at a time.", min=1)] = 16
+
+    def __post_init__(self):
+        check_share(self.keep)
+
+
+def calibrate(options: Options, models: Models, servers: Servers, knobs: Knobs) -> None:
     """Measure which verifier judges a pair's steps best, and choose its threshold.
 
     The draft model solves problems with known answers. Every verifier judges its steps, and copies of good
@@ -46,9 +46,9 @@ def calibrate(
     from specreason_sgl.evaluation.problems import load_problems
 
     config = SpecReasonConfig(**{"temperature": 0, **DEFAULTS, **knobs.values()})
-    check_share(keep)
-    problems = load_problems(data, limit)
-    check_folder(result)
+    problems = load_problems(options.data, options.limit)
+    check_folder(options.out)
+    record, picture = options.out.with_suffix(".jsonl"), options.out.with_suffix(".png")
     with endpoints(models, servers, 3600.0) as (draft, base):
         from specreason_sgl.display import pictures
         from specreason_sgl.evaluation import calibrate as work
@@ -58,19 +58,19 @@ def calibrate(
             draft=draft,
             base=base,
             config=config,
-            record=result.with_suffix(".jsonl"),
-            concurrency=concurrency,
+            record=record,
+            concurrency=options.concurrency,
             progress_bar=err.is_terminal,
         )
         calibration = work.calibrate(
             judged,
             draft_model=model_name(draft.get_model_name()),
             base_model=model_name(base.get_model_name()),
-            keep=keep,
-            source=data.name,
+            keep=options.keep,
+            source=options.data.name,
         )
-    calibration.save(result)
-    picture = pictures.histograms(work.values_by_kind(judged, calibration.verifier), calibration)
-    picture.savefig(result.with_suffix(".png"), dpi=120)
+    calibration.save(options.out)
+    drawn = pictures.histograms(work.values_by_kind(judged, calibration.verifier), calibration)
+    drawn.savefig(picture, dpi=120)
     print_calibration(out, calibration)
-    written(result, result.with_suffix(".png"))
+    written(options.out, picture)

@@ -2,13 +2,13 @@
 
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
 
 from rich.text import Text
 
-from specreason_sgl.cli.options import Given, Models, Servers, knob_options, option
+from specreason_sgl.cli.options import MODELS, Given, Models, Servers, knob_options, option
 from specreason_sgl.cli.output import err, out
 from specreason_sgl.cli.runtimes import endpoints
 from specreason_sgl.display import terminal
@@ -21,21 +21,21 @@ Knobs = knob_options(Given, KNOBS.values())
 Turn = Callable[[list[Message]], Trace]
 
 
-def chat(
-    models: Models,
-    servers: Servers,
-    knobs: Knobs,
+@dataclass(frozen=True)
+class Options:
     server: Annotated[
-        str, option("Talk to this running `serve` instead of a pair.", "Models", front=True, metavar="URL")
-    ] = "",
+        str, option("Talk to this running `serve` instead of a pair.", MODELS, front=True, metavar="URL")
+    ] = ""
     api_key: Annotated[
-        str, option("Key of the server at --server.", "Models", envvar="SPECREASON_SGL_API_KEY")
-    ] = "",
-    timeout: Annotated[float, option("Deadline of an answer, in seconds.", "Budget and sampling")] = 3600.0,
-    quiet: Annotated[
-        bool, option("Show the answers only, not the steps.", None, "--quiet", front=True)
-    ] = False,
-) -> None:
+        str, option("Key of the server at --server.", MODELS, envvar="SPECREASON_SGL_API_KEY")
+    ] = ""
+    timeout: Annotated[float, option("Deadline of an answer, in seconds.", "Budget and sampling")] = 3600.0
+    quiet: Annotated[bool, option("Show the answers only, not the steps.", None, "--quiet", front=True)] = (
+        False
+    )
+
+
+def chat(options: Options, models: Models, servers: Servers, knobs: Knobs) -> None:
     """Hold a conversation with a pair, or with a running `serve`.
 
     An empty line is skipped; Ctrl-D ends the conversation. Ctrl-C ends an answer, and at the prompt the
@@ -43,24 +43,17 @@ def chat(
     """
     given = knobs.values()
     config = config_of(given, pair=models.named)
-    on_step = None if quiet else partial(terminal.print_step, out)
-    with ExitStack() as stack:
-        if server:
-            from specreason_sgl.serving.client import ask
+    on_step = None if options.quiet else partial(terminal.print_step, out)
+    told = {"timeout": options.timeout, "on_step": on_step}
+    if options.server:
+        from specreason_sgl.serving.client import ask
 
-            def turn(messages: list[Message]) -> Trace:
-                return ask(server, messages, given, api_key, timeout=timeout, on_step=on_step)
+        _converse(lambda messages: ask(options.server, messages, given, options.api_key, **told))
+        return
+    with endpoints(models, servers, options.timeout) as (draft, base):
+        from specreason_sgl.reasoning.solve import solve
 
-        else:
-            draft, base = stack.enter_context(endpoints(models, servers, timeout))
-            from specreason_sgl.reasoning.solve import solve
-
-            def turn(messages: list[Message]) -> Trace:
-                return solve(
-                    messages, draft=draft, base=base, config=config, timeout=timeout, on_step=on_step
-                )
-
-        _converse(turn)
+        _converse(lambda messages: solve(messages, draft=draft, base=base, config=config, **told))
 
 
 def _converse(turn: Turn) -> None:

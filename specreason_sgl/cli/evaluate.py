@@ -1,10 +1,11 @@
 """`specreason-sgl eval`."""
 
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from specreason_sgl.cli.options import Models, Servers, Swept, knob_options, option, split
+from specreason_sgl.cli.options import MODELS, Models, Servers, Swept, knob_options, option, split
 from specreason_sgl.cli.output import check_folder, fail, written
 from specreason_sgl.cli.runtimes import endpoints
 from specreason_sgl.evaluation.problems import NAMES
@@ -13,10 +14,8 @@ from specreason_sgl.evaluation.settings import KNOBS, MODES, expand
 Sweeps = knob_options(Swept, KNOBS.values())
 
 
-def evaluate(
-    models: Models,
-    servers: Servers,
-    sweeps: Sweeps,
+@dataclass(frozen=True)
+class Options:
     data: Annotated[
         str,
         option(
@@ -24,28 +23,29 @@ def evaluate(
             "answer and maybe id and choices.",
             front=True,
         ),
-    ],
-    result: Annotated[
-        Path,
-        option("The file of the run; the same command goes on where it was.", None, "--out", front=True),
-    ] = Path("eval.jsonl"),
+    ]
+    out: Annotated[
+        Path, option("The file of the run; the same command continues an interrupted run.", front=True)
+    ] = Path("eval.jsonl")
     modes: Annotated[
         str, option(f"What is compared: some of {', '.join(MODES)}; with commas.", front=True)
-    ] = "base,draft,correct,pipelined",
-    limit: Annotated[int | None, option("Evaluate only the first N problems.", front=True, min=1)] = None,
-    samples: Annotated[int, option("Samples of each problem with each setting.", front=True, min=1)] = 1,
+    ] = "base,draft,correct,pipelined"
+    limit: Annotated[int | None, option("Evaluate only the first N problems.", front=True, min=1)] = None
+    samples: Annotated[int, option("Samples of each problem with each setting.", front=True, min=1)] = 1
     concurrency: Annotated[
         int, option("Samples at a time; 1 measures latency.", front=True, min=1, max=1024)
-    ] = 1,
-    seed: Annotated[int, option("Of generated problems, and of the order of choices.")] = 0,
+    ] = 1
+    seed: Annotated[int, option("Of generated problems, and of the order of choices.")] = 0
     retry_failed: Annotated[
         bool, option("Also do again the samples that failed.", None, "--retry-failed")
-    ] = False,
+    ] = False
     reward_url: Annotated[
-        str, option("A reward model's SGLang server, for the mode reward.", "Models", metavar="URL")
-    ] = "",
-    timeout: Annotated[float, option("Deadline of a sample, in seconds.", "Budget and sampling")] = 3600.0,
-) -> None:
+        str, option("A reward model's SGLang server, for the mode reward.", MODELS, metavar="URL")
+    ] = ""
+    timeout: Annotated[float, option("Deadline of a sample, in seconds.", "Budget and sampling")] = 3600.0
+
+
+def evaluate(options: Options, models: Models, servers: Servers, sweeps: Sweeps) -> None:
     """Solve problems with known answers in several ways, side by side, and grade the answers.
 
     base and draft are one model alone. correct replaces single tokens, the default of `solve`. sequential and
@@ -59,36 +59,26 @@ def evaluate(
     """
     from specreason_sgl.evaluation.problems import load_data
 
-    names = split("modes", modes, str, MODES)
-    given = sweeps.values()
-    check_folder(result)
+    modes, given = split("modes", options.modes, str, MODES), sweeps.values()
+    check_folder(options.out)
     with ExitStack() as stack:
         reward = None
-        if reward_url:
+        if options.reward_url:
             from specreason_sgl.lang.endpoint import Endpoint
 
-            reward = stack.enter_context(Endpoint(reward_url, models.runtime_key or None, timeout=timeout))
-        settings = expand(names, given, pair=models.named, reward=reward)
-        problems = load_data(data, limit, seed)
-        draft, base = stack.enter_context(endpoints(models, servers, timeout))
-        from specreason_sgl.evaluation import evaluate as work
+            key = models.runtime_key or None
+            reward = stack.enter_context(Endpoint(options.reward_url, key, timeout=options.timeout))
+        settings = expand(modes, given, pair=models.named, reward=reward)
+        problems = load_data(options.data, options.limit, options.seed)
+        draft, base = stack.enter_context(endpoints(models, servers, options.timeout))
+        from specreason_sgl.evaluation.evaluate import run_evaluation
 
-        results = work.run_evaluation(
-            problems,
-            settings,
-            result,
-            draft=draft,
-            base=base,
-            data=data,
-            samples=samples,
-            concurrency=concurrency,
-            seed=seed,
-            reward=reward,
-            timeout=timeout,
-            retry_failed=retry_failed,
-            progress_bar=True,
-        )
-    written(result, note=f", {len(results)} samples; specreason-sgl report {result}")
+        results = run_evaluation(
+            problems, settings, options.out, draft=draft, base=base, reward=reward, data=options.data,
+            samples=options.samples, concurrency=options.concurrency, seed=options.seed,
+            timeout=options.timeout, retry_failed=options.retry_failed, progress_bar=True,
+        )  # fmt: skip
+    written(options.out, note=f", {len(results)} samples; specreason-sgl report {options.out}")
     if failed := [sample.error for sample in results if sample.error]:
         fail(
             f"{len(failed)} of {len(results)} samples failed, the first with {failed[0]}; the same command "

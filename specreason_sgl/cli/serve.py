@@ -1,6 +1,7 @@
 """`specreason-sgl serve`."""
 
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Annotated
 
 from specreason_sgl.cli.options import Given, Models, Servers, knob_options, option
@@ -10,32 +11,36 @@ from specreason_sgl.errors import ConfigError
 from specreason_sgl.reasoning.plain import KNOBS, config_of
 
 STARTED_AGAIN = 180.0  # seconds that a request waits for a runtime that is started again
-FRONT = "Server"
+SERVER = "Server"
 
 Knobs = knob_options(Given, KNOBS.values())
 
 
-def serve(
-    models: Models,
-    servers: Servers,
-    knobs: Knobs,
-    host: Annotated[str, option("Address to bind to.", FRONT, front=True)] = "127.0.0.1",
+@dataclass(frozen=True)
+class Options:
+    host: Annotated[str, option("Address to bind to.", SERVER, front=True)] = "127.0.0.1"
     port: Annotated[
-        int, option("Port to listen at; 0: a free one.", FRONT, front=True, min=0, max=65535)
-    ] = 8000,
+        int, option("Port to listen at; 0: a free one.", SERVER, front=True, min=0, max=65535)
+    ] = 8000
     api_key: Annotated[
-        str, option("Key that clients must send.", FRONT, envvar="SPECREASON_SGL_API_KEY", front=True)
-    ] = "",
-    without_key: Annotated[
-        bool, option("Serve other machines without a key.", FRONT, "--without-key")
-    ] = False,
+        str, option("Key that clients must send.", SERVER, envvar="SPECREASON_SGL_API_KEY", front=True)
+    ] = ""
+    without_key: Annotated[bool, option("Serve other machines without a key.", SERVER, "--without-key")] = (
+        False
+    )
     served_model_name: Annotated[
-        str, option("Model name for clients; default: the pair's.", FRONT, front=True, metavar="NAME")
-    ] = "",
-    max_running_requests: Annotated[int, option("Requests that run at once.", FRONT, min=1, max=1024)] = 64,
-    max_queued_requests: Annotated[int, option("Requests that may wait.", FRONT, min=0)] = 256,
-    timeout: Annotated[float, option("Deadline of a request, in seconds.", FRONT)] = 600.0,
-) -> None:
+        str, option("Model name for clients; default: the pair's.", SERVER, front=True, metavar="NAME")
+    ] = ""
+    max_running_requests: Annotated[int, option("Requests that run at once.", SERVER, min=1, max=1024)] = 64
+    max_queued_requests: Annotated[int, option("Requests that may wait.", SERVER, min=0)] = 256
+    timeout: Annotated[float, option("Deadline of a request, in seconds.", SERVER)] = 600.0
+
+    def __post_init__(self):
+        if not self.timeout > 0:
+            raise ConfigError(f"timeout must be a positive number of seconds, got {self.timeout}", "timeout")
+
+
+def serve(options: Options, models: Models, servers: Servers, knobs: Knobs) -> None:
     """Serve a pair behind OpenAI's API, with a page to watch the two models think.
 
     Starts the two runtimes and keeps them running, unless --draft-url and --base-url name running ones.
@@ -45,42 +50,39 @@ def serve(
     from specreason_sgl.serving import listen
 
     config = config_of(knobs.values(), pair=models.named)
-    if not timeout > 0:
-        raise ConfigError(f"timeout must be a positive number of seconds, got {timeout}", "timeout")
-    listen.check_exposure(host, api_key, without_key)
+    listen.check_exposure(options.host, options.api_key, options.without_key)
     arguments = servers.arguments()
     with ExitStack() as stack:
-        sock = stack.enter_context(listen.bind(host, port))  # before what takes minutes
+        sock = stack.enter_context(listen.bind(options.host, options.port))  # before what takes minutes
         keeper, urls = None, (models.draft_url, models.base_url)
         if not models.draft_url:
             from specreason_sgl.runtime.keep import Keeper
 
             running = stack.enter_context(started(models.spec(), arguments))
-            urls = running.draft.url, running.base.url
             keeper = stack.enter_context(Keeper([running.draft, running.base]))
+            urls = running.draft.url, running.base.url
         from specreason_sgl.lang.endpoint import Endpoint
         from specreason_sgl.serving import health
         from specreason_sgl.serving.app import Server, Settings
         from specreason_sgl.serving.metrics import Metrics
         from specreason_sgl.serving.service import Service
 
-        ends = [
-            stack.enter_context(
-                Endpoint(url, models.runtime_key or None, timeout=timeout, retry_for=STARTED_AGAIN)
-            )
-            for url in urls
-        ]
+        limits = {"timeout": options.timeout, "retry_for": STARTED_AGAIN}
+        draft, base = (
+            stack.enter_context(Endpoint(url, models.runtime_key or None, **limits)) for url in urls
+        )
         metrics = Metrics()
+        service = Service(
+            draft, base, metrics, max_running=options.max_running_requests,
+            max_queue=options.max_queued_requests, timeout=options.timeout,
+        )  # fmt: skip
         settings = Settings(
-            name=served_model_name or models.named or "pair",
+            name=options.served_model_name or models.named or "pair",
             config=config,
             pair=models.named,
-            api_key=api_key or None,
-            hosts=listen.LOOPBACK_NAMES if listen.is_loopback(host) else (),
-            health=health.of(keeper, *ends, metrics),
-        )
-        service = Service(
-            *ends, metrics, max_running=max_running_requests, max_queue=max_queued_requests, timeout=timeout
+            api_key=options.api_key or None,
+            hosts=listen.LOOPBACK_NAMES if listen.is_loopback(options.host) else (),
+            health=health.of(keeper, draft, base, metrics),
         )
         url = listen.url(sock)
         ready = f"serving {', '.join(settings.modes)} at {url}/v1, a page at {url}/"

@@ -6,13 +6,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from specreason_sgl.cli.options import Given, Models, Servers, knob_options, option
+from specreason_sgl.cli.options import MODELS, Given, Models, Servers, knob_options, option
 from specreason_sgl.cli.output import err, out, status
 from specreason_sgl.cli.runtimes import endpoints
 from specreason_sgl.display import terminal
@@ -25,63 +26,67 @@ from specreason_sgl.reasoning.trace_files import read_traces
 Knobs = knob_options(Given, KNOBS.values())
 
 
-def solve(
-    models: Models,
-    servers: Servers,
-    knobs: Knobs,
-    question: Annotated[str, typer.Argument(help="The problem; - reads it from standard input.")] = "",
+@dataclass(frozen=True)
+class Options:
+    question: Annotated[str, typer.Argument(help="The problem; - reads it from standard input.")] = ""
     server: Annotated[
-        str, option("Ask this running `serve` instead of a pair.", "Models", front=True, metavar="URL")
-    ] = "",
+        str, option("Ask this running `serve` instead of a pair.", MODELS, front=True, metavar="URL")
+    ] = ""
     api_key: Annotated[
-        str, option("Key of the server at --server.", "Models", envvar="SPECREASON_SGL_API_KEY")
-    ] = "",
-    timeout: Annotated[float, option("Deadline of a run, in seconds.", "Budget and sampling")] = 3600.0,
+        str, option("Key of the server at --server.", MODELS, envvar="SPECREASON_SGL_API_KEY")
+    ] = ""
+    timeout: Annotated[float, option("Deadline of a run, in seconds.", "Budget and sampling")] = 3600.0
     resume: Annotated[
-        Path | None,
-        option("Go on with a run that failed, from the file that its error names.", front=True),
-    ] = None,
-    compare: Annotated[bool, option("Also run the base model alone.", None, "--compare", front=True)] = False,
+        Path | None, option("Go on with a run that failed, from the file that its error names.", front=True)
+    ] = None
+    compare: Annotated[bool, option("Also run the base model alone.", None, "--compare", front=True)] = False
     json: Annotated[
         bool,
-        option("Print the trace (a line of JSON a run) instead of the steps.", None, "--json", front=True),
-    ] = False,
-) -> None:
+        option("Print the trace (a line of JSON per run) instead of the steps.", None, "--json", front=True),
+    ] = False
+
+    def __post_init__(self):
+        if self.server and (self.resume or self.compare):
+            raise ConfigError("--server must come without --resume and --compare")
+        if self.question and self.resume:
+            raise ConfigError("give a problem or --resume, not both: the file has the problem")
+
+
+def solve(options: Options, models: Models, servers: Servers, knobs: Knobs) -> None:
     """Solve one problem with a draft and a base model, showing the steps as they come.
 
     Starts the two servers and stops them at the end, unless --draft-url and --base-url name running ones, or
     --server names a running `serve`.
     """
-    given = knobs.values()
+    given, timeout = knobs.values(), options.timeout
     config = config_of(given, pair=models.named)
-    if question == "-":
-        question = sys.stdin.read().strip()
-    on_step = None if json else partial(terminal.print_step, out)
-    if server:
-        if resume or compare:
-            raise ConfigError("--server must come without --resume and --compare")
+    question: Question = sys.stdin.read().strip() if options.question == "-" else options.question
+    earlier = _resumed(options.resume, config) if options.resume else None
+    if earlier:
+        question = _question_of(earlier)
+    config.messages(question)  # checks it
+    on_step = None if options.json else partial(terminal.print_step, out)
+    if options.server:
         from specreason_sgl.serving.client import ask
 
-        config.messages(question)  # checks it
-        asked = [{"role": "user", "content": question}]
-        _show(ask(server, asked, given, api_key, timeout=timeout, on_step=on_step), json)
+        asked = [{"role": "user", "content": str(question)}]
+        trace = ask(options.server, asked, given, options.api_key, timeout=timeout, on_step=on_step)
+        _show(trace, options.json)
         return
-    earlier = _resumed(resume, question, config) if resume else None
-    asked = _question_of(earlier) if earlier else question
-    config.messages(asked)
     with endpoints(models, servers, timeout) as (draft, base):
         from specreason_sgl.reasoning import solve as solving
 
         with _saving():
             trace = solving.solve(
-                asked, draft=draft, base=base, config=config, timeout=timeout, on_step=on_step, resume=earlier
-            )
-        _show(trace, json)
-        if compare:
+                question, draft=draft, base=base, config=config, timeout=timeout, on_step=on_step,
+                resume=earlier,
+            )  # fmt: skip
+        _show(trace, options.json)
+        if options.compare:
             with status("the base model alone"):
-                alone = solving.solve_alone(asked, endpoint=base, config=config, timeout=timeout)
-            _show(alone, json)
-            if not json:
+                alone = solving.solve_alone(question, endpoint=base, config=config, timeout=timeout)
+            _show(alone, options.json)
+            if not options.json:
                 terminal.print_comparison(out, trace, alone)
 
 
@@ -97,10 +102,8 @@ def _question_of(trace: Trace) -> Question:
     return [*trace.earlier, asked] if trace.earlier else trace.question
 
 
-def _resumed(file: Path, question: str, config: SpecReasonConfig) -> Trace:
+def _resumed(file: Path, config: SpecReasonConfig) -> Trace:
     """The trace of a file to go on with; says which settings are not those it was made with."""
-    if question:
-        raise ConfigError("give a problem or --resume, not both: the file has the problem")
     trace, *others = read_traces(file)
     if others or not trace.resumable:
         raise ConfigError(f"{file} is not the trace of one run that failed: there is nothing to go on with")

@@ -97,7 +97,7 @@ CLI = [sys.executable, "-m", "specreason_sgl.cli"]
             "--window must be a whole number of at least 1, ",
         ),
         (["bench", "--modes", "eager"], 2, "--modes must be some of base, draft, sequential, pipelined, "),
-        (["bench", "--acceptance", "2"], 2, "--acceptance must be from 0 to 1, got 2.0"),
+        (["bench", "--acceptance", "2"], 2, "--acceptance must be from 0 to 1, got 2"),
         (["bench", "--correct-every", "9", "--delta", "1"], 2, "--correct-every must come without --delta"),
         (["eval", "--data", "LICENSE", "--modes", "reward"], 2, "--reward-url"),
         (["eval", "--data", "LICENSE", "--out", "missing/x"], 2, "there is no folder missing"),
