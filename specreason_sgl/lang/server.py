@@ -12,23 +12,26 @@ from specreason_sgl.errors import (
 )
 from specreason_sgl.lang.http import Http
 
+MODEL_INFO = ("/model_info", "/get_model_info")  # sglang-router (0.3.2) has the second only
+
 
 def read_model_info(http: Http) -> dict[str, Any]:
-    """What the server reports at `/model_info`.
+    """What the server, or the router in front of it, reports of its model.
 
     Raises:
         NotSGLang: it is not an SGLang server.
         ServerError: it cannot be reached, or refuses the API key.
     """
-    try:
-        info = http.json("GET", "/model_info")
-    except (ServerUnreachable, ServerBusy, Unauthorized, DeadlineExceeded):
-        raise
-    except ServerError:
-        info = None
-    if not isinstance(info, dict) or "model_path" not in info:
-        raise NotSGLang(f"{http.url} is not an SGLang server: its /model_info names no model")
-    return info
+    for path in MODEL_INFO:
+        try:
+            info = http.json("GET", path)
+        except (ServerUnreachable, ServerBusy, Unauthorized, DeadlineExceeded):
+            raise
+        except ServerError:
+            continue
+        if isinstance(info, dict) and "model_path" in info:
+            return info
+    raise NotSGLang(f"{http.url} is not an SGLang server: its /model_info names no model")
 
 
 def read_server_info(http: Http) -> dict[str, Any]:
