@@ -53,7 +53,7 @@ def changed(**fields):
         (changed(keep=1.5), r"not a calibration .*<= 1.0 - at `\$\.keep`"),
         (changed(more=1), "not a calibration"),
         (changed(version=2), "this package reads version 1, got version 2"),
-        (changed(verifier="guess"), "no verifier 'guess'"),
+        (changed(verifier="guess"), "verifier must be one of score, .*, got 'guess'"),
         (b"\xff\xfe".decode("latin-1"), "not a calibration"),
     ],
 )

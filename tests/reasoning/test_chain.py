@@ -123,7 +123,7 @@ def grown(*pieces, config=CONFIG):
 
 
 def texts(chain):
-    return [step.text for step in chain.steps], chain.open and chain.open.text
+    return [step.text for step in chain.steps], chain.open_step and chain.open_step.text
 
 
 def test_steps_are_joined_by_the_delimiter():
@@ -174,7 +174,8 @@ def test_the_state_has_no_more_of_a_delimiter_than_was_left_to_write():
 
 def test_what_a_piece_says_of_tokens_and_authors_stays_true_in_its_step():
     first = step(
-        "ab ", None, 3, "both", draft_tokens=2, calls=CALLS[:1], undrafted="why",
+        "ab ", None, 3, "both", draft_tokens=2, calls=CALLS[:1],
+        undrafted="failure", undrafted_detail="status 500",
         corrections=(Correction(2, "x", " ", 4.0, 2),),
         reading=(ReadToken(0, "a", -1.0, "a", 0.0),),
     )  # fmt: skip
@@ -188,13 +189,13 @@ def test_what_a_piece_says_of_tokens_and_authors_stays_true_in_its_step():
     assert [merged.text[token.at : token.at + 1] for token in merged.reading] == ["a", "c"]
     assert [merged.text[one.at :][: len(one.text)] for one in merged.corrections] == [" ", "d"]
     assert [one.kept for one in merged.corrections] == [2, 1]
-    assert (merged.calls, merged.undrafted) == (CALLS, "why")
+    assert (merged.calls, merged.undrafted, merged.undrafted_detail) == (CALLS, "failure", "status 500")
 
 
 def test_what_was_kept_before_a_correction_counts_from_the_last_one():
     kept = step("a ", None, 4, draft_tokens=4)
     corrected = step("b", None, 3, "both", draft_tokens=2, corrections=(Correction(0, "x", "b", 4.0, 2),))
-    assert [one.kept for one in grown(kept, corrected, kept, corrected)[0].open.corrections] == [6, 6]
+    assert [one.kept for one in grown(kept, corrected, kept, corrected)[0].open_step.corrections] == [6, 6]
 
 
 def test_the_score_of_a_step_is_the_last_of_its_pieces():
@@ -252,6 +253,6 @@ def test_the_states_text_is_always_the_chains(pieces, delimiter):
     chain, state = grown(*pieces, config=config)
     assert joined(chain.all_steps, delimiter) == chain.text
     assert not any(delimiter in one.text for one in chain.all_steps)
-    goes_on = chain.open or not chain.steps or chain.steps[-1].end == "length"
+    goes_on = chain.open_step or not chain.steps or chain.steps[-1].end == "length"
     assert state + chain.lead == chain.text + ("" if goes_on else delimiter)
     assert state + chain.append(step("x", "eos")) == chain.text

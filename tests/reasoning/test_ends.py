@@ -181,7 +181,7 @@ def test_a_regret_that_is_no_number_of_nats_is_refused(value):
 
 def test_a_draft_that_hangs_at_the_end_adds_no_time_to_the_run(pair, monkeypatch):
     """Its abort is not heard. The run waits for its tokens, for the books, and not for ever."""
-    monkeypatch.setattr(run_module, "LAST_SECONDS", 1.0)
+    monkeypatch.setattr(run_module, "FINISHED_WAIT", 1.0)
     hung = threading.Event()
 
     def before(seen):

@@ -239,7 +239,7 @@ def test_what_fails_ahead_of_a_rejection_does_not_fail_the_run(pair, purpose, fi
         if purpose == "draft":  # the base model does without it
             trace = pair.solve(lookahead=2)
             assert trace.reasoning == "draft 1\n\nbase 2\n\nbase 3"
-            assert "status 500: boom" in trace.steps[1].undrafted
+            assert "status 500: boom" in trace.steps[1].undrafted_detail
             check_books(pair, trace)
             return
         with pytest.raises(ServerError, match="boom"):

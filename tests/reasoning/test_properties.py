@@ -52,7 +52,8 @@ STEPS = st.builds(
     st.lists(CORRECTIONS, max_size=2).map(tuple),
     st.lists(READINGS, max_size=3).map(tuple),
     st.lists(CALLS, max_size=2).map(tuple),
-    st.none() | TEXT,
+    st.sampled_from([None, "rejections", "failure", "breaker", "context"]),
+    TEXT,
 )
 TRACES = st.builds(
     Trace,

@@ -116,7 +116,8 @@ def test_corrections_and_readings_survive_the_file():
         "y 🙂", "both", None, 3, 2,
         corrections=(Correction(0, "x", "y", 4.25, 0),),
         reading=(ReadToken(0, "y", -0.5, "y", 0.0), ReadToken(1, " 🙂", -1.0, " z", 0.75)),
-        undrafted="why",
+        undrafted="failure",
+        undrafted_detail="status 500",
     )  # fmt: skip
     trace = replace(make_trace(), steps=(step,))
     read = Trace.from_json(trace.to_json())
@@ -195,10 +196,10 @@ def test_the_error_says_what_is_wrong_and_where(text, says):
     assert str(raised.value) == f"this is not a trace of specreason-sgl: {says}"
 
 
-@pytest.mark.parametrize("version", [1, 99])
+@pytest.mark.parametrize("version", [1, 2, 99])
 def test_a_trace_of_another_version_is_refused(version):
     for text in (changed(version=version), changed(version=version, steps=[{"x": 1}])):
-        with pytest.raises(ConfigError, match=f"^this package reads version 2, got version {version}$"):
+        with pytest.raises(ConfigError, match=f"^this package reads version 3, got version {version}$"):
             Trace.from_json(text)
 
 
