@@ -161,7 +161,7 @@ def test_a_delimiter_that_two_pieces_make_divides_steps(pieces, steps, rest):
     chain, state = grown(*(step(text, end) for text, end in pieces))
     assert texts(chain) == (steps, rest)
     assert state == chain.text
-    assert {one.end for one in chain.steps} == {"delimiter"}
+    assert {step.end for step in chain.steps} == {"delimiter"}
 
 
 def test_the_state_has_no_more_of_a_delimiter_than_was_left_to_write():
@@ -187,15 +187,20 @@ def test_what_a_piece_says_of_tokens_and_authors_stays_true_in_its_step():
     merged = grown(first, second)[0].steps[0]
     assert (merged.text, merged.author, merged.tokens, merged.draft_tokens) == ("ab cd", "both", 8, 6)
     assert [merged.text[token.at : token.at + 1] for token in merged.reading] == ["a", "c"]
-    assert [merged.text[one.at :][: len(one.text)] for one in merged.corrections] == [" ", "d"]
-    assert [one.kept for one in merged.corrections] == [2, 1]
+    assert [merged.text[correction.at :][: len(correction.text)] for correction in merged.corrections] == [
+        " ",
+        "d",
+    ]
+    assert [correction.kept for correction in merged.corrections] == [2, 1]
     assert (merged.calls, merged.undrafted, merged.undrafted_detail) == (CALLS, "failure", "status 500")
 
 
 def test_what_was_kept_before_a_correction_counts_from_the_last_one():
     kept = step("a ", None, 4, draft_tokens=4)
     corrected = step("b", None, 3, "both", draft_tokens=2, corrections=(Correction(0, "x", "b", 4.0, 2),))
-    assert [one.kept for one in grown(kept, corrected, kept, corrected)[0].open_step.corrections] == [6, 6]
+    assert [
+        correction.kept for correction in grown(kept, corrected, kept, corrected)[0].open_step.corrections
+    ] == [6, 6]
 
 
 def test_the_score_of_a_step_is_the_last_of_its_pieces():
@@ -252,7 +257,7 @@ def test_the_states_text_is_always_the_chains(pieces, delimiter):
     config = replace(CONFIG, delimiter=delimiter)
     chain, state = grown(*pieces, config=config)
     assert joined(chain.all_steps, delimiter) == chain.text
-    assert not any(delimiter in one.text for one in chain.all_steps)
+    assert not any(delimiter in step.text for step in chain.all_steps)
     goes_on = chain.open_step or not chain.steps or chain.steps[-1].end == "length"
     assert state + chain.lead == chain.text + ("" if goes_on else delimiter)
     assert state + chain.append(step("x", "eos")) == chain.text

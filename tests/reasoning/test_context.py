@@ -46,10 +46,10 @@ def contexts(pair, monkeypatch):
 
     yield set_to
     for side, length in lengths.items():
-        for one in getattr(pair, f"{side}_server").generated():
-            most = one["sampling_params"]["max_new_tokens"]
-            assert len(one["input_ids"]) < length
-            assert len(one["input_ids"]) + most <= length
+        for request in getattr(pair, f"{side}_server").generated():
+            most = request["sampling_params"]["max_new_tokens"]
+            assert len(request["input_ids"]) < length
+            assert len(request["input_ids"]) + most <= length
 
 
 SETTINGS = {"token_budget": 10_000, "answer_tokens": 20, "step_tokens": 30}
@@ -69,8 +69,8 @@ def test_the_thinking_ends_while_the_answer_has_room(pair, contexts, digit):
     written = tokens_of(pair, trace.reasoning)
     assert 300 - 20 - 32 - 30 <= written <= 300 - 20
     (answer,) = [
-        one for one in pair.base_server.generated()
-        if pair.base.tokenizer.decode(one["input_ids"]).endswith("Final answer:")
+        request for request in pair.base_server.generated()
+        if pair.base.tokenizer.decode(request["input_ids"]).endswith("Final answer:")
     ]  # fmt: skip
     assert answer["sampling_params"]["max_new_tokens"] == 20
 
@@ -97,7 +97,7 @@ def test_a_step_cut_in_the_middle_of_a_word_goes_on_there(pair, repair, lookahea
     assert ends.count("length") >= 4
     assert [end for end in ends if end != "length"] == ["delimiter", "eos"]
     assert all(step.tokens <= 4 for step in trace.steps)
-    asked = [seen.turn.removesuffix("<|im_end|>").removesuffix(QUESTION) for seen in pair.seen]
+    asked = [request.turn.removesuffix("<|im_end|>").removesuffix(QUESTION) for request in pair.seen]
     chain = f"{trace.reasoning}\n\nFinal answer:"
     assert asked[-1] == chain
     assert all(chain.startswith(turn) for turn in asked)

@@ -92,7 +92,7 @@ def test_every_window_and_lookahead_gives_the_same_text(pair, seed, share, patie
         results.append(decided(trace))
         check_books(pair, trace)
         assert Trace.from_json(trace.to_json()) == trace
-        (asked,) = [seen.turn for seen in pair.of("answer")]
+        (asked,) = [request.turn for request in pair.of("answer")]
         assert asked.removesuffix("Final answer:").removesuffix("\n\n") == trace.reasoning.removesuffix(
             "\n\n"
         )
@@ -171,7 +171,7 @@ def test_the_draft_goes_on_from_the_base_models_token(pair):
     assert (step.text, step.author, step.end) == ("2 * 3 is 6 and more", "both", "eos")
     (correction,) = step.corrections
     assert (correction.at, correction.drafted, correction.text) == (9, "5", "6")
-    assert [seen.turn for seen in pair.of("draft")] == ["", "2 * 3 is 6"]
+    assert [request.turn for request in pair.of("draft")] == ["", "2 * 3 is 6"]
     assert not pair.of("rewrite")  # the base model decodes nothing
 
 
@@ -191,14 +191,14 @@ def test_an_end_that_the_base_model_regrets_is_corrected(pair):
 
 @pytest.mark.parametrize(("choice", "end"), [("<|im_end|>", "eos"), ("\n", "delimiter")])
 def test_the_base_model_can_end_the_turn_or_the_step(pair, choice, end):
-    line_break, own = pair.base.chat_template.encode_text("\n")[0], pair.base.chat_template.end_of_turn
+    line_break, choice = pair.base.chat_template.encode_text("\n")[0], pair.base.chat_template.end_of_turn
     if choice == "\n":
-        own = line_break
+        choice = line_break
     head = "It is 4.\n" if choice == "\n" else "It is 4."
     drafts = {"": (f"{head}Wait", "delimiter"), "It is 4.\n\n": ("done", "eos")}
 
     def first(ids, at):
-        return own if pair.base.tokenizer.decode(ids[:at]).endswith(head) else None
+        return choice if pair.base.tokenizer.decode(ids[:at]).endswith(head) else None
 
     trace = scripted(pair, drafts, first)
     assert (trace.steps[0].text, trace.steps[0].end) == ("It is 4.", end)
@@ -231,10 +231,10 @@ def test_a_window_is_read_while_the_draft_model_writes_on(pair):
     """The stream does not go on before the first window has been read."""
     read = threading.Event()
 
-    def before(seen):
-        if seen.purpose == "read":
+    def before(request):
+        if request.purpose == "read":
             read.set()
-        if seen.purpose == "draft":
+        if request.purpose == "draft":
             from tests.scripted import answer
 
             whole = answer(
@@ -268,16 +268,16 @@ def test_a_cut_aborts_the_draft_that_writes_on(pair):
 
     first_turn = []
 
-    def before(seen):
-        if seen.purpose == "draft" and not first_turn:
-            first_turn.append(seen.rid)
+    def before(request):
+        if request.purpose == "draft" and not first_turn:
+            first_turn.append(request.rid)
             whole = answer("2 * 3 is 5 so we", {"type": "stop", "matched": 42}, completion_tokens=7)
             events = by_character(whole)
             place = len(events) - 2
 
             def send(handler):
                 streamed(*events[:place], done=False)(handler)
-                wait_until(lambda: seen.rid in pair.aborted())
+                wait_until(lambda: request.rid in pair.aborted())
 
             return send
         return None
@@ -394,8 +394,8 @@ def test_a_run_that_failed_in_the_middle_of_a_step_goes_on_there(pair):
     first = replacing(pair, ("2 * 3 is 5", "6"))
     expected = scripted(pair, drafts, first)
 
-    def fail(seen):
-        return (500, b'{"error": {"message": "boom"}}') if "and more" in seen.turn else None
+    def fail(request):
+        return (500, b'{"error": {"message": "boom"}}') if "and more" in request.turn else None
 
     def write(side, turn, most):
         text, end = drafts[turn]
@@ -415,11 +415,11 @@ def test_a_run_that_failed_in_the_middle_of_a_step_goes_on_there(pair):
 def test_a_run_is_cancelled_in_the_middle_of_a_step(pair, where):
     cancel = Cancel()
 
-    def before(seen):
-        if seen.purpose != where:
+    def before(request):
+        if request.purpose != where:
             return None
         threading.Thread(target=cancel).start()
-        wait_until(lambda: seen.rid in pair.aborted())
+        wait_until(lambda: request.rid in pair.aborted())
         return aborted()
 
     pair.start_anew(writer(1), no_digit, before)

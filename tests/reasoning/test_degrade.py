@@ -31,8 +31,8 @@ def steps_of(last: int):
     return write
 
 
-def number_of(seen) -> int:
-    return seen.turn.removesuffix(QUESTION).count("\n\n") + 1
+def number_of(request) -> int:
+    return request.turn.removesuffix(QUESTION).count("\n\n") + 1
 
 
 def hang_up(handler):
@@ -69,8 +69,8 @@ FAULTS = {
 @pytest.mark.parametrize("lookahead", [0, 2])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_base_model_goes_on_without_a_draft_that_fails(pair, caplog, fault, lookahead):
-    def before(seen):
-        return FAULTS[fault] if seen.purpose == "draft" and number_of(seen) == 2 else None
+    def before(request):
+        return FAULTS[fault] if request.purpose == "draft" and number_of(request) == 2 else None
 
     pair.start_anew(steps_of(5), lambda turn: 9, before)
     with caplog.at_level(logging.WARNING, "specreason_sgl"):
@@ -84,7 +84,7 @@ def test_the_base_model_goes_on_without_a_draft_that_fails(pair, caplog, fault, 
     assert trace.steps[2].undrafted_reason == "a pause after the draft runtime failed"
     assert [step.undrafted for step in trace.steps[::4]] == [None, None]
     said = [record.message for record in caplog.records]
-    assert any("is not used for the next 2 steps" in one for one in said)
+    assert any("is not used for the next 2 steps" in message for message in said)
     assert said[-1] == f"{pair.draft.base_url} works again"
     wait_until(lambda: pair.draft.in_flight() == pair.base.in_flight() == 0)
 
@@ -92,11 +92,11 @@ def test_the_base_model_goes_on_without_a_draft_that_fails(pair, caplog, fault, 
 def test_a_draft_that_hangs_is_given_up_and_aborted(pair):
     hung = []
 
-    def before(seen):
-        if seen.purpose != "draft" or number_of(seen) > 1:
+    def before(request):
+        if request.purpose != "draft" or number_of(request) > 1:
             return None
-        hung.append(seen.rid)
-        wait_until(lambda: seen.rid in pair.aborted())
+        hung.append(request.rid)
+        wait_until(lambda: request.rid in pair.aborted())
         return aborted()
 
     pair.start_anew(steps_of(4), lambda turn: 9, before)
@@ -122,9 +122,9 @@ def test_a_draft_server_that_is_gone(chatml_folder):
 def test_a_cancelled_run_is_not_gone_on_with(pair):
     cancel = Cancel()
 
-    def before(seen):
+    def before(request):
         threading.Thread(target=cancel).start()
-        wait_until(lambda: seen.rid in pair.aborted())
+        wait_until(lambda: request.rid in pair.aborted())
         return aborted()
 
     pair.start_anew(steps_of(3), lambda turn: 9, before)
@@ -136,7 +136,7 @@ def test_a_cancelled_run_is_not_gone_on_with(pair):
 def test_runs_at_once_share_what_they_know_of_a_dead_runtime(pair):
     """One run meets the failure; of the others, which begin after it, only a trial asks again."""
     pair.start_anew(
-        steps_of(3), lambda turn: 9, lambda seen: FAULTS["an error"] if seen.side == "draft" else None
+        steps_of(3), lambda turn: 9, lambda request: FAULTS["an error"] if request.side == "draft" else None
     )
     pair.solve()
     asked = len(pair.of("draft"))
@@ -152,21 +152,21 @@ def test_runs_at_once_share_what_they_know_of_a_dead_runtime(pair):
 
 
 def test_a_trial_doubles_the_pause_and_success_ends_it(monkeypatch):
-    one = Breaker("x")
-    assert one.ask() == "closed"
-    one.failed(OSError("a"), trial=False)
-    one.failed(OSError("b"), trial=False)  # it was on its way
-    assert [one.ask() for _ in range(4)] == ["open", "open", "trial", "open"]
-    one.failed(OSError("c"), trial=True)
-    assert [one.ask() for _ in range(5)] == ["open"] * 4 + ["trial"]
-    one.abandon_trial()
-    assert one.ask() == "trial"
-    assert one.timeout(60) == 15
-    one.succeeded()
-    assert (one.ask(), one.timeout(60)) == ("closed", 60)
-    one.failed(OSError("d"), trial=False)
+    breaker = Breaker("x")
+    assert breaker.ask() == "closed"
+    breaker.failed(OSError("a"), trial=False)
+    breaker.failed(OSError("b"), trial=False)  # it was on its way
+    assert [breaker.ask() for _ in range(4)] == ["open", "open", "trial", "open"]
+    breaker.failed(OSError("c"), trial=True)
+    assert [breaker.ask() for _ in range(5)] == ["open"] * 4 + ["trial"]
+    breaker.abandon_trial()
+    assert breaker.ask() == "trial"
+    assert breaker.timeout(60) == 15
+    breaker.succeeded()
+    assert (breaker.ask(), breaker.timeout(60)) == ("closed", 60)
+    breaker.failed(OSError("d"), trial=False)
     monkeypatch.setattr(pauses.time, "monotonic", lambda: 1e12)
-    assert one.ask() == "trial"  # the time of a pause is over as well
+    assert breaker.ask() == "trial"  # the time of a pause is over as well
 
 
 @pytest.mark.parametrize("lookahead", [0, 1, 3])
@@ -206,8 +206,8 @@ def test_a_draft_always_rejected_is_drafted_for_few_steps():
 
 @pytest.mark.parametrize("lookahead", [1, 2, 4])
 def test_the_same_failures_at_the_same_steps_are_the_same_run(pair, lookahead):
-    def before(seen):
-        return FAULTS["an error"] if seen.purpose == "draft" and number_of(seen) in (2, 5, 12) else None
+    def before(request):
+        return FAULTS["an error"] if request.purpose == "draft" and number_of(request) in (2, 5, 12) else None
 
     def digit(turn):
         return 0 if int(turn.split()[-1]) in (6, 7) else 9

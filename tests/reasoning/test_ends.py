@@ -123,7 +123,7 @@ def test_an_end_is_read_even_where_the_draft_model_is_sure(pair):
     pair.start_anew(early("eos"), lambda turn: 9, first=regretting(pair, "eos"))
     trace = pair.solve(confidence=-1.0)
     assert trace.reasoning == "draft 1\n\ndraft 2\n\ndraft 3\n\ndraft 4"
-    asked = [seen.purpose for seen in pair.seen if seen.side == "base"]
+    asked = [request.purpose for request in pair.seen if request.side == "base"]
     assert sorted(asked) == ["answer", "read", "read", "score", "score"]
 
 
@@ -161,7 +161,9 @@ def test_a_draft_that_wrote_nothing_is_written_by_the_base_model(pair, window):
 @pytest.mark.parametrize("lookahead", [0, 2])
 def test_a_reading_of_an_end_that_fails_fails_the_run(pair, lookahead):
     """The base model's runtime is needed; the run is gone on with."""
-    pair.start_anew(early("eos"), lambda turn: 9, lambda seen: FAILS if seen.purpose == "read" else None)
+    pair.start_anew(
+        early("eos"), lambda turn: 9, lambda request: FAILS if request.purpose == "read" else None
+    )
     with pytest.raises(ServerError, match="boom") as raised:
         pair.solve(lookahead=lookahead)
     assert [step.text for step in raised.value.trace.steps] == ["draft 1"]
@@ -184,12 +186,12 @@ def test_a_draft_that_hangs_at_the_end_adds_no_time_to_the_run(pair, monkeypatch
     monkeypatch.setattr(run_module, "FINISHED_WAIT", 1.0)
     hung = threading.Event()
 
-    def before(seen):
-        if seen.purpose == "draft" and seen.turn == "draft 1\n\n":
+    def before(request):
+        if request.purpose == "draft" and request.turn == "draft 1\n\n":
             hung.set()
             pair.draft_server.released.wait(30)
             return aborted()
-        if seen.purpose == "score":
+        if request.purpose == "score":
             assert hung.wait(10)
         return None
 

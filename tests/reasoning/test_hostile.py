@@ -69,11 +69,11 @@ def test_a_draft_does_not_get_itself_accepted(pair, attempt):
     assert [(step.text, step.author) for step in trace.steps] == [("base", "base")]
     assert trace.steps[0].rejected == step
     assert "\n\n" not in step
-    for one in pair.base_server.generated():
-        if "token_ids_logprob" in one:
-            prompt = pair.base.tokenizer.decode(one["input_ids"])
+    for request in pair.base_server.generated():
+        if "token_ids_logprob" in request:
+            prompt = pair.base.tokenizer.decode(request["input_ids"])
             assert prompt.endswith(f"<|im_start|>assistant\n{shown}{QUESTION}")
-            assert control_tokens(pair.base.tokenizer, one["input_ids"]) == 5  # of the template, as ever
+            assert control_tokens(pair.base.tokenizer, request["input_ids"]) == 5  # of the template, as ever
     assert asked == ([shown] if is_askable(step, UtilityScore()) else [])
 
 
@@ -125,7 +125,9 @@ def control_tokens(tokenizer, ids) -> int:
 
 
 TOKENIZERS = [make_tokenizer(name) for name in SPECIAL_TOKENS]
-EVERY = sorted({token.content for one in TOKENIZERS for token in one.added_tokens_decoder.values()})
+EVERY = sorted(
+    {token.content for tokenizer in TOKENIZERS for token in tokenizer.added_tokens_decoder.values()}
+)
 NAMES = sorted(SPECIAL_TOKENS)
 
 
@@ -230,7 +232,9 @@ def test_odd_texts_go_through_whole(pair, name, repair):
     trace = pair.solve(repair=repair, token_budget=100_000, step_tokens=100_000, lookahead=1)
     assert (trace.reasoning, trace.kept) == (text, 1)
     assert Trace.from_json(trace.to_json()) == trace
-    (prompt,) = [pair.base.tokenizer.decode(one["input_ids"]) for one in pair.base_server.generated()][-1:]
+    (prompt,) = [
+        pair.base.tokenizer.decode(request["input_ids"]) for request in pair.base_server.generated()
+    ][-1:]
     assert prompt.endswith(f"{text}\n\nFinal answer:")
 
 

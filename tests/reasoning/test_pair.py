@@ -20,8 +20,8 @@ def three_steps(side, turn, most):
 def hold(pair, turn, released):
     """The draft server holds back what it is asked for after this part of the chain of thought."""
 
-    def before(seen):
-        if seen.purpose == "draft" and turn in seen.turn:
+    def before(request):
+        if request.purpose == "draft" and turn in request.turn:
             released.wait(30)
 
     pair.before = before
@@ -74,7 +74,7 @@ def test_a_stream_that_is_left_ends_its_run(pair, servers):
 
 
 def test_an_error_is_raised_where_the_steps_are_read(pair, servers):
-    pair.before = lambda seen: (400, b'{"error": {"message": "no"}}') if seen.side == "base" else None
+    pair.before = lambda request: (400, b'{"error": {"message": "no"}}') if request.side == "base" else None
     with SpecReason(**servers) as specreason, pytest.raises(ServerError, match="no"):
         list(specreason.stream("q"))
 
@@ -102,14 +102,14 @@ def test_what_cannot_be_reached_fails_on_entering():
 def test_the_same_for_asyncio(servers):
     async def work():
         async with AsyncSpecReason(**servers) as specreason:
-            one, two = await asyncio.gather(specreason.solve("q"), specreason.alone("q"))
+            together, alone = await asyncio.gather(specreason.solve("q"), specreason.alone("q"))
             stream = specreason.stream("q")
             steps = [step async for step in stream]
             batch = await specreason.batch(["q", " ", "q"], concurrency=2)
-            return one, two, steps, stream.trace, batch
+            return together, alone, steps, stream.trace, batch
 
-    one, two, steps, trace, batch = asyncio.run(work())
-    assert (one.mode, two.mode) == ("specreason", "base")
+    together, alone, steps, trace, batch = asyncio.run(work())
+    assert (together.mode, alone.mode) == ("specreason", "base")
     assert all(isinstance(step, Step) for step in steps)
     assert tuple(steps) == trace.steps
     assert [isinstance(result, ConfigError) for result in batch] == [False, True, False]
@@ -118,7 +118,7 @@ def test_the_same_for_asyncio(servers):
 def test_a_task_that_is_cancelled_ends_its_run(pair, servers):
     held, arrived = threading.Event(), threading.Event()
 
-    def hold(seen):
+    def hold(request):
         arrived.set()
         held.wait(30)
 

@@ -114,19 +114,19 @@ def test_what_is_drafted_ahead_of_a_rejection_is_aborted(pair, seed):
         with pair.lock:
             return judged.setdefault(turn, threading.Event())
 
-    def before(seen):
-        turn = seen.turn.removesuffix("\n\n")
-        if seen.purpose == "score":
-            turn = seen.turn.removesuffix(QUESTION)
+    def before(request):
+        turn = request.turn.removesuffix("\n\n")
+        if request.purpose == "score":
+            turn = request.turn.removesuffix(QUESTION)
             event(turn).set()
-        if seen.purpose != "draft" or seen.side != "draft" or turn not in drafts:
+        if request.purpose != "draft" or request.side != "draft" or turn not in drafts:
             return None
         # This one is ahead of a judgement: a rejection has to end it.
         if digit(turn) >= 5:
             event(turn).wait(20)
             return None
-        due.append(seen.rid)
-        wait_until(lambda: seen.rid in pair.aborted())
+        due.append(request.rid)
+        wait_until(lambda: request.rid in pair.aborted())
         return aborted()
 
     drafts = set()
@@ -157,11 +157,11 @@ def test_the_next_step_is_drafted_while_one_is_judged(pair):
     drafted = threading.Event()
     late = []
 
-    def before(seen):
-        if seen.purpose == "draft" and seen.turn == "draft 1\n\n":
+    def before(request):
+        if request.purpose == "draft" and request.turn == "draft 1\n\n":
             drafted.set()
-        if seen.purpose == "score" and seen.turn == "draft 1" + QUESTION and not drafted.wait(10):
-            late.append(seen)
+        if request.purpose == "score" and request.turn == "draft 1" + QUESTION and not drafted.wait(10):
+            late.append(request)
 
     pair.start_anew(plain, lambda turn: 9, before)
     assert pair.solve(lookahead=1).reasoning == "draft 1\n\ndraft 2\n\ndraft 3"
@@ -171,10 +171,10 @@ def test_the_next_step_is_drafted_while_one_is_judged(pair):
 def test_no_step_is_drafted_further_ahead_than_the_lookahead(pair):
     ahead = []
 
-    def before(seen):
-        if seen.purpose == "draft":
-            done = sum(one.purpose == "score" and one.tokens > 0 for one in pair.seen)
-            ahead.append(seen.turn.count("\n\n") - done)
+    def before(request):
+        if request.purpose == "draft":
+            done = sum(request.purpose == "score" and request.tokens > 0 for request in pair.seen)
+            ahead.append(request.turn.count("\n\n") - done)
 
     for lookahead in (0, 1, 2):
         ahead.clear()
@@ -190,13 +190,13 @@ def test_steps_that_wait_are_judged_at_once(pair):
     """The first score is held back until two more steps are there, these until both are asked for."""
     third, both = threading.Event(), threading.Barrier(2, timeout=10)
 
-    def before(seen):
-        if seen.purpose == "draft" and seen.turn == "draft 1\n\ndraft 2\n\ndraft 3\n\n":
+    def before(request):
+        if request.purpose == "draft" and request.turn == "draft 1\n\ndraft 2\n\ndraft 3\n\n":
             third.set()  # so the drafts 2 and 3 have been handed over
-        if seen.purpose == "score":
-            if seen.turn == "draft 1" + QUESTION:
+        if request.purpose == "score":
+            if request.turn == "draft 1" + QUESTION:
                 assert third.wait(10)
-            elif seen.turn.count("\n\n") in (2, 3):
+            elif request.turn.count("\n\n") in (2, 3):
                 both.wait()
 
     def write(side, turn, most):
@@ -218,15 +218,15 @@ def test_what_fails_ahead_of_a_rejection_does_not_fail_the_run(pair, purpose, fi
     """The second step's request fails, and the first step is rejected; or else it is needed."""
     failed = threading.Event()
 
-    def before(seen):
+    def before(request):
         if (
-            seen.purpose == purpose
-            and seen.turn.startswith("draft 1\n\n")
-            and seen.turn != "draft 1" + QUESTION
+            request.purpose == purpose
+            and request.turn.startswith("draft 1\n\n")
+            and request.turn != "draft 1" + QUESTION
         ):
             failed.set()
             return FAILS
-        if seen.purpose == "score" and seen.turn == "draft 1" + QUESTION and purpose == "draft":
+        if request.purpose == "score" and request.turn == "draft 1" + QUESTION and purpose == "draft":
             assert failed.wait(10)
         return None
 
@@ -251,35 +251,35 @@ def test_a_failure_that_waits_behind_a_step_counts_when_its_turn_comes(pair):
     """Steps 2 and the failure of 3 are handed over while step 1 is in judgement; step 2 is rejected."""
     failed = threading.Event()
 
-    def before(seen):
-        if seen.purpose == "draft" and seen.turn == "draft 1\n\ndraft 2\n\n":
+    def before(request):
+        if request.purpose == "draft" and request.turn == "draft 1\n\ndraft 2\n\n":
             failed.set()
             return FAILS
-        if seen.purpose == "score" and seen.turn == "draft 1" + QUESTION:
+        if request.purpose == "score" and request.turn == "draft 1" + QUESTION:
             assert failed.wait(10)
             wait_until(lambda: pair.draft.in_flight() == 0)
         return None
 
-    seen = []
+    steps = []
 
     def solve(digit):
         failed.clear()
-        seen.clear()
+        steps.clear()
         pair.start_anew(plain, lambda turn: digit if turn.endswith("draft 2") else 9, before)
-        return pair.solve(lookahead=2, on_step=seen.append)
+        return pair.solve(lookahead=2, on_step=steps.append)
 
     assert solve(3).reasoning == "draft 1\n\nbase 2\n\ndraft 3"
     assert solve(9).reasoning == "draft 1\n\ndraft 2\n\nbase 3"
-    assert [step.text for step in seen] == ["draft 1", "draft 2", "base 3"]
+    assert [step.text for step in steps] == ["draft 1", "draft 2", "base 3"]
 
 
 def hanging(pair, hangs):
     """Requests that `hangs` chooses are answered when they are aborted."""
 
-    def before(seen):
-        if not hangs(seen):
+    def before(request):
+        if not hangs(request):
             return None
-        wait_until(lambda: seen.rid in pair.aborted())
+        wait_until(lambda: request.rid in pair.aborted())
         return aborted()
 
     return before
@@ -292,7 +292,7 @@ def test_a_late_run_ends_all_its_threads_and_requests(pair, side, config):
     pair.start_anew(plain, lambda turn: 9)
     pair.solve(**config)  # connections and their threads on both sides
     before = threading.active_count()
-    late = hanging(pair, lambda seen: seen.side == side and "draft 1" in seen.turn)
+    late = hanging(pair, lambda request: request.side == side and "draft 1" in request.turn)
     pair.start_anew(plain, lambda turn: 9, late)
     with pytest.raises(DeadlineExceeded, match=r"within 0\.5 s"):
         pair.solve(timeout=0.5, **{"lookahead": 1, **config})
@@ -314,13 +314,13 @@ def test_a_failure_ends_all_threads_and_aborts_all_requests(pair, config):
     others = set(threading.enumerate())  # of states that other tests have left to the collector
     ahead = threading.Event()
 
-    def before(seen):
-        if seen.purpose in ("score", "read"):
+    def before(request):
+        if request.purpose in ("score", "read"):
             assert ahead.wait(10)
             return FAILS
-        if seen.purpose == "draft" and seen.turn == "draft 1\n\n":
+        if request.purpose == "draft" and request.turn == "draft 1\n\n":
             ahead.set()
-            wait_until(lambda: seen.rid in pair.aborted())
+            wait_until(lambda: request.rid in pair.aborted())
             return aborted()
         return None
 
@@ -333,7 +333,7 @@ def test_a_failure_ends_all_threads_and_aborts_all_requests(pair, config):
 
 def test_an_error_in_on_step_ends_what_is_drafted_ahead(pair):
     others = set(threading.enumerate())  # of states that other tests have left to the collector
-    pair.start_anew(plain, lambda turn: 9, hanging(pair, lambda seen: seen.turn == "draft 1\n\n"))
+    pair.start_anew(plain, lambda turn: 9, hanging(pair, lambda request: request.turn == "draft 1\n\n"))
 
     def broken(step):
         raise KeyError("mine")
@@ -348,7 +348,7 @@ def test_the_first_steps_of_the_base_model_are_not_drafted(pair):
     pair.start_anew(plain, lambda turn: 9)
     trace = pair.solve(first_base_steps=2, lookahead=2)
     assert trace.reasoning == "base 1\n\nbase 2\n\ndraft 3"
-    assert [one.turn for one in pair.of("draft")] == ["base 1\n\nbase 2\n\n"]
+    assert [request.turn for request in pair.of("draft")] == ["base 1\n\nbase 2\n\n"]
     assert not trace.wasted
 
 

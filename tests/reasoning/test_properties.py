@@ -118,7 +118,7 @@ def without_windows(trace):
 
 def check_state(pair, trace):
     """The base model's last prompt and the trace have the same chain of thought."""
-    (turn,) = [seen.turn for seen in pair.of("answer")]
+    (turn,) = [request.turn for request in pair.of("answer")]
     assert turn.removesuffix("\n\nFinal answer:") == trace.reasoning
     assert trace.tokens == sum(step.tokens for step in trace.steps) + trace.answer_call.completion_tokens
     assert all(0 <= step.draft_tokens <= step.tokens for step in trace.steps)
@@ -138,9 +138,9 @@ def test_runs_agree_whatever_fails_on_the_draft_side(pair, seed, share, way, pat
     config = {**way, "patience": patience, "token_budget": 90, "step_tokens": step_tokens}
     tokens = [pair.base.tokenizer.encode(text, add_special_tokens=False)[0] for text in "xyz.8"]
 
-    def before(seen):
-        dice = chance(seed, "fault", seen.turn)
-        return dice.choice(FAILS) if seen.side == "draft" and dice.random() < share else None
+    def before(request):
+        dice = chance(seed, "fault", request.turn)
+        return dice.choice(FAILS) if request.side == "draft" and dice.random() < share else None
 
     def first(ids, at):
         dice = chance(seed, "first", ids[max(at - 5, 0) : at + 1])

@@ -32,9 +32,9 @@ def at(phase: str, reply, times: float = float("inf")):
     """Requests of a phase, from the second step on, get this reply so many times."""
     count = []
 
-    def before(seen):
-        if seen.purpose == phase and number_of(seen) > 1 and len(count) < times:
-            count.append(seen)
+    def before(request):
+        if request.purpose == phase and number_of(request) > 1 and len(count) < times:
+            count.append(request)
             return reply
         return None
 
@@ -70,7 +70,7 @@ def test_a_run_that_failed_is_gone_on_with(pair, phase, lookahead):
     assert trace.steps[:done] == partial.steps
     assert trace.seconds >= partial.seconds
     assert all(call.start >= partial.seconds for step in trace.steps[done:] for call in step.calls)
-    assert not [one for one in pair.of("draft") if number_of(one) <= done]
+    assert not [request for request in pair.of("draft") if number_of(request) <= done]
 
 
 def corrected_steps(pair, last: int, wrong: int = 2):
@@ -88,7 +88,7 @@ def corrected_steps(pair, last: int, wrong: int = 2):
         before = pair.base.tokenizer.decode(ids[max(at - 8, 0) : at])
         return seven if ids[at] == two and before.endswith("draft ") else None
 
-    return write, digit, lambda seen: None, first
+    return write, digit, lambda request: None, first
 
 
 def what_was_written(trace):
@@ -97,9 +97,9 @@ def what_was_written(trace):
 
 
 MIDWAY = {
-    "the reading of a step": lambda seen: seen.purpose == "read" and "draft 2" in seen.turn,
-    "the reading after a correction": lambda seen: seen.purpose == "read" and "7 and" in seen.turn,
-    "the answer": lambda seen: seen.purpose == "answer",
+    "the reading of a step": lambda request: request.purpose == "read" and "draft 2" in request.turn,
+    "the reading after a correction": lambda request: request.purpose == "read" and "7 and" in request.turn,
+    "the answer": lambda request: request.purpose == "answer",
 }
 
 
@@ -112,7 +112,7 @@ def test_a_corrected_run_that_failed_is_gone_on_with(pair, where, lookahead, win
     pair.start_anew(write, digit, calm, first)
     expected = pair.solve(**config)
     assert expected.reasoning.split("\n\n")[1:3] == ["draft 7 and so on", "draft 3 is good"]
-    pair.start_anew(write, digit, lambda seen: FAILS if MIDWAY[where](seen) else None, first)
+    pair.start_anew(write, digit, lambda request: FAILS if MIDWAY[where](request) else None, first)
     with pytest.raises(ServerError, match="boom") as raised:
         pair.solve(**config)
     partial = Trace.from_json(raised.value.trace.to_json())
@@ -132,7 +132,7 @@ def test_a_corrected_run_that_failed_is_gone_on_with(pair, where, lookahead, win
             trace.steps[len(partial.steps) - 1].calls[: len(partial.steps[-1].calls)]
             == partial.steps[-1].calls
         )
-    assert not [seen for seen in pair.of("draft") if number_of(seen) < len(partial.steps)]
+    assert not [request for request in pair.of("draft") if number_of(request) < len(partial.steps)]
 
 
 def test_the_base_model_goes_on_within_a_corrected_step(pair):
@@ -140,8 +140,8 @@ def test_the_base_model_goes_on_within_a_corrected_step(pair):
     config = {"repair": Correct(window=2)}
     write, digit, calm, first = corrected_steps(pair, 3)
 
-    def draft_fails(seen):
-        return FAILS if seen.purpose == "draft" and seen.turn.endswith("7") else None
+    def draft_fails(request):
+        return FAILS if request.purpose == "draft" and request.turn.endswith("7") else None
 
     pair.start_anew(write, digit, draft_fails, first)
     trace = pair.solve(**config)
@@ -150,7 +150,7 @@ def test_the_base_model_goes_on_within_a_corrected_step(pair):
     assert trace.steps[1].undrafted == "failure"
     check_books_of_streams(pair, trace)
     pair.start_anew(
-        write, digit, lambda seen: FAILS if seen.purpose == "rewrite" else draft_fails(seen), first
+        write, digit, lambda request: FAILS if request.purpose == "rewrite" else draft_fails(request), first
     )
     with pytest.raises(ServerError) as raised:
         pair.solve(**config)
@@ -174,8 +174,10 @@ def test_a_rule_knows_the_scores_of_a_step_that_was_corrected_before_the_failure
         return ids[at] - 1 if text[:-1].endswith("draft ") and text[-1].isdigit() else None
 
     def fails_at(number, part):
-        return lambda seen: (
-            FAILS if seen.purpose == "score" and number_of(seen) == number and part in seen.turn else None
+        return lambda request: (
+            FAILS
+            if request.purpose == "score" and number_of(request) == number and part in request.turn
+            else None
         )
 
     pair.start_anew(write, lambda turn: 9, calm, always)
@@ -200,8 +202,8 @@ def test_a_rule_that_compares_steps_knows_those_before_the_failure(pair):
     pair.start_anew(steps_of(7), digit)
     expected = pair.solve(threshold=rule, patience=0)
 
-    def fails(seen):
-        return FAILS if seen.purpose == "score" and number_of(seen) == 4 else None
+    def fails(request):
+        return FAILS if request.purpose == "score" and number_of(request) == 4 else None
 
     pair.start_anew(steps_of(7), digit, fails)
     with pytest.raises(ServerError) as raised:
@@ -213,9 +215,9 @@ def test_a_rule_that_compares_steps_knows_those_before_the_failure(pair):
 
 
 def test_what_ended_otherwise_has_its_trace_too(pair):
-    def hanging(seen):
-        if seen.purpose == "draft" and number_of(seen) == 2:
-            wait_until(lambda: seen.rid in pair.aborted())
+    def hanging(request):
+        if request.purpose == "draft" and number_of(request) == 2:
+            wait_until(lambda: request.rid in pair.aborted())
             return aborted()
         return None
 
@@ -274,8 +276,8 @@ def test_the_command_line_saves_the_trace_and_goes_on_from_it(pair, command_line
     code, _, said = command_line("How many?")
     assert code == 1
     saying = r"error: .*boom \(tried 3 times .*\); 1 steps are saved: specreason-sgl solve --resume (\S+)\n"
-    found = re.fullmatch(saying, said)
-    saved = Path(found[1])
+    match = re.fullmatch(saying, said)
+    saved = Path(match[1])
     assert Trace.from_json(saved.read_text()).question == "How many?"
     pair.start_anew(steps_of(4), digit)
     code, out, said = command_line("--resume", str(saved), "--json")
@@ -333,5 +335,5 @@ def test_a_base_server_that_is_gone_for_good_is_one_error(chatml_folder):
 
 
 def test_the_books_of_a_run_with_a_failed_draft_balance(pair):
-    pair.start_anew(steps_of(6), digit, lambda seen: FAILS if seen.purpose == "draft" else None)
+    pair.start_anew(steps_of(6), digit, lambda request: FAILS if request.purpose == "draft" else None)
     check_books(pair, pair.solve(lookahead=2))

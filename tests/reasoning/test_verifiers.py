@@ -65,10 +65,10 @@ class Judge:
         ids, meta = payload["input_ids"], {"completion_tokens": payload["sampling_params"]["max_new_tokens"]}
         if isinstance(ids[0], list):  # the sequences of a select, " Yes" first
             replies = []
-            for one, p in zip(ids, (0.75, 0.25), strict=True):
+            for sequence, p in zip(ids, (0.75, 0.25), strict=True):
                 entries = [
                     [0.0, token, self.endpoint.tokenizer.decode([token])]
-                    for token in one[payload["logprob_start_len"] :]
+                    for token in sequence[payload["logprob_start_len"] :]
                 ]
                 entries[-1][0] = float(np.log(p))
                 replies.append(answer("", input_token_logprobs=entries, output_token_logprobs=[]))
@@ -298,7 +298,7 @@ def test_a_verifier_that_fails_is_one_clear_error(pair, name, lookahead):
 
 
 def test_what_fails_in_a_verifiers_request_is_the_servers_error(pair):
-    pair.start_anew(one_step, None, lambda seen: (400, b"{}") if seen.purpose == "score" else None)
+    pair.start_anew(one_step, None, lambda request: (400, b"{}") if request.purpose == "score" else None)
     for verifier in (UtilityScore(), asks_itself):
         with pytest.raises(ServerError) as raised:
             pair.solve(verifier=verifier, threshold=0)
@@ -425,10 +425,10 @@ def test_a_reward_model_has_the_runs_deadline_and_is_aborted_with_it(pair, rewar
 def test_a_verifiers_own_request_has_the_runs_deadline(pair):
     ended = []
 
-    def before(seen):
-        if seen.purpose == "score":
-            wait_until(lambda: seen.rid in pair.aborted(), 5)
-            ended.append(seen.rid)
+    def before(request):
+        if request.purpose == "score":
+            wait_until(lambda: request.rid in pair.aborted(), 5)
+            ended.append(request.rid)
 
     pair.start_anew(one_step, lambda turn: 9, before)
     with pytest.raises(DeadlineExceeded, match=r"within 0\.5 s"):
@@ -446,7 +446,7 @@ def one_step(side, turn, most):
 
 def test_a_batch_gives_its_results_in_order_and_a_failure_leaves_the_others(pair, capfd):
     pair.start_anew(one_step, lambda turn: 9)
-    play, seen = pair.base_server.on_generate, {}
+    play, results_by_index = pair.base_server.on_generate, {}
 
     def reply(payload):
         if "bad" in pair.draft.tokenizer.decode(payload["input_ids"]):
@@ -462,7 +462,7 @@ def test_a_batch_gives_its_results_in_order_and_a_failure_leaves_the_others(pair
             base=pair.base,
             config=PAPER,
             concurrency=2,
-            on_done=seen.__setitem__,
+            on_done=results_by_index.__setitem__,
             progress_bar=True,
         )
     finally:
@@ -474,7 +474,7 @@ def test_a_batch_gives_its_results_in_order_and_a_failure_leaves_the_others(pair
         ConfigError,
         "three",
     ]
-    assert seen == dict(enumerate(results))
+    assert results_by_index == dict(enumerate(results))
     assert "5/5" in capfd.readouterr().err
 
 
@@ -503,10 +503,10 @@ def test_a_batch_that_is_interrupted_aborts_what_runs_and_ends(pair):
     """Two at a time: one is done, one in flight, two have not begun."""
     in_flight = threading.Event()
 
-    def before(seen):
-        if len(pair.of("draft")) > 1 and seen.purpose == "draft":
+    def before(request):
+        if len(pair.of("draft")) > 1 and request.purpose == "draft":
             in_flight.set()
-            wait_until(lambda: seen.rid in pair.aborted())
+            wait_until(lambda: request.rid in pair.aborted())
 
     def interrupt(position, result):
         assert in_flight.wait(10)
@@ -525,10 +525,10 @@ def test_a_batch_that_is_interrupted_aborts_what_runs_and_ends(pair):
 def test_the_timeout_of_a_batch_is_each_problems(pair):
     hang = threading.Event()
 
-    def before(seen):
-        if seen.purpose == "draft" and not hang.is_set():
+    def before(request):
+        if request.purpose == "draft" and not hang.is_set():
             hang.set()
-            wait_until(lambda: seen.rid in pair.aborted())
+            wait_until(lambda: request.rid in pair.aborted())
 
     pair.start_anew(one_step, lambda turn: 9, before)
     results = solve_batch(
