@@ -12,7 +12,7 @@ from specreason_sgl.reasoning.trace import Correction, ReadToken, Step, joined
 from specreason_sgl.reasoning.writing import how_ended
 
 CONFIG = SpecReasonConfig(token_budget=100)
-CALLS = ("first call", "second call")  # a chain does not look into them
+CALLS = ("first call", "second call")  # a chain only keeps them
 
 
 def step(text="something", end="delimiter", tokens=10, author="draft", **fields):
@@ -26,7 +26,7 @@ def why_stop(*steps):
 # When it ends.
 
 
-def test_it_goes_on():
+def test_it_continues():
     assert why_stop() is None
     assert why_stop(step("a"), step("b")) is None
 
@@ -115,7 +115,7 @@ def test_how_a_step_ended_is_read_from_the_finish_reason(reason, thinking, end):
 
 
 def grown(*pieces, config=CONFIG):
-    """The chain of these pieces, and the text of a state that went on with them."""
+    """The chain of these pieces, and the text of a state that they were appended to."""
     chain, state = Chain(config), ""
     for piece in pieces:
         state += chain.append(piece)
@@ -139,7 +139,7 @@ def test_pieces_are_one_step():
     assert chain.steps[0].tokens == 30
 
 
-def test_a_step_cut_in_the_middle_of_a_word_goes_on_there():
+def test_a_step_cut_in_the_middle_of_a_word_continues_there():
     chain, state = grown(step("a wo", "length"), step("rd", "length"), step("."), step("b"))
     assert (texts(chain)[0], state) == (["a wo", "rd", ".", "b"], "a word.\n\nb")
     assert chain.text == joined(chain.steps, "\n\n") == state
@@ -164,7 +164,7 @@ def test_a_delimiter_that_two_pieces_make_divides_steps(pieces, steps, rest):
     assert {step.end for step in chain.steps} == {"delimiter"}
 
 
-def test_the_state_has_no_more_of_a_delimiter_than_was_left_to_write():
+def test_only_the_missing_part_of_a_delimiter_is_appended():
     """The base model's "\\n\\n" made the step's end: what follows needs no delimiter before it."""
     chain, _ = grown(step("a\n", None), step("\n", None))
     assert chain.lead == ""
@@ -172,7 +172,7 @@ def test_the_state_has_no_more_of_a_delimiter_than_was_left_to_write():
     assert Chain(CONFIG, [step("a")]).lead == "\n\n"
 
 
-def test_what_a_piece_says_of_tokens_and_authors_stays_true_in_its_step():
+def test_positions_and_counts_of_a_piece_stay_true_in_its_step():
     first = step(
         "ab ", None, 3, "both", draft_tokens=2, calls=CALLS[:1],
         undrafted="failure", undrafted_detail="status 500",
@@ -217,7 +217,7 @@ def test_a_rule_compares_with_one_score_of_each_finished_step():
     assert Chain(CONFIG, chain.all_steps).scores == chain.scores
 
 
-def test_each_step_is_told_once_when_it_is_finished():
+def test_each_step_is_reported_once_when_it_is_finished():
     told = []
     chain = Chain(CONFIG, on_step=told.append)
     for piece, count in ((step("a", None), 0), (step("b\n", None), 0), (step("\nc"), 2), (step("d"), 3)):
@@ -226,7 +226,7 @@ def test_each_step_is_told_once_when_it_is_finished():
     assert told == chain.steps
 
 
-def test_a_copy_grows_apart_and_tells_nobody():
+def test_a_copy_is_independent_and_reports_nothing():
     told = []
     chain = Chain(CONFIG, [step("a"), step("b\n", None)], told.append)
     copy = chain.copy()
@@ -235,7 +235,7 @@ def test_a_copy_grows_apart_and_tells_nobody():
     assert told == []
 
 
-def test_a_chain_goes_on_from_an_unfinished_step():
+def test_a_chain_continues_from_an_unfinished_step():
     chain = Chain(CONFIG, [step("a"), step("b", None)])
     assert (chain.lead, chain.append(step("c")), chain.append(step("d"))) == ("", "c", "\n\nd")
     assert chain.text == "a\n\nbc\n\nd"

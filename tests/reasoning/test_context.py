@@ -1,4 +1,4 @@
-"""A chain of thought that fills a model's context is ended in order, not by a server's refusal."""
+"""A chain of thought that fills a model's context ends in order, not by a server's error."""
 
 import pytest
 
@@ -18,7 +18,7 @@ def tokens_of(pair, text: str) -> int:
 
 
 def endless(pair):
-    """Steps that never end the thinking, cut where fewer tokens are asked for."""
+    """Steps that never end the thinking, cut at the requested number of tokens."""
     plain = steps_of(10_000)
 
     def write(side, turn, most):
@@ -33,7 +33,7 @@ def endless(pair):
 
 @pytest.fixture
 def contexts(pair, monkeypatch):
-    """Gives the models contexts of so many tokens beyond the prompt; no request may exceed them."""
+    """Gives the models contexts of a few tokens beyond the prompt; no request may exceed them."""
     pair.start_anew(steps_of(1), lambda turn: 9)
     pair.solve()
     prompt = len(pair.draft_server.generated()[0]["input_ids"])
@@ -80,7 +80,7 @@ WORDS = "Undergraduates misunderstand thermodynamics"
 
 @pytest.mark.parametrize("lookahead", [0, 2])
 @pytest.mark.parametrize("repair", [Rewrite(), Correct(window=None), Correct(window=2)], ids=str)
-def test_a_step_cut_in_the_middle_of_a_word_goes_on_there(pair, repair, lookahead):
+def test_a_step_cut_in_the_middle_of_a_word_continues_there(pair, repair, lookahead):
     """In the trace, and in what each model reads. The draft model has longer tokens than the base model."""
 
     def write(side, turn, most):
@@ -117,7 +117,7 @@ def test_a_correction_at_the_last_token_of_a_step_ends_it(pair):
     assert trace.reasoning == "draft 7 and so on."
 
 
-def test_a_run_can_stop_there_without_an_answer(pair, contexts):
+def test_a_run_can_stop_at_the_end_of_the_context_without_an_answer(pair, contexts):
     contexts(base=200)
     pair.start_anew(endless(pair), lambda turn: 9)
     trace = pair.solve(**SETTINGS, at_budget="stop")
@@ -125,7 +125,7 @@ def test_a_run_can_stop_there_without_an_answer(pair, contexts):
 
 
 @pytest.mark.parametrize("lookahead", [0, 2])
-def test_the_base_model_goes_on_where_the_drafts_context_ends(pair, contexts, lookahead):
+def test_the_base_model_continues_after_the_end_of_the_drafts_context(pair, contexts, lookahead):
     contexts(draft=150)
     pair.start_anew(steps_of(40), lambda turn: 9)
     trace = pair.solve(**SETTINGS, lookahead=lookahead)
@@ -135,13 +135,13 @@ def test_the_base_model_goes_on_where_the_drafts_context_ends(pair, contexts, lo
     assert set(authors[change:]) == {"base"}
     assert {step.undrafted for step in trace.steps[change:]} == {"context"}
     assert len(authors) == 40
-    assert breaker_of(pair.draft).ask() == "closed"  # it is in order
+    assert breaker_of(pair.draft).ask() == "closed"  # the runtime has not failed
 
 
 def test_a_drafted_step_that_leaves_no_room_for_the_answer_is_rejected_unread(pair, contexts):
     contexts(base=120)
     long = "x1 " * 27
-    assert 120 - 20 - 32 < tokens_of(pair, long) < 120 - tokens_of(pair, QUESTION)  # it could be asked about
+    assert 120 - 20 - 32 < tokens_of(pair, long) < 120 - tokens_of(pair, QUESTION)  # the question would fit
 
     def write(side, turn, most):
         return (long, "eos", 10) if side == "draft" else ("base", "eos", 3)

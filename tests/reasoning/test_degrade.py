@@ -1,4 +1,4 @@
-"""A draft runtime that fails, or drafts for nothing, costs speed and never the run."""
+"""A draft runtime that fails or writes useless drafts costs speed, never the run."""
 
 import json
 import logging
@@ -68,14 +68,14 @@ FAULTS = {
 
 @pytest.mark.parametrize("lookahead", [0, 2])
 @pytest.mark.parametrize("fault", FAULTS)
-def test_the_base_model_goes_on_without_a_draft_that_fails(pair, caplog, fault, lookahead):
+def test_the_base_model_continues_without_a_failed_draft(pair, caplog, fault, lookahead):
     def before(request):
         return FAULTS[fault] if request.purpose == "draft" and number_of(request) == 2 else None
 
     pair.start_anew(steps_of(5), lambda turn: 9, before)
     with caplog.at_level(logging.WARNING, "specreason_sgl"):
         trace = pair.solve(lookahead=lookahead)
-    # Step 2 fails, 3 and 4 are the pause, 5 is drafted again.
+    # Step 2 fails, steps 3 and 4 are the pause, step 5 is drafted again.
     assert trace.reasoning == "draft 1\n\nbase 2\n\nbase 3\n\nbase 4\n\ndraft 5"
     assert trace.answer
     assert (trace.steps[1].undrafted, trace.steps[2].undrafted) == ("failure", "breaker")
@@ -89,7 +89,7 @@ def test_the_base_model_goes_on_without_a_draft_that_fails(pair, caplog, fault, 
     wait_until(lambda: pair.draft.in_flight() == pair.base.in_flight() == 0)
 
 
-def test_a_draft_that_hangs_is_given_up_and_aborted(pair):
+def test_a_hanging_draft_is_aborted(pair):
     hung = []
 
     def before(request):
@@ -111,7 +111,9 @@ def test_a_draft_server_that_is_gone(chatml_folder):
     with ScriptedServer(chatml_folder) as base_server, Endpoint(base_server.url, timeout=20) as base:
         with ScriptedServer(chatml_folder) as draft_server:
             draft = Endpoint(draft_server.url, timeout=20)
-        draft.requests = Requests(Http("http://127.0.0.1:9"), timeout=20, retry_for=60)  # nobody is there
+        draft.requests = Requests(
+            Http("http://127.0.0.1:9"), timeout=20, retry_for=60
+        )  # nothing listens there
         pair = Pair(draft_server, base_server, draft, base)
         pair.start_anew(steps_of(3), lambda turn: 9)
         trace = pair.solve()
@@ -119,7 +121,7 @@ def test_a_draft_server_that_is_gone(chatml_folder):
     assert trace.steps[0].undrafted == "failure"
 
 
-def test_a_cancelled_run_is_not_gone_on_with(pair):
+def test_a_cancelled_run_does_not_continue_without_drafts(pair):
     cancel = Cancel()
 
     def before(request):
@@ -133,8 +135,8 @@ def test_a_cancelled_run_is_not_gone_on_with(pair):
     assert not pair.of("rewrite")
 
 
-def test_runs_at_once_share_what_they_know_of_a_dead_runtime(pair):
-    """One run meets the failure; of the others, which begin after it, only a trial asks again."""
+def test_concurrent_runs_share_the_state_of_a_dead_runtime(pair):
+    """One run sees the failure; of the runs that start after it, only a trial asks again."""
     pair.start_anew(
         steps_of(3), lambda turn: 9, lambda request: FAULTS["an error"] if request.side == "draft" else None
     )
@@ -147,7 +149,7 @@ def test_runs_at_once_share_what_they_know_of_a_dead_runtime(pair):
         ]
         traces = [run.result() for run in runs]
     assert all(trace.reasoning == "base 1\n\nbase 2\n\nbase 3" for trace in traces)
-    # 192 steps: pauses of 2, 4, 8, 16 and then 32 steps. Each draft is asked for twice.
+    # 192 steps: pauses of 2, 4, 8, 16 and then 32 steps. Each draft is requested twice.
     assert len(pair.of("draft")) - asked <= 2 * (3 + 192 / 32 + 1)
 
 
@@ -155,7 +157,7 @@ def test_a_trial_doubles_the_pause_and_success_ends_it(monkeypatch):
     breaker = Breaker("x")
     assert breaker.ask() == "closed"
     breaker.failed(OSError("a"), trial=False)
-    breaker.failed(OSError("b"), trial=False)  # it was on its way
+    breaker.failed(OSError("b"), trial=False)  # it was in flight
     assert [breaker.ask() for _ in range(4)] == ["open", "open", "trial", "open"]
     breaker.failed(OSError("c"), trial=True)
     assert [breaker.ask() for _ in range(5)] == ["open"] * 4 + ["trial"]
@@ -166,7 +168,7 @@ def test_a_trial_doubles_the_pause_and_success_ends_it(monkeypatch):
     assert (breaker.ask(), breaker.timeout(60)) == ("closed", 60)
     breaker.failed(OSError("d"), trial=False)
     monkeypatch.setattr(pauses.time, "monotonic", lambda: 1e12)
-    assert breaker.ask() == "trial"  # the time of a pause is over as well
+    assert breaker.ask() == "trial"  # a pause also ends after some time
 
 
 @pytest.mark.parametrize("lookahead", [0, 1, 3])
@@ -195,8 +197,8 @@ def test_a_kept_step_pays_for_rejected_ones(pair):
     assert not any(step.undrafted for step in trace.steps)
 
 
-def test_a_draft_always_rejected_is_drafted_for_few_steps():
-    """What the pause costs at most, whatever the draft and the score take: a share of the steps."""
+def test_few_steps_are_drafted_if_every_draft_is_rejected():
+    """The share of drafted steps bounds the cost of useless drafts, whatever a draft and a score cost."""
     steps = []
     for _ in range(200):
         rejected = None if is_paused(steps, 3) else "x"
@@ -205,7 +207,7 @@ def test_a_draft_always_rejected_is_drafted_for_few_steps():
 
 
 @pytest.mark.parametrize("lookahead", [1, 2, 4])
-def test_the_same_failures_at_the_same_steps_are_the_same_run(pair, lookahead):
+def test_runs_with_the_same_failures_at_the_same_steps_are_equal(pair, lookahead):
     def before(request):
         return FAULTS["an error"] if request.purpose == "draft" and number_of(request) in (2, 5, 12) else None
 

@@ -1,4 +1,4 @@
-"""A pair as a context, and the same for asyncio."""
+"""`SpecReason` and `AsyncSpecReason`."""
 
 import asyncio
 import threading
@@ -18,7 +18,7 @@ def three_steps(side, turn, most):
 
 
 def hold(pair, turn, released):
-    """The draft server holds back what it is asked for after this part of the chain of thought."""
+    """The draft server holds back requests after this part of the chain of thought."""
 
     def before(request):
         if request.purpose == "draft" and turn in request.turn:
@@ -49,7 +49,7 @@ def test_endpoints_that_were_given_stay_open(pair, servers):
     assert pair.solve().answer
 
 
-def test_steps_are_there_as_they_are_finished(pair, servers):
+def test_steps_are_available_as_they_are_finished(pair, servers):
     last = threading.Event()
     hold(pair, "draft 2", last)
     with SpecReason(**servers) as specreason:
@@ -94,7 +94,7 @@ def test_a_pair_is_a_name_or_two_servers(given):
         SpecReason(**given)
 
 
-def test_what_cannot_be_reached_fails_on_entering():
+def test_unreachable_servers_fail_on_entering():
     with pytest.raises(ServerUnreachable), SpecReason(draft="http://127.0.0.1:9", base="http://127.0.0.1:9"):
         pass
 

@@ -1,4 +1,4 @@
-"""The base model's runtime is needed: it is waited for, and what was done before it failed is not lost."""
+"""The base model's runtime is needed: its requests are retried, and a failed run can be resumed."""
 
 import json
 import re
@@ -29,7 +29,7 @@ def digit(turn):
 
 
 def at(phase: str, reply, times: float = float("inf")):
-    """Requests of a phase, from the second step on, get this reply so many times."""
+    """Requests of a phase, from the second step on, get this reply a number of times."""
     count = []
 
     def before(request):
@@ -43,7 +43,7 @@ def at(phase: str, reply, times: float = float("inf")):
 
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("reply", [hang_up, half, (503, b"busy")], ids=["gone", "half an answer", "busy"])
-def test_the_base_runtime_is_waited_for(pair, phase, reply):
+def test_requests_to_the_base_runtime_are_retried(pair, phase, reply):
     pair.start_anew(steps_of(3), digit)
     expected = pair.solve()
     pair.start_anew(steps_of(3), digit, at(phase, reply, times=4))
@@ -53,7 +53,7 @@ def test_the_base_runtime_is_waited_for(pair, phase, reply):
 
 @pytest.mark.parametrize("lookahead", [0, 2])
 @pytest.mark.parametrize("phase", PHASES)
-def test_a_run_that_failed_is_gone_on_with(pair, phase, lookahead):
+def test_a_failed_run_can_be_resumed(pair, phase, lookahead):
     pair.start_anew(steps_of(4), digit)
     expected = pair.solve()
     pair.start_anew(steps_of(4), digit, at(phase, FAILS))
@@ -92,7 +92,7 @@ def corrected_steps(pair, last: int, wrong: int = 2):
 
 
 def what_was_written(trace):
-    """Without the requests, whose number is the windows': these depend on time."""
+    """A trace without its requests: their number depends on time."""
     return [(step.text, step.author, step.corrections, step.tokens, step.end) for step in trace.steps]
 
 
@@ -106,7 +106,7 @@ MIDWAY = {
 @pytest.mark.parametrize("window", [None, 2])
 @pytest.mark.parametrize("lookahead", [0, 2])
 @pytest.mark.parametrize("where", MIDWAY)
-def test_a_corrected_run_that_failed_is_gone_on_with(pair, where, lookahead, window):
+def test_a_failed_run_with_corrections_can_be_resumed(pair, where, lookahead, window):
     config = {"repair": Correct(window=window), "lookahead": lookahead}
     write, digit, calm, first = corrected_steps(pair, 4)
     pair.start_anew(write, digit, calm, first)
@@ -126,7 +126,7 @@ def test_a_corrected_run_that_failed_is_gone_on_with(pair, where, lookahead, win
     assert what_was_written(trace) == what_was_written(expected)
     assert trace.answer == expected.answer
     assert told == list(trace.steps[sum(step.end is not None for step in partial.steps) :])
-    if partial.steps[-1].end is None:  # the draft model goes on within the step
+    if partial.steps[-1].end is None:  # the draft model continues within the step
         assert pair.of("draft")[0].turn == partial.reasoning
         assert (
             trace.steps[len(partial.steps) - 1].calls[: len(partial.steps[-1].calls)]
@@ -135,8 +135,8 @@ def test_a_corrected_run_that_failed_is_gone_on_with(pair, where, lookahead, win
     assert not [request for request in pair.of("draft") if number_of(request) < len(partial.steps)]
 
 
-def test_the_base_model_goes_on_within_a_corrected_step(pair):
-    """The draft runtime fails after the correction, and then the base runtime does; the run is resumed."""
+def test_the_base_model_continues_within_a_corrected_step(pair):
+    """The draft runtime fails after the correction, and then the base runtime; the run is resumed."""
     config = {"repair": Correct(window=2)}
     write, digit, calm, first = corrected_steps(pair, 3)
 
@@ -162,14 +162,14 @@ def test_the_base_model_goes_on_within_a_corrected_step(pair):
 
 @pytest.mark.parametrize("lookahead", [0, 2])
 def test_a_rule_knows_the_scores_of_a_step_that_was_corrected_before_the_failure(pair, lookahead):
-    """The second step is rejected and corrected, and what goes on with it is judged as well."""
+    """The second step is rejected and corrected, and its continuation is judged, too."""
     config = {
         "repair": Correct(), "verifier": UtilityScore(), "threshold": FixedShare(0.6, 1),
         "patience": 0, "lookahead": lookahead,
     }  # fmt: skip
     write, _, calm, _ = corrected_steps(pair, 7)
 
-    def always(ids, at):  # every number that the draft model gives a step is wrong
+    def always(ids, at):  # each number in a drafted step is wrong
         text = pair.base.tokenizer.decode(ids[max(at - 8, 0) : at + 1])
         return ids[at] - 1 if text[:-1].endswith("draft ") and text[-1].isdigit() else None
 
@@ -214,7 +214,7 @@ def test_a_rule_that_compares_steps_knows_those_before_the_failure(pair):
     assert what_was_decided(trace) == what_was_decided(expected)
 
 
-def test_what_ended_otherwise_has_its_trace_too(pair):
+def test_every_error_that_ends_a_run_has_its_trace(pair):
     def hanging(request):
         if request.purpose == "draft" and number_of(request) == 2:
             wait_until(lambda: request.rid in pair.aborted())
@@ -241,7 +241,7 @@ def test_what_ended_otherwise_has_its_trace_too(pair):
     assert [step.text for step in raised.value.trace.steps] == ["draft 1"]
 
 
-def test_only_a_run_of_the_same_question_that_failed_is_gone_on_with(pair):
+def test_only_a_failed_run_of_the_same_question_can_be_resumed(pair):
     pair.start_anew(steps_of(3), digit)
     whole = pair.solve()
     with pytest.raises(ConfigError, match="must be of a failed run of two models, got"):
@@ -257,7 +257,7 @@ def test_only_a_run_of_the_same_question_that_failed_is_gone_on_with(pair):
 
 @pytest.fixture
 def command_line(pair, capsys, monkeypatch, tmp_path):
-    """`solve` in this process; returns the exit status and what it printed."""
+    """`solve` in this process; returns the exit status and the output."""
     monkeypatch.chdir(tmp_path)
     urls = ["--draft-url", pair.draft.base_url, "--base-url", pair.base.base_url]
     sampling = ["--temperature", "0", "--token-budget", "60", "--verifier", "score", "--instruction", ""]
@@ -271,7 +271,7 @@ def command_line(pair, capsys, monkeypatch, tmp_path):
     return run
 
 
-def test_the_command_line_saves_the_trace_and_goes_on_from_it(pair, command_line):
+def test_the_command_line_saves_the_trace_and_resumes_from_it(pair, command_line):
     pair.start_anew(steps_of(4), digit, at("rewrite", FAILS))
     code, _, said = command_line("How many?")
     assert code == 1
@@ -287,7 +287,7 @@ def test_the_command_line_saves_the_trace_and_goes_on_from_it(pair, command_line
     assert (code, said) == (0, "patience was 3, and is 0 now\n")
 
 
-def test_what_cannot_be_gone_on_with_is_said(pair, command_line, tmp_path):
+def test_the_command_line_says_why_a_file_cannot_be_resumed(pair, command_line, tmp_path):
     pair.start_anew(steps_of(2), digit)
     _, out, _ = command_line("q", "--json")
     whole = tmp_path / "whole.json"
@@ -306,7 +306,7 @@ def test_what_cannot_be_gone_on_with_is_said(pair, command_line, tmp_path):
         assert says in said
 
 
-def test_a_folder_that_cannot_be_written_to_is_not_the_end(pair, command_line, tmp_path, monkeypatch):
+def test_a_trace_is_saved_elsewhere_if_the_folder_is_read_only(pair, command_line, tmp_path, monkeypatch):
     real = Path.write_text
 
     def write_text(self, *arguments, **options):
@@ -323,7 +323,7 @@ def test_a_folder_that_cannot_be_written_to_is_not_the_end(pair, command_line, t
     saved.unlink()
 
 
-def test_a_base_server_that_is_gone_for_good_is_one_error(chatml_folder):
+def test_a_base_server_that_does_not_come_back_is_one_error(chatml_folder):
     with ScriptedServer(chatml_folder) as draft_server, ScriptedServer(chatml_folder) as base_server:
         draft = Endpoint(draft_server.url, timeout=20)
         base = Endpoint(base_server.url, timeout=20, retry_for=0.2)

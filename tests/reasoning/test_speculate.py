@@ -17,7 +17,7 @@ PAPER = SpecReasonConfig(repair=Rewrite())
 
 
 class Play:
-    """Two scripted servers: `drafts` and `rewrites` in order, `scores` as digits, then the answer."""
+    """Two scripted servers. They reply with `drafts`, `rewrites` and `scores` in order, then answer."""
 
     def __init__(self, draft: ScriptedServer, base: ScriptedServer, drafts, scores, rewrites=()):
         self.draft, self.base = Endpoint(draft.url, timeout=20), Endpoint(base.url, timeout=20)
@@ -94,7 +94,7 @@ def test_each_model_reads_the_chain_of_thought_so_far_and_no_rejected_step(play)
     ]
 
 
-def test_the_first_steps_can_be_the_base_models(play):
+def test_the_base_model_can_write_the_first_steps(play):
     trace = play([("C", END)], [9], ["a", "b"]).solve(first_base_steps=2)
     assert [step.author for step in trace.steps] == ["base", "base", "draft"]
     assert trace.steps[0].score is None
@@ -113,7 +113,7 @@ def test_a_score_at_the_threshold_is_kept(play):
 
 def test_the_budget_ends_the_thinking_and_the_answer_is_written(play):
     pair = play(["A", "B", "C"], [9, 9, 9])
-    trace = pair.solve(token_budget=6)  # the scripted server reports 3 tokens a step
+    trace = pair.solve(token_budget=6)  # the scripted server reports 3 tokens per step
     assert (len(trace.steps), trace.stop, trace.answer) == (2, "budget", "42")
     budgets = [p["sampling_params"]["max_new_tokens"] for p in pair.servers[0].generated()]
     assert budgets == [6, 3]
@@ -143,8 +143,8 @@ def test_a_thinking_models_thinking_is_opened_closed_and_answered(tmp_path, name
     assert draft.generated()[0]["sampling_params"]["stop"] == ["\n\n", "</think>"]
 
 
-def test_a_run_can_turn_the_thinking_off(tmp_path):
-    """The endpoints are as they were afterwards."""
+def test_a_run_can_turn_thinking_off(tmp_path):
+    """The endpoints' templates do not change."""
     make_tokenizer("qwen3").save_pretrained(tmp_path)
     with ScriptedServer(str(tmp_path)) as draft, ScriptedServer(str(tmp_path)) as base:
         play = Play(draft, base, ["A", ("B", END), "A", ("B", END)], [9] * 4)
@@ -178,7 +178,7 @@ def test_a_failing_runtime_is_one_clear_error(play):
 
 
 def test_no_thread_is_left_after_success_or_failure(play):
-    play([], [])  # its connections, and what watches for the end of the main thread
+    play([], [])  # starts connections and the thread that watches the main thread
     before = threading.active_count()
     play(["A", ("B", END)], [9, 9]).solve(lookahead=1)
     pair = play(["A"], [])
@@ -197,13 +197,13 @@ def test_a_run_that_is_late_ends_with_its_request_aborted(play):
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan")])
-def test_a_timeout_that_is_none_is_refused(play, timeout):
+def test_an_invalid_timeout_is_refused(play, timeout):
     pair = play([], [])
     with pytest.raises(ConfigError, match="timeout"):
         solve("q", draft=pair.draft, base=pair.base, timeout=timeout)
 
 
-def test_an_error_in_on_step_comes_out_and_ends_the_run(play):
+def test_an_error_in_on_step_is_raised_and_ends_the_run(play):
     def broken(step):
         raise KeyError("mine")
 
@@ -255,18 +255,18 @@ def test_a_conversation_is_answered(pair):
         [{"role": "tool", "content": "x"}, {"role": "user", "content": "x"}],
     ],
 )
-def test_what_is_no_conversation_is_refused(pair, messages):
+def test_a_malformed_conversation_is_refused(pair, messages):
     with pytest.raises(ConfigError):
         solve(messages, draft=pair.draft, base=pair.base)
 
 
-def test_the_answer_comes_as_it_is_written(pair):
+def test_the_answer_streams_as_it_is_written(pair):
     pieces = []
 
     def before(request):
         if request.purpose != "answer":
             return None
-        # One that were told at the end would never get past its first character.
+        # An answer that arrives only at the end would never get past its first character.
         events = by_character(answer(" 85 ", END, completion_tokens=2))
         return streamed(*events, between=lambda: wait_until(lambda: pieces))
 
@@ -281,12 +281,12 @@ def test_the_answer_comes_as_it_is_written(pair):
     assert told.answer_call.seconds > 0
 
 
-def test_a_model_alone_tells_its_reasoning_too(pair):
+def test_a_model_alone_streams_its_reasoning_too(pair):
     pair.start_anew(lambda *_: ("One.\n\nTwo.", "eos", 5), lambda turn: 9)
     pieces = {"reasoning": "", "answer": ""}
 
     def on_text(kind, text):
-        wait_until(lambda: pair.base.in_flight() == 0)  # it takes its time, and misses nothing
+        wait_until(lambda: pair.base.in_flight() == 0)  # a slow reader misses nothing
         pieces[kind] += text
 
     trace = solve_alone("q", endpoint=pair.base, config=SpecReasonConfig(temperature=0), on_text=on_text)
@@ -321,11 +321,11 @@ def test_a_run_is_cancelled_from_another_thread(pair, where, telling):
     wait_until(lambda: pair.draft.in_flight() == pair.base.in_flight() == 0)
     asked = len(pair.seen)
     with pytest.raises(RequestAborted):
-        pair.solve(cancel=cancel)  # called already: nothing is sent
+        pair.solve(cancel=cancel)  # already called: nothing is sent
     assert len(pair.seen) == asked
 
 
-def test_an_error_where_the_answer_is_told_ends_the_run(pair):
+def test_an_error_in_on_text_ends_the_run(pair):
     pair.start_anew(*THREE_STEPS)
 
     def broken(kind, text):

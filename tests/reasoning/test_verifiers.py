@@ -1,4 +1,4 @@
-"""What verifiers ask of a scripted server, and what they make of its answers."""
+"""The requests of verifiers to a scripted server, and what they read from its answers."""
 
 import threading
 import time
@@ -101,7 +101,7 @@ def judge(scripted):
     return Judge(scripted)
 
 
-def test_a_likelihood_is_the_mean_or_the_worst_of_the_steps_without_delimiter(judge):
+def test_a_likelihood_is_the_mean_or_the_minimum_of_the_steps_tokens(judge):
     values = judge.logprobs()
     assert judge(Likelihood()).value == pytest.approx(sum(values) / len(values))
     assert judge(Likelihood(reduce="min")).value == values[-1]
@@ -125,7 +125,7 @@ def test_what_ended_a_step_is_not_judged(judge):
     assert judge.prompts()[-1].endswith(STEP)
 
 
-def test_a_likelihood_of_digits_looks_at_these_alone(judge):
+def test_a_likelihood_of_digits_ignores_other_tokens(judge):
     at = [i for i, text in enumerate(judge.texts()) if any(c.isdigit() for c in text)]
     assert len(at) == 2
     values = [judge.logprobs()[i] for i in at]
@@ -145,8 +145,8 @@ def test_yes_or_no_is_the_probability_of_yes(judge):
     assert judge.prompts()[0].endswith(STEP + YES_NO)
 
 
-def test_a_choice_of_several_tokens_leaves_the_logprobs_of_the_step(judge):
-    """It is asked for by SGLang's own select, whose requests do not have them."""
+def test_choices_of_several_tokens_still_give_the_steps_logprobs(judge):
+    """SGLang's own select asks for such choices; its requests have no logprobs of the step."""
     assert len(judge.endpoint.tokenizer.encode(" Yes", add_special_tokens=False)) > 1
     judgement = judge(YesNo(with_logprobs=True))
     assert [token.logprob for token in judgement.tokens] == judge.logprobs()
@@ -154,7 +154,7 @@ def test_a_choice_of_several_tokens_leaves_the_logprobs_of_the_step(judge):
     assert judge(YesNo()).tokens == ()
 
 
-def test_the_digit_keeps_the_steps_logprobs_where_they_are_wanted(judge):
+def test_the_digit_keeps_the_steps_logprobs_on_request(judge):
     judgement = judge(UtilityScore(with_logprobs=True))
     assert judgement.value == 0.0
     assert [token.logprob for token in judgement.tokens] == judge.logprobs()
@@ -164,14 +164,14 @@ def test_the_digit_keeps_the_steps_logprobs_where_they_are_wanted(judge):
     assert "logprob_start_len" not in judge.server.generated()[1]
 
 
-def test_a_likelihood_keeps_the_tokens_that_it_is_made_of(judge):
+def test_a_likelihood_keeps_its_tokens(judge):
     judgement = judge(Likelihood())
     assert [token.id for token in judgement.tokens] == judge.step
     assert [token.logprob for token in judgement.tokens] == judge.logprobs()
 
 
 def test_a_digit_that_the_base_model_would_not_write_counts_as_zero(judge):
-    """The other words that it might write have 0.8 of the probability, and then 0.95."""
+    """Other words have a probability of 0.8, and then of 0.95."""
     verifier = UtilityScore(read_as="average")
     judge.mass = 0.2
     sure = judge(verifier)
@@ -187,14 +187,14 @@ def test_a_digit_is_read_as_the_likeliest_or_the_average(judge, name):
     assert value == pytest.approx({"greedy": 0.0, "average": 0.25 / 9 * 45}[name])
 
 
-def test_a_way_to_read_digits_that_there_is_not_is_refused():
+def test_an_unknown_way_to_read_digits_is_refused():
     with pytest.raises(ConfigError, match="read_as must be"):
         UtilityScore(read_as="median")
     with pytest.raises(ConfigError, match="read_as must be"):
         PaperScore(read_as="median")
 
 
-def test_the_papers_question_is_a_turn_of_the_users(judge):
+def test_the_papers_question_is_a_user_turn(judge):
     judgement = judge(PaperScore())
     (prompt,) = judge.prompts()
     assert prompt.endswith(
@@ -208,7 +208,7 @@ def test_the_papers_question_is_a_turn_of_the_users(judge):
 
 
 def value_of(result) -> float:
-    """What a verifier's result is taken for."""
+    """The judgement that a verifier's result becomes."""
     return as_verifier(lambda s, drafted: result).judgement(None, Drafted(STEP, 5, "delimiter")).value
 
 
@@ -219,7 +219,7 @@ def test_any_number_is_a_judgement(value):
 
 
 @pytest.mark.parametrize("value", [None, "7", float("nan"), Judgement(float("nan")), np.float32("nan"), [1]])
-def test_what_is_no_number_is_refused(value):
+def test_a_result_that_is_not_a_number_is_refused(value):
     with pytest.raises(VerifierError, match="must return a number"):
         value_of(value)
 
@@ -230,7 +230,7 @@ def test_a_built_in_verifier_has_a_name(name):
     assert SpecReasonConfig(verifier=get_verifier(name), threshold=0).judge == BUILT_IN[name]
 
 
-def test_a_verifier_of_no_such_name_is_refused():
+def test_an_unknown_verifier_is_refused():
     with pytest.raises(ConfigError, match=r"verifier must be one of score, .*, got 'x'"):
         get_verifier("x")
 
@@ -297,7 +297,7 @@ def test_a_verifier_that_fails_is_one_clear_error(pair, name, lookahead):
     wait_until(lambda: pair.draft.in_flight() == pair.base.in_flight() == 0)
 
 
-def test_what_fails_in_a_verifiers_request_is_the_servers_error(pair):
+def test_a_failed_request_of_a_verifier_is_the_servers_error(pair):
     pair.start_anew(one_step, None, lambda request: (400, b"{}") if request.purpose == "score" else None)
     for verifier in (UtilityScore(), asks_itself):
         with pytest.raises(ServerError) as raised:
@@ -324,7 +324,7 @@ def test_a_function_is_not_called_for_what_is_drafted_beyond_a_rejected_step(pai
     judged = []
 
     def rejects_the_second(s, drafted):
-        if drafted.text == "draft 1":  # the others are there when the second is judged
+        if drafted.text == "draft 1":  # later drafts exist when the second is judged
             wait_until(lambda: len(pair.of("draft")) == 3 and pair.draft.in_flight() == 0)
             time.sleep(0.05)
         judged.append(drafted.text)
@@ -339,8 +339,8 @@ def test_a_function_is_not_called_for_what_is_drafted_beyond_a_rejected_step(pai
     check_books(pair, trace)
 
 
-def test_a_verifier_of_two_phases_can_be_written(pair):
-    """It asks for what it likes, on the fork that it is given."""
+def test_a_user_can_write_a_verifier_of_two_phases(pair):
+    """It can request anything on its fork."""
 
     class Short(Verifier):
         bounds = (-100.0, 0.0)
@@ -360,7 +360,7 @@ def test_a_verifier_of_two_phases_can_be_written(pair):
         pair.solve(verifier=Short(), threshold=1)
 
 
-def test_the_draft_models_logprobs_are_asked_for_where_they_are_wanted(pair):
+def test_the_draft_models_logprobs_are_requested_only_when_needed(pair):
     pair.start_anew(one_step, lambda turn: 9)
     pair.solve(confidence=-1.0)
     assert pair.draft_server.generated()[0]["return_logprob"] is True
@@ -444,7 +444,7 @@ def one_step(side, turn, most):
     return "A", "eos", 3
 
 
-def test_a_batch_gives_its_results_in_order_and_a_failure_leaves_the_others(pair, capfd):
+def test_a_batch_returns_results_in_order_and_a_failure_in_its_place(pair, capfd):
     pair.start_anew(one_step, lambda turn: 9)
     play, results_by_index = pair.base_server.on_generate, {}
 
@@ -478,7 +478,7 @@ def test_a_batch_gives_its_results_in_order_and_a_failure_leaves_the_others(pair
     assert "5/5" in capfd.readouterr().err
 
 
-def test_a_verifier_that_fails_leaves_the_other_problems_of_a_batch(pair):
+def test_after_a_verifier_fails_the_rest_of_a_batch_continues(pair):
     def picky(s, drafted):
         if "bad" in s.text():
             raise KeyError("my key")
@@ -493,14 +493,14 @@ def test_a_verifier_that_fails_leaves_the_other_problems_of_a_batch(pair):
     assert results[1].trace.question == "bad"
 
 
-def test_a_batch_of_nothing_and_of_no_threads(pair):
+def test_a_batch_without_problems_or_without_concurrency(pair):
     assert solve_batch([], draft=pair.draft, base=pair.base) == []
     with pytest.raises(ConfigError, match="concurrency"):
         solve_batch(["q"], draft=pair.draft, base=pair.base, concurrency=0)
 
 
 def test_a_batch_that_is_interrupted_aborts_what_runs_and_ends(pair):
-    """Two at a time: one is done, one in flight, two have not begun."""
+    """Two at a time: one is finished, one in flight, two not started."""
     in_flight = threading.Event()
 
     def before(request):
@@ -522,7 +522,7 @@ def test_a_batch_that_is_interrupted_aborts_what_runs_and_ends(pair):
     assert len(pair.of("draft")) < 4
 
 
-def test_the_timeout_of_a_batch_is_each_problems(pair):
+def test_the_timeout_of_a_batch_applies_to_each_problem(pair):
     hang = threading.Event()
 
     def before(request):
