@@ -92,7 +92,7 @@ def test_every_window_and_lookahead_gives_the_same_text(pair, seed, share, patie
         results.append(decided(trace))
         check_books(pair, trace)
         assert Trace.from_json(trace.to_json()) == trace
-        (asked,) = [request.turn for request in pair.of("answer")]
+        (asked,) = [seen.turn for seen in pair.of("answer")]
         assert asked.removesuffix("Final answer:").removesuffix("\n\n") == trace.reasoning.removesuffix(
             "\n\n"
         )
@@ -191,14 +191,13 @@ def test_an_end_that_the_base_model_regrets_is_corrected(pair):
 
 @pytest.mark.parametrize(("choice", "end"), [("<|im_end|>", "eos"), ("\n", "delimiter")])
 def test_the_base_model_can_end_the_turn_or_the_step(pair, choice, end):
-    line_break, choice = pair.base.chat_template.encode_text("\n")[0], pair.base.chat_template.end_of_turn
-    if choice == "\n":
-        choice = line_break
+    template = pair.base.chat_template
+    token = template.encode_text("\n")[0] if choice == "\n" else template.end_of_turn
     head = "It is 4.\n" if choice == "\n" else "It is 4."
     drafts = {"": (f"{head}Wait", "delimiter"), "It is 4.\n\n": ("done", "eos")}
 
     def first(ids, at):
-        return choice if pair.base.tokenizer.decode(ids[:at]).endswith(head) else None
+        return token if pair.base.tokenizer.decode(ids[:at]).endswith(head) else None
 
     trace = scripted(pair, drafts, first)
     assert (trace.steps[0].text, trace.steps[0].end) == ("It is 4.", end)
