@@ -1,9 +1,9 @@
-"""One model alone, its whole chain of thought in one request: what a speculative program is compared with.
+"""One model alone, with its whole chain of thought in one request: the baseline for speculative programs.
 
     python programs/base_only.py http://127.0.0.1:30000 "What is 17 * 23?"
 
-The prompt and the final answer are those of programs/specreason.py. Nothing is judged, so nothing needs to be
-cut into steps; programs/draft_only.py does that.
+The prompt and the final answer are as in programs/specreason.py. Nothing is judged, so the chain of thought
+need not be cut into steps; programs/draft_only.py does that.
 """
 
 import sys

@@ -2,10 +2,11 @@
 
     python programs/correct.py http://127.0.0.1:30001 http://127.0.0.1:30000 "What is 17 * 23?"
 
-The first server drafts, the second is the base. The base model reads each drafted step in one prefill, which
-says what it would have written at each token. The draft is cut at the first token that the base model regrets
-by more than `delta` nats; its own token stands there, and the draft model goes on. Greedy decoding, for
-instruct models; the package's own program adds windows, sampling, thinking models, deadlines, the trace.
+The first server runs the draft model, the second the base model. The base model reads each drafted step in
+one prefill, which shows what it would have written at each token. The draft is cut at the first token that
+the base model regrets by more than `delta` nats, and the base model's own token is put there; the draft model
+continues from it. Greedy decoding, for instruct models. `specreason_sgl.speculate` adds windows, sampling,
+thinking models, deadlines and the trace.
 """
 
 import sys
@@ -25,7 +26,7 @@ def correct(s, question, draft, delta=3.0, token_budget=1024, step_tokens=256):
     s += sgl.assistant_begin()
     chain, corrections, ended = "", [], False
     while not ended and token_budget > 0:
-        writer = fork_to(s, draft)  # the same conversation on the draft runtime, in its own template
+        writer = fork_to(s, draft)  # the same conversation on the draft server, in that model's template
         writer += sgl.gen("text", max_tokens=min(step_tokens, token_budget), stop=["\n\n"], temperature=0)
         end = writer.get_meta_info("text")["finish_reason"].get("matched")
         text = writer["text"] + ("\n\n" if end == "\n\n" else "")
@@ -35,10 +36,10 @@ def correct(s, question, draft, delta=3.0, token_budget=1024, step_tokens=256):
         tokens = reader.get_meta_info("text")["logprobs"]
         cut = next((i for i, token in enumerate(tokens) if token.regret > delta), None)
         if cut is not None:
-            head, own = "".join(token.text for token in tokens[:cut]), tokens[cut].first[0]
-            corrections.append((tokens[cut].text, own.text))
-            end = own.id if s.stream_executor.chat_template.is_end(own.id) else None
-            text = head + (own.text if end is None else "")
+            head, choice = "".join(token.text for token in tokens[:cut]), tokens[cut].first[0]
+            corrections.append((tokens[cut].text, choice.text))
+            end = choice.id if s.stream_executor.chat_template.is_end(choice.id) else None
+            text = head + (choice.text if end is None else "")
         chain += text
         s += text
         token_budget -= len(tokens) if cut is None else cut + 1

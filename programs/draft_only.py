@@ -1,11 +1,10 @@
-"""One model alone, step by step: what the draft model would do without a judge. The steps are those of
-programs/specreason.py where every drafted step is kept.
+"""One model alone, step by step: the draft model without a judge. The steps are those of
+programs/specreason.py when every drafted step is kept.
 
     python programs/draft_only.py http://127.0.0.1:30001 "What is 17 * 23?"
 
 Each step is a request. Most of the chain of thought before it is in the radix cache, so this costs little
-more than one request for all of it, and the program can look at each step (programs/base_only.py is one
-request).
+more than a single request (programs/base_only.py), and the program can look at each step.
 """
 
 import sys
@@ -29,7 +28,7 @@ def draft_only(s, question, token_budget=1024, step_tokens=256, answer_tokens=51
         s += sgl.gen("step", max_tokens=min(step_tokens, token_budget), stop=["\n\n"], temperature=0)
         step, meta = s["step"], s.get_meta_info("step")
         matched = meta["finish_reason"].get("matched")
-        lead = "\n\n" if matched == "\n\n" else ""  # none where the step was cut
+        lead = "\n\n" if matched == "\n\n" else ""  # a step that was cut goes on
         repeats = bool(steps) and step.strip() == steps[-1].strip() != ""
         ended = matched not in (None, "\n\n") or repeats or "\\boxed{" in step.replace("\\boxed{}", "")
         token_budget -= meta["completion_tokens"]

@@ -1,10 +1,10 @@
-"""SpecReason with two models at work at once: the draft model writes step k+1 while the base model scores
-step k (arXiv 2504.07891; the steps and scores are those of programs/specreason.py).
+"""SpecReason (arXiv 2504.07891) with both models at work: the draft model writes step k+1 while the base
+model scores step k. The steps and scores are those of programs/specreason.py.
 
     python programs/lookahead.py http://127.0.0.1:30001 http://127.0.0.1:30000 "What is 17 * 23?"
 
-A state of SGLang's works in its own thread. `+=` hands it work and returns; reading a result waits. So the
-whole trick is to hand the draft model its next step before the score is read. A rejection aborts that step.
+An SGLang state works in its own thread: `+=` submits work and returns, reading a result waits. So the program
+submits the draft model's next step before it reads the score. A rejection aborts that step.
 """
 
 import sys
@@ -19,12 +19,12 @@ INSTRUCTION = (
 QUESTION = "\n\nStep score (0 wrong, 9 right): "
 
 
-def one_step(name, max_tokens):
+def gen_step(name, max_tokens):
     return sgl.gen(name, max_tokens=max_tokens, stop=["\n\n"], temperature=0)
 
 
 def lead_after(meta):
-    return "\n\n" if meta["finish_reason"].get("matched") == "\n\n" else ""  # none where the step was cut
+    return "\n\n" if meta["finish_reason"].get("matched") == "\n\n" else ""  # a step that was cut goes on
 
 
 def is_last(step, meta, steps):
@@ -41,9 +41,9 @@ def lookahead(s, question, draft, threshold=7, token_budget=1024, step_tokens=25
     while not ended and token_budget > 0:
         name, next_name = f"step{len(steps)}", f"step{len(steps) + 1}"
         s += lead
-        if writer is None:  # at the start and after a rejection; else it is already writing this step
+        if writer is None:  # at the start and after a rejection; otherwise it is already writing this step
             writer = fork_to(s, draft)
-            writer += one_step(name, min(step_tokens, token_budget))
+            writer += gen_step(name, min(step_tokens, token_budget))
 
         step, meta = writer[name], writer.get_meta_info(name)
         kept = False
@@ -52,15 +52,15 @@ def lookahead(s, question, draft, threshold=7, token_budget=1024, step_tokens=25
             judge += step + QUESTION + score("score")
             left = token_budget - meta["completion_tokens"]
             if left > 0 and not is_last(step, meta, steps):
-                # As if this one were kept.
-                writer += lead_after(meta) + one_step(next_name, min(step_tokens, left))
-            digits.append(judge["score"])  # the first line that waits for the base model
+                # As if this step were kept.
+                writer += lead_after(meta) + gen_step(next_name, min(step_tokens, left))
+            digits.append(judge["score"])  # waits for the base model
             kept = int(judge["score"]) >= threshold
         if not kept:
-            draft.abort(writer)  # it goes on from a step that is not there any more
+            draft.abort(writer)  # it continues a step that was rejected
             writer = None
             rewriter = s.fork(1)[0]
-            rewriter += one_step(name, min(step_tokens, token_budget))
+            rewriter += gen_step(name, min(step_tokens, token_budget))
             step, meta = rewriter[name], rewriter.get_meta_info(name)
 
         ended, lead = is_last(step, meta, steps), lead_after(meta)

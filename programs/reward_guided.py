@@ -1,11 +1,11 @@
-"""Reward-guided speculative decoding (arXiv 2501.19324): a process reward model, on a server of its own,
-judges each drafted step. A step with enough reward is kept; else the target model writes it.
+"""Reward-guided speculative decoding (arXiv 2501.19324): a process reward model, on its own server, judges
+each drafted step. A step whose reward reaches the threshold is kept; otherwise the target model writes it.
 
     sglang serve --model-path REWARD_MODEL --is-embedding --port 30002
     python programs/reward_guided.py DRAFT_URL TARGET_URL REWARD_URL "What is 17 * 23?"
 
-The reward model reads the conversation in its own chat template. What its number means, and so the
-threshold, is that model's affair.
+The reward model reads the conversation in its own chat template. The scale of its value, and so of the
+threshold, depends on the model.
 """
 
 import sys
@@ -28,10 +28,10 @@ def reward_guided(
     steps, rewards, ended, lead = [], [], False, ""
     while not ended and token_budget > 0:
         s += lead
-        one_step = sgl.gen("step", max_tokens=min(step_tokens, token_budget), stop=["\n\n"], temperature=0)
+        next_step = sgl.gen("step", max_tokens=min(step_tokens, token_budget), stop=["\n\n"], temperature=0)
 
         writer = fork_to(s, draft)
-        writer += one_step
+        writer += next_step
         kept = False
         if writer["step"].strip():
             values, _ = reward.classify(fork_to(s, reward), writer["step"])
@@ -39,11 +39,11 @@ def reward_guided(
             kept = values[0] >= threshold
         if not kept:
             writer = s.fork(1)[0]
-            writer += one_step
+            writer += next_step
 
         step, meta = writer["step"], writer.get_meta_info("step")
         matched = meta["finish_reason"].get("matched")
-        lead = "\n\n" if matched == "\n\n" else ""  # none where the step was cut
+        lead = "\n\n" if matched == "\n\n" else ""  # a step that was cut goes on
         repeats = bool(steps) and step.strip() == steps[-1].strip() != ""
         ended = matched not in (None, "\n\n") or repeats or "\\boxed{" in step.replace("\\boxed{}", "")
         token_budget -= meta["completion_tokens"]

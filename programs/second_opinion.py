@@ -1,4 +1,4 @@
-"""Two models in one program: one answers, the other says how sure it is of that answer.
+"""Two models in one program: the draft model answers, the base model says how sure it is of the answer.
 
 python programs/second_opinion.py "What is 17 * 23?"
 """
@@ -14,9 +14,9 @@ from specreason_sgl import Endpoint, fork_to, get_pair, launch_pair, score
 def second_opinion(s, question, draft):
     s += sgl.user(question)
     s += sgl.assistant_begin()
-    there = fork_to(s, draft)  # the same conversation on the draft runtime
-    there += sgl.gen("answer", max_tokens=64, temperature=0)
-    s += there["answer"]  # now the base model has it in its own turn
+    fork = fork_to(s, draft)  # the same conversation on the draft model's server
+    fork += sgl.gen("answer", max_tokens=64, temperature=0)
+    s += fork["answer"]  # now it is in the base model's own turn
     s += "\n\nHow sure this is, from 0 (wrong) to 9 (certain): " + score("sure", read="average")
 
 

@@ -1,12 +1,12 @@
-"""Self-Evaluation Guided Beam Search for Reasoning (arXiv 2305.00633): one model writes the steps and judges
-them, and a beam search keeps the chains that it both finds likely and believes.
+"""Self-evaluation guided beam search for reasoning (arXiv 2305.00633): one model writes the steps and judges
+them, and a beam search keeps the chains that are likely and that the model believes.
 
     python programs/self_eval_beam_search.py http://127.0.0.1:30000 "What is 17 * 23?"
 
-A chain is worth the sum over its steps of lambda * log P + (1 - lambda) * log C. P is the probability of the
-step's tokens, as they were sampled (SGLang gives it at the sampling temperature). C is the probability of
-"Yes", against "No", to the question whether the step is correct. Steps are sampled. The best `width` chains
-go on, without the paper's sampling among them.
+A chain's value is the sum over its steps of lambda * log P + (1 - lambda) * log C. P is the probability of
+the step's tokens at the sampling temperature, as SGLang reports it. C is the probability of "Yes", as opposed
+to "No", as the answer to whether the step is correct. Steps are sampled. The best `width` chains continue;
+the paper also samples among them.
 """
 
 import math
@@ -25,7 +25,7 @@ QUESTION = "\n\nIs the last step correct? Answer Yes or No:"
 
 @dataclass(frozen=True)
 class Beam:
-    state: object  # has the chain so far
+    state: object  # holds the chain so far
     value: float = 0.0
     steps: tuple = ()  # of (text, log P, C)
     ended: bool = False
@@ -37,19 +37,19 @@ def self_eval_beam_search(
 ):
     s += sgl.user(f"{question}\n\n{INSTRUCTION}")
     s += sgl.assistant_begin()
-    one_step = sgl.gen("step", step_tokens, stop=["\n\n"], temperature=0.8, return_logprob=True)
+    next_step = sgl.gen("step", step_tokens, stop=["\n\n"], temperature=0.8, return_logprob=True)
     beams, rounds = [Beam(s)], []
     while len(rounds) < max_steps and not all(beam.ended for beam in beams):
-        grown = []
+        extended = []
         for beam in beams:
             for state in [] if beam.ended else beam.state.fork(samples):
-                state += one_step
-                grown.append((beam, state))
-        judges = [state.fork(1)[0] for _, state in grown]
+                state += next_step
+                extended.append((beam, state))
+        judges = [state.fork(1)[0] for _, state in extended]
         for judge in judges:
             judge += QUESTION + score("x", choices=(" Yes", " No"))
-        found = [beam for beam in beams if beam.ended]
-        for (beam, state), judge in zip(grown, judges, strict=True):
+        candidates = [beam for beam in beams if beam.ended]
+        for (beam, state), judge in zip(extended, judges, strict=True):
             text, meta = state["step"], state.get_meta_info("step")
             logprob = math.fsum(token[0] for token in meta["output_token_logprobs"])
             confidence = judge.get_meta_info("x")["probabilities"][" Yes"] if text.strip() else 0.0
@@ -58,9 +58,9 @@ def self_eval_beam_search(
             ended = answered or meta["finish_reason"].get("matched") not in (None, "\n\n")
             if not ended:
                 state += "\n\n"
-            found.append(Beam(state, value, (*beam.steps, (text, logprob, confidence)), ended))
-        beams = sorted(found, key=lambda beam: beam.value, reverse=True)[:width]
-        rounds.append([(beam.value, beam.steps) for beam in found])
+            candidates.append(Beam(state, value, (*beam.steps, (text, logprob, confidence)), ended))
+        beams = sorted(candidates, key=lambda beam: beam.value, reverse=True)[:width]
+        rounds.append([(beam.value, beam.steps) for beam in candidates])
     s += "\n\n".join(text for text, *_ in beams[0].steps) + "\n\nFinal answer:"
     s += sgl.gen("answer", max_tokens=answer_tokens, temperature=0)
     s += sgl.assistant_end()

@@ -2,9 +2,9 @@
 
     python programs/specreason.py http://127.0.0.1:30001 http://127.0.0.1:30000 "What is 17 * 23?"
 
-The first server drafts, the second is the base. Greedy decoding, for instruct models. The package's own
-program (`specreason_sgl.reasoning.speculate`) adds sampling, thinking models, deadlines and the trace; there
-the base model also judges where the draft ends its turn.
+The first server runs the draft model, the second the base model. Greedy decoding, for instruct models.
+`specreason_sgl.speculate` adds sampling, thinking models, deadlines and the trace; there the base model also
+judges where the draft model ends its turn.
 """
 
 import sys
@@ -26,24 +26,24 @@ def specreason(s, question, draft, threshold=7, token_budget=1024, step_tokens=2
     steps, digits, ended, lead = [], [], False, ""
     while not ended and token_budget > 0:
         s += lead
-        one_step = sgl.gen("step", max_tokens=min(step_tokens, token_budget), stop=["\n\n"], temperature=0)
+        next_step = sgl.gen("step", max_tokens=min(step_tokens, token_budget), stop=["\n\n"], temperature=0)
 
-        writer = fork_to(s, draft)  # the same conversation on the draft runtime, in its own template
-        writer += one_step
+        writer = fork_to(s, draft)  # the same conversation on the draft server, in that model's template
+        writer += next_step
         kept = False
         if writer["step"].strip():
             judge = s.fork(1)[0]
             judge += writer["step"] + QUESTION
-            judge += score("score")  # one token; the chain of thought before it is in the radix cache
+            judge += score("score")  # one token; the prompt before the step is in the radix cache
             digits.append(judge["score"])
             kept = int(judge["score"]) >= threshold
         if not kept:
             writer = s.fork(1)[0]
-            writer += one_step
+            writer += next_step
 
         step, meta = writer["step"], writer.get_meta_info("step")
         matched = meta["finish_reason"].get("matched")
-        lead = "\n\n" if matched == "\n\n" else ""  # none where the step was cut
+        lead = "\n\n" if matched == "\n\n" else ""  # a step that was cut goes on
         repeats = bool(steps) and step.strip() == steps[-1].strip() != ""
         ended = matched not in (None, "\n\n") or repeats or "\\boxed{" in step.replace("\\boxed{}", "")
         token_budget -= meta["completion_tokens"]

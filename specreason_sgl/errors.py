@@ -1,9 +1,11 @@
-"""What can go wrong, as one family of exceptions.
+"""The exceptions of the package.
 
-Every error that a user can cause or meet is a `SpecReasonError`. Its text is one line that says what was
-wrong, with which server or file, and what to do. `exit_code` is what the command line exits with: 2 where
-the input was wrong, 1 where a runtime failed.
+Every error that a user can cause or meet is a `SpecReasonError`. Its message is one line: what is wrong, with
+which server or file, and what to do. `exit_code` is the command line's exit status: 2 for wrong input, 1 if a
+runtime failed.
 """
+
+from __future__ import annotations
 
 import re
 from collections.abc import Callable
@@ -11,18 +13,19 @@ from typing import Any
 
 
 class SpecReasonError(Exception):
-    """Base of all errors of this package.
+    """Base class of the package's errors.
 
     Attributes:
-        trace: of a run of `solve` that it ended, the `Trace` so far; `solve(..., resume=trace)` goes on.
+        exit_code: exit status of the command line.
+        trace: the trace so far, if the error ended a run; `solve(..., resume=trace)` continues the run.
     """
 
     exit_code = 2
-    trace = None
+    trace: Any = None
 
 
 class ConfigError(SpecReasonError):
-    """A setting, a question or a name is not valid.
+    """A setting, a question or a name is invalid.
 
     Attributes:
         knobs: the settings that the message is about, by their names in Python.
@@ -33,7 +36,7 @@ class ConfigError(SpecReasonError):
         self.knobs = knobs
 
     def reworded(self, name_of: Callable[[str], str]) -> str:
-        """The message with the settings' names as they are where the value was given: `--token-budget`."""
+        """The message with other names for the settings, such as `--token-budget`."""
         message, got, value = str(self).partition(", got ")
         for knob in self.knobs:
             message = re.sub(rf"\b{knob}\b", name_of(knob), message)
@@ -41,7 +44,7 @@ class ConfigError(SpecReasonError):
 
 
 class VerifierError(SpecReasonError):
-    """A verifier raised an exception, or returned what is no judgement."""
+    """A verifier raised an exception, or did not return a judgement."""
 
     exit_code = 1
 
@@ -51,50 +54,51 @@ class TemplateError(SpecReasonError):
 
 
 class WeightsError(SpecReasonError):
-    """A model's weights cannot be had, do not match their checksum, or do not fit on the disk."""
+    """A model's weights are unavailable, do not match their checksum, or do not fit on the disk."""
 
 
 class LaunchError(SpecReasonError):
-    """A server could not be started: a port taken, too little memory, or it died. Names its log file."""
+    """A server could not be started: its port is in use, memory is short, or it died. Names its log file."""
 
     exit_code = 1
 
 
 class ServerError(SpecReasonError):
-    """A server answered with an error, or with something that is not an answer."""
+    """A server answered with an error or with an invalid response."""
 
     exit_code = 1
 
 
 class ServerUnreachable(ServerError):
-    """Nobody answers at the address, or the connection broke."""
+    """Nothing answers at the address, or the connection broke."""
 
 
 class ServerBusy(ServerError):
-    """A server has too much to do, or is not ready yet (status 429, 502, 503 or 504)."""
+    """A server is overloaded or not ready yet (status 429, 502, 503 or 504)."""
 
 
 class ServerFailed(ServerError):
-    """A server failed at a request (status 500), aborted it unasked, or sent what is not an answer."""
+    """A server failed to answer (status 500), aborted a request unasked, or sent an invalid response."""
 
 
 class NotSGLang(ServerError):
-    """Something answers at the address, but it is not an SGLang server."""
+    """The server at the address is not an SGLang server."""
 
 
 class Unauthorized(ServerError):
-    """The server wants another API key."""
+    """The server rejects the API key."""
 
 
 class DeadlineExceeded(ServerError):
-    """The time given to a call, or to a whole run, is over."""
+    """The deadline of a call or of a whole run has passed."""
 
 
 class RequestAborted(ServerError):
-    """A request was ended on the server before it was done.
+    """A request was aborted before it was finished.
 
     Attributes:
-        meta_info: what the server said of it, with the `completion_tokens` so far; empty if it was not begun.
+        meta_info: the server's information on it, with the `completion_tokens` so far; empty if the server
+            had not started it.
     """
 
     def __init__(self, message: str, meta_info: dict[str, Any] | None = None):
@@ -103,6 +107,6 @@ class RequestAborted(ServerError):
 
 
 class ContextLengthExceeded(ServerError):
-    """The prompt does not fit into the model's context."""
+    """The prompt does not fit in the model's context."""
 
     exit_code = 2

@@ -99,7 +99,7 @@ def _row(number: int, step: Step, scored: bool, regret: bool) -> str:
     if step.rejected:
         text = f'<del style="color: {REJECTED_COLOUR}">{_pre(step.rejected)}</del>{text}'
     if step.undrafted:
-        text = f"<i>{escape(step.undrafted)}</i>{text}"
+        text = f"<i>{escape(step.undrafted_reason)}</i>{text}"
     author = f"draft, {fate(step)}" if step.author == "both" or step.corrections else step.author
     score = [] if not scored else ["" if step.score is None else f"{step.score:.4g}"]
     cells = [str(number), author, *score, str(step.tokens or ""), text]

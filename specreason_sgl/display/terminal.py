@@ -55,7 +55,7 @@ def print_trace(console: Console, trace: Trace, regret: bool = False) -> None:
 def print_step(console: Console, step: Step, regret: bool = False) -> None:
     """Print a step: its author, its score, and what was drafted and not kept."""
     score = "" if step.score is None else f"score {step.score:.4g}, "
-    reason = (step.undrafted or "").translate(_VISIBLE)
+    reason = step.undrafted_reason.translate(_VISIBLE)
     if step.rejected:
         console.print(f"[red]draft[/]  {score}rejected")
         print_text(console, step.rejected, "dim strike")

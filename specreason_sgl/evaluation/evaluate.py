@@ -248,10 +248,9 @@ def run_evaluation(
 def _draft_failure(trace: Trace) -> ServerError | None:
     """The draft runtime's failure, where the base model finished the run without it: the answer is not one of
     both models."""
-    from specreason_sgl.reasoning.ahead import FAILED
-
-    reasons = [step.undrafted for step in trace.steps if step.undrafted and FAILED in step.undrafted]
-    return ServerError(reasons[0]) if reasons else None
+    failed = (step for step in trace.steps if step.undrafted in ("failure", "breaker"))
+    step = next(failed, None)
+    return ServerError(step.undrafted_reason) if step else None
 
 
 def _summary(record: Record[Sample]) -> str:

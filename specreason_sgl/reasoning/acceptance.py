@@ -1,5 +1,8 @@
-"""Which judged steps are kept. A rule sees the value and those judged before it in the run, in order, so that
-the same steps always get the same decisions."""
+"""Rules: they decide which judged steps are kept.
+
+A rule sees a step's value and the values of the steps judged before it in the run, in order, so that equal
+runs get equal decisions.
+"""
 
 import bisect
 import math
@@ -13,12 +16,12 @@ from specreason_sgl.errors import ConfigError
 
 class Rule(Protocol):
     def keeps(self, value: float, earlier: Sequence[float]) -> bool:
-        """Whether a drafted step with this value is kept, after those with the `earlier` values."""
+        """Whether to keep a drafted step with this value, after steps with the `earlier` values."""
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """Keep a step whose value is at least `at` (SpecReason, arXiv 2504.07891, section 4.1)."""
+    """Keep the steps whose value is at least `at` (SpecReason, arXiv 2504.07891, section 4.1)."""
 
     at: float
 
@@ -28,41 +31,42 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Quantile:
-    """Keep the best share of the steps, and those that are no worse than the worst of these.
+    """Keep the best share of the steps, and all steps that are as good as the worst of these.
 
     Attributes:
         keep: the share, above 0 and at most 1.
-        known: values of a calibration to compare with. Without them, a step is compared with the earlier ones
-            of its own run: the first few are kept, until there are enough to tell.
+        known: values of a calibration to compare with. Without them, a step is compared with the earlier
+            steps of its run, of which the first few are kept.
     """
 
     keep: float
     known: tuple[float, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_share(self.keep)
         object.__setattr__(self, "known", tuple(sorted(self.known)))
 
     def keeps(self, value: float, earlier: Sequence[float]) -> bool:
-        others = self.known or sorted(earlier)
-        worst = math.floor((1 - self.keep) * (len(others) + 1) + 1e-9)
-        return bisect.bisect_right(others, value) >= worst
+        values = self.known or sorted(earlier)
+        least_rank = math.floor((1 - self.keep) * (len(values) + 1) + 1e-9)
+        return bisect.bisect_right(values, value) >= least_rank
 
 
 @dataclass(frozen=True)
 class FixedShare:
-    """Keep a fixed share of the steps whatever their values, evenly spread: for measuring speed at an
-    acceptance that does not depend on the pair.
+    """Keep a fixed share of the steps, evenly spread, whatever their values.
+
+    It serves to measure speed at an acceptance rate that does not depend on the pair.
 
     Attributes:
-        share: from 0 to 1.
-        seed: which of the steps.
+        share: the share, from 0 to 1.
+        seed: selects the steps that are kept.
     """
 
     share: float
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.share != 0:
             check_share(self.share)
 
@@ -72,6 +76,6 @@ class FixedShare:
 
 
 def check_share(value: float) -> None:
-    """Raise a `ConfigError` where this is no share of steps to keep."""
+    """Raise a `ConfigError` if the value is not a share of steps to keep."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= 1:
         raise ConfigError(f"the share of steps to keep must be above 0 and at most 1, got {value!r}")

@@ -1,11 +1,10 @@
-"""The draft model ahead of the base model's judgement: what was drafted, what is said of it, and when the
-draft model is not asked."""
+"""`Ahead`: drafts and their judgements, oldest first, and the pauses in which nothing is drafted."""
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from sglang.lang.interpreter import ProgramState
 
@@ -16,9 +15,9 @@ from specreason_sgl.lang.fork import fork_to
 from specreason_sgl.lang.logprobs import TokenLogprob, logprobs
 from specreason_sgl.reasoning.drafter import Drafter, Pace
 from specreason_sgl.reasoning.pauses import breaker_of, is_paused
-from specreason_sgl.reasoning.repair import ALTERNATIVES
+from specreason_sgl.reasoning.repair import ALTERNATIVES, Correct
 from specreason_sgl.reasoning.run import Run
-from specreason_sgl.reasoning.trace import Call, Step
+from specreason_sgl.reasoning.trace import Call, Step, Undrafted
 from specreason_sgl.reasoning.verifiers import (
     RESULT,
     Drafted,
@@ -29,13 +28,17 @@ from specreason_sgl.reasoning.verifiers import (
 )
 from specreason_sgl.reasoning.writing import Request, discard
 
-FAILED = "the draft runtime failed"
-
 
 class Skipped(NamedTuple):
-    """Nothing was drafted; `why`, where something should have been."""
+    """Nothing was drafted.
 
-    why: str | None
+    Attributes:
+        reason: why not; None where the settings leave the step to the base model.
+        detail: the error message of a failure.
+    """
+
+    reason: Undrafted | None
+    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -43,193 +46,214 @@ class Judged:
     """A drafted step or window, and what the base model says of it.
 
     Attributes:
-        drafted: the text.
-        keeps: whether it is kept whole.
-        judgement: the verifier's, where there is one and it was asked.
-        tokens: as the base model read them, those of its end included; empty where it did not.
-        calls: the requests for it so far: the draft, where this is its last part, and the judgement.
+        drafted: the drafted text.
+        passes: whether the text is kept whole.
+        judgement: the verifier's judgement; None if no verifier was asked.
+        tokens: the tokens as the base model read them, including those of the step's end; empty if the base
+            model did not read them.
+        calls: the requests so far: the draft, if this is the last part of it, and those of the judgement.
     """
 
     drafted: Drafted
-    keeps: bool
+    passes: bool
     judgement: Judgement | None = None
     tokens: tuple[TokenLogprob, ...] = ()
     calls: tuple[Call, ...] = ()
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """A drafted text on trial: `judge` was asked for its value, `reader` for its tokens."""
+class _Pending:
+    """A drafted text whose judgement is under way.
+
+    Attributes:
+        drafted: the drafted text.
+        verifier: the request of the verifier, if one was asked.
+        reader: the request for the text's token logprobs, if they were asked for.
+        is_sure: whether the text is kept unread.
+    """
 
     drafted: Drafted
-    judge: Request | None = None
+    verifier: Request | None = None
     reader: Request | None = None
-    sure: bool = False  # kept unread
+    is_sure: bool = False
 
     @property
     def requests(self) -> list[Request]:
-        return [request for request in (self.judge, self.reader) if request]
+        return [request for request in (self.verifier, self.reader) if request]
 
 
 class Ahead:
-    """What a run's draft model writes and the base model says of it, as long as the draft model is worth
-    asking: its runtime may be down or hang, its drafts be of no use, or its context full. The run goes on
-    without it then.
+    """Has the draft model write ahead and the base model judge what it wrote.
+
+    Drafting pauses while the draft model is not worth asking: its drafts are useless, its runtime fails, or
+    its context is full.
 
     Args:
-        run: it belongs to.
-        s: the run's own state.
-        draft: the draft model's runtime.
+        run: the run.
+        s: the program's state.
+        draft: the draft model's endpoint.
     """
 
     def __init__(self, run: Run, s: ProgramState, draft: Endpoint):
         self._run, self._s, self._draft = run, s, draft
         self._drafter: Drafter | None = None
         self._pace = Pace(run.config.window)
-        self._asked: deque[_Asked] = deque()
+        self._pending: deque[_Pending] = deque()
 
     def next(self) -> Judged | Skipped:
-        """The oldest drafted text and its judgement; waits for both.
+        """Wait for the oldest drafted text and its judgement.
 
         Raises:
             SpecReasonError: the run is over, the base model's runtime or the verifier failed, or the draft
                 model's template refuses the conversation.
         """
-        if not self._asked:
-            taken = self._take()
-            if isinstance(taken, Skipped):
-                return taken
+        if not self._pending:
+            drafts = self._next_drafts()
+            if isinstance(drafts, Skipped):
+                return drafts
             before = self._run.chain.lead
-            for drafted in taken:
-                self._asked.append(self._ask(drafted, before))
+            for drafted in drafts:
+                self._pending.append(self._start_judging(drafted, before))
                 before += drafted.whole
-        return self._judged(self._asked.popleft())
+        return self._finish_judging(self._pending.popleft())
 
-    def kept(self, judged: Judged, piece: Step) -> None:
-        """What `next` gave last is kept, as this piece."""
+    def keep(self, judged: Judged, piece: Step) -> None:
+        """Keep the text that `next` returned last, as this piece of the chain."""
         drafted = judged.drafted
-        if (piece.text, piece.end) != (drafted.text, drafted.end):  # the draft model goes on from the whole
-            self.drop()
-        elif piece.end:
-            self._drafter.kept()
+        if (piece.text, piece.end) != (drafted.text, drafted.end):
+            self.drop()  # the draft model went on from another text
+        elif piece.end and self._drafter:
+            self._drafter.keep()
 
     def drop(self) -> None:
-        """Abort what was written and asked beyond what `next` gave last; drafting begins anew after it."""
-        for asked in self._asked:
-            for request in asked.requests:
+        """Abort all drafts and judgements beyond the text that `next` returned last."""
+        for pending in self._pending:
+            for request in pending.requests:
                 discard(self._run, request)
-            if asked.drafted.call:
-                self._run.wasted.append(asked.drafted.call)
-        self._asked.clear()
+            if pending.drafted.call:
+                self._run.wasted.append(pending.drafted.call)
+        self._pending.clear()
         if self._drafter:
             self._drafter.drop()
             self._drafter = None
 
     # Drafting.
 
-    def _take(self) -> list[Drafted] | Skipped:
+    def _next_drafts(self) -> list[Drafted] | Skipped:
         if self._drafter:
-            return self._taken(trial=False)
+            return self._draft_or_skip(trial=False)
         chain, config = self._run.chain, self._run.config
         if len(chain.steps) < config.first_base_steps:
             return Skipped(None)
         if is_paused(chain.all_steps, config.patience):
-            return Skipped("a pause after rejections")
-        verdict: Literal["closed", "trial", "open"] = breaker_of(self._draft).ask()
-        if verdict == "open":
-            return Skipped(f"a pause after {FAILED}")
-        return self._taken(trial=verdict == "trial")
+            return Skipped("rejections")
+        permission = breaker_of(self._draft).ask()
+        if permission == "open":
+            return Skipped("breaker")
+        return self._draft_or_skip(trial=permission == "trial")
 
-    def _taken(self, trial: bool) -> list[Drafted] | Skipped:
+    def _draft_or_skip(self, trial: bool) -> list[Drafted] | Skipped:
+        """Wait for drafted texts. A failure of the draft model's runtime is reported to its breaker."""
         breaker, succeeded = breaker_of(self._draft), False
         try:
-            taken: list[Drafted] = []
-            while not taken:  # none: the draft model has ended, and the chain of thought has not
-                if not self._drafter:
-                    streams = self._run.config.window is not None
-                    fork = fork_to(self._s, self._draft, stream=streams)
-                    self._drafter = Drafter(self._run, fork, self._pace)
-                if not (taken := self._drafter.take()):
-                    self.drop()
+            drafts = self._wait_for_drafts()
             succeeded = True
-            return taken
+            return drafts
         except ContextLengthExceeded:
             self.drop()
-            return Skipped("the draft model's context is full")
+            return Skipped("context")
         except ServerError as error:
-            if self._run.over:
+            if self._run.is_over:
                 raise
             breaker.failed(error, trial)
             trial = False
             self.drop()
-            return Skipped(f"{FAILED}: {error}")
+            return Skipped("failure", str(error))
         finally:
             if trial and succeeded:
                 breaker.succeeded()
             elif trial:
-                breaker.untried()
+                breaker.abandon_trial()
+
+    def _wait_for_drafts(self) -> list[Drafted]:
+        while True:
+            if not self._drafter:
+                streams = self._run.config.window is not None
+                fork = fork_to(self._s, self._draft, stream=streams)
+                self._drafter = Drafter(self._run, fork, self._pace)
+            if drafts := self._drafter.take():
+                return drafts
+            self.drop()  # the drafter stopped, but the chain has not ended: draft anew from the chain
 
     # Judging.
 
-    def _ask(self, drafted: Drafted, before: str) -> _Asked:
-        """Have the base model judge a text, after what comes `before` it in the chain; returns at once."""
-        run, judge = self._run, self._run.config.judge
-        ends = drafted.end in ("eos", "think")
-        askable = is_askable(drafted.text, judge) if judge else drafted.text or drafted.delimiter or ends
+    def _start_judging(self, drafted: Drafted, before: str) -> _Pending:
+        """Have the base model judge a text that follows the chain and `before`; does not wait."""
+        run, verifier = self._run, self._run.config.judge
+        ends_thinking = drafted.end in ("eos", "think")
+        has_tokens = bool(drafted.whole) or ends_thinking
+        askable = is_askable(drafted.text, verifier) if verifier else has_tokens
         if not askable or run.room(self._s, before + drafted.text) < 0:
-            return _Asked(drafted)
+            return _Pending(drafted)
         if self._is_sure(drafted):
-            return _Asked(drafted, sure=True)
-        return _Asked(
+            return _Pending(drafted, is_sure=True)
+        return _Pending(
             drafted,
-            judge=self._ask_verifier(judge, drafted, before) if judge else None,
-            reader=read(run, drafted, before) if ends or not judge else None,
+            verifier=self._ask_verifier(verifier, drafted, before) if verifier else None,
+            reader=read(run, drafted, before) if ends_thinking or not verifier else None,
         )
 
-    def _ask_verifier(self, judge: Verifier, drafted: Drafted, before: str) -> Request:
+    def _ask_verifier(self, verifier: Verifier, drafted: Drafted, before: str) -> Request:
         fork = self._run.adopt(self._s.fork(1)[0])
         if before:
             fork += before
-        with verifier_errors(judge):
-            there = judge.ask(fork, drafted)
-        if there is not fork:
-            self._run.adopt(there)
-        return Request(there, RESULT, "base", "score")
+        with verifier_errors(verifier):
+            asked = verifier.ask(fork, drafted)
+        if asked is not fork:
+            self._run.adopt(asked)
+        return Request(asked, RESULT, "base", "score")
 
     def _is_sure(self, drafted: Drafted) -> bool:
-        least = self._run.config.confidence
-        ends = drafted.end in ("eos", "think")  # these are judged whatever the draft model thinks
-        return least is not None and not ends and min(drafted.logprobs, default=-1e9) >= least
+        """Whether the draft model is sure enough of a text to keep it unread. Ends of the thinking are always
+        judged."""
+        confidence = self._run.config.confidence
+        if confidence is None or drafted.end in ("eos", "think") or not drafted.logprobs:
+            return False
+        return min(drafted.logprobs) >= confidence
 
-    def _judged(self, asked: _Asked) -> Judged:
-        run, config, drafted = self._run, self._run.config, asked.drafted
+    def _finish_judging(self, pending: _Pending) -> Judged:
+        """Wait for a judgement."""
+        run, drafted = self._run, pending.drafted
         calls = [drafted.call] if drafted.call else []
-        if not asked.requests:
-            return Judged(drafted, asked.sure, calls=tuple(calls))
-        judgement, tokens = None, ()
+        if not pending.requests:
+            return Judged(drafted, pending.is_sure, calls=tuple(calls))
+        judgement: Judgement | None = None
+        tokens: tuple[TokenLogprob, ...] = ()
         try:
-            if asked.judge:
-                judgement = config.judge.judgement(asked.judge.state, drafted)
-                calls.append(call_of(run, asked.judge))
+            if pending.verifier and run.config.judge:
+                judgement = run.config.judge.judgement(pending.verifier.state, drafted)
+                calls.append(call_of(run, pending.verifier))
                 tokens = judgement.tokens
-            if asked.reader:
-                tokens = asked.reader.state.get_meta_info(RESULT)["logprobs"]
-                calls.append(call_of(run, asked.reader))
+            if pending.reader:
+                tokens = pending.reader.state.get_meta_info(RESULT)["logprobs"]
+                calls.append(call_of(run, pending.reader))
                 self._pace.read(calls[-1].seconds)
-        except ContextLengthExceeded:  # the base model then writes a step that fits
+        except ContextLengthExceeded:
             return Judged(drafted, False, calls=tuple(calls))
         finally:
-            for request in asked.requests:
-                run.done(request.state)
+            for request in pending.requests:
+                run.end(request.state)
+        return Judged(drafted, self._passes(judgement, tokens), judgement, tokens, tuple(calls))
+
+    def _passes(self, judgement: Judgement | None, tokens: tuple[TokenLogprob, ...]) -> bool:
+        config = self._run.config
         if judgement:
-            keeps = config.rule.keeps(judgement.value, run.chain.scores)
-        else:
-            keeps = config.repair.cut(tokens, config.temperature) is None
-        return Judged(drafted, keeps, judgement, tokens, tuple(calls))
+            return config.rule.keeps(judgement.value, self._run.chain.scores)
+        return isinstance(config.repair, Correct) and config.repair.cut(tokens, config.temperature) is None
 
 
 def read(run: Run, drafted: Drafted, before: str) -> Request:
-    """Have the base model read a text and what ended it, token by token; returns at once."""
+    """Have the base model read a text and its end, token by token; does not wait."""
     top = ALTERNATIVES if run.config.temperature else 1
     fork = run.adopt(run.main.fork(1)[0])
     if before:
@@ -239,11 +263,11 @@ def read(run: Run, drafted: Drafted, before: str) -> Request:
 
 
 def text_to_read(drafted: Drafted) -> str:
-    """A drafted text with what ended it, as far as that is text."""
+    """A drafted text and the text that ended it."""
     return drafted.whole + (THINK_CLOSE if drafted.end == "think" else "")
 
 
 def call_of(run: Run, request: Request) -> Call:
-    """The record of a request that was answered; of a verifier that asks nothing, one of no tokens."""
+    """The record of an answered request. A verifier that sends no request has a record without tokens."""
     meta = request.state.stream_executor.meta_info.get(request.name) or {}
-    return run.call(request.side, request.purpose, meta)
+    return run.to_call(request.side, request.purpose, meta)

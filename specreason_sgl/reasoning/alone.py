@@ -1,37 +1,46 @@
-"""One model by itself, for comparison."""
+"""`alone`: one model without the other, for comparison."""
 
-import sglang as sgl
+from __future__ import annotations
+
 from msgspec.structs import replace
+from sglang.lang.interpreter import ProgramState
 
 from specreason_sgl.lang.chat import THINK_CLOSE
+from specreason_sgl.lang.program import program
 from specreason_sgl.reasoning.config import Question, SpecReasonConfig
 from specreason_sgl.reasoning.run import Run
-from specreason_sgl.reasoning.trace import Side, Step
-from specreason_sgl.reasoning.writing import final_answer, write_out
+from specreason_sgl.reasoning.trace import Side, Step, Stop
+from specreason_sgl.reasoning.writing import final_answer, stream_out
 
 
-@sgl.function
-def alone(s, question: Question, side: Side, config: SpecReasonConfig, run: Run | None = None):
-    """One model by itself on the same prompt: the chain of thought in one request, then the answer.
+@program
+def alone(
+    s: ProgramState, question: Question, side: Side, config: SpecReasonConfig, run: Run | None = None
+) -> None:
+    """Solve a problem with one model: the same prompt, the chain of thought in one request, the answer.
 
-    `s["trace"]` is the `Trace`; its steps are the text split at the delimiter, and the last one has the call
-    and the tokens of all.
+    Run it on the model's endpoint. The trace's steps are the text split at the delimiter. The last step holds
+    the request and the tokens of all steps.
 
     Args:
-        question, config: as in `solve_alone`.
+        question: as in `solve_alone`.
         side: which model of a pair it is.
-        run: its deadline, and who is told; `solve_alone` makes it.
+        config: as in `solve_alone`.
+        run: deadline and callbacks; default: a `Run` without any.
+
+    Returns:
+        The state; `state["trace"]` is the `Trace`.
     """
     run = run or Run(question, config)
-    with run.of(s, **{side: s.stream_executor.backend}):
+    with run.start(s, **{side: s.stream_executor.backend}):
         stops = [THINK_CLOSE] if run.thinking else None
-        most = int(max(min(config.token_budget, run.room(s)), 1))
-        written = write_out(run, "reasoning", side, "reason", max_tokens=most, stop=stops)
+        max_tokens = int(max(min(config.token_budget, run.room(s)), 1))
+        written = stream_out(run, "reasoning", side, "reason", max_tokens=max_tokens, stop=stops)
         *texts, last = written.text.split(config.delimiter)
         for text in texts:
             run.chain.append(Step(text, side, "delimiter", 0))
         run.chain.append(replace(written.as_step(side), text=last))
-        stop = "end"
+        stop: Stop = "end"
         if written.end == "length":
-            stop = "budget" if most == config.token_budget else "context"
+            stop = "budget" if max_tokens == config.token_budget else "context"
         s["trace"] = run.trace(stop, *final_answer(run, side, stop))

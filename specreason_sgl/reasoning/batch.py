@@ -1,7 +1,8 @@
-"""Many problems at once."""
+"""`solve_batch` and `solve_alone_batch`: solve many problems concurrently."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed, wait
+from typing import TypeVar
 
 from tqdm import tqdm
 
@@ -10,6 +11,9 @@ from specreason_sgl.lang.endpoint import Endpoint
 from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.solve import solve, solve_alone
 from specreason_sgl.reasoning.trace import Side, Trace
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def solve_batch(
@@ -23,17 +27,17 @@ def solve_batch(
     progress_bar: bool = False,
     on_done: Callable[[int, "Trace | SpecReasonError"], None] | None = None,
 ) -> list["Trace | SpecReasonError"]:
-    """Solve many problems at once.
+    """Solve many problems concurrently.
 
     Args:
         questions: the problems.
-        draft, base, config, timeout: as in `solve`; the timeout is of each problem.
-        concurrency: problems at a time.
-        progress_bar: draw one on standard error.
-        on_done: called with a problem's position and its result as soon as it is there.
+        draft, base, config, timeout: as in `solve`; the timeout applies to each problem.
+        concurrency: maximum number of problems at once.
+        progress_bar: whether to draw a progress bar on standard error.
+        on_done: called with a problem's index and its result as soon as it is solved.
 
     Returns:
-        For each question, in order, its trace, or the error it failed with; the rest continue.
+        The trace of each problem, in order. A failure is returned in its place and the rest continue.
 
     Raises:
         ConfigError: `concurrency` is below 1.
@@ -62,34 +66,39 @@ def solve_alone_batch(
     )  # fmt: skip
 
 
-def run_batch(work, items, endpoints, concurrency, progress_bar, on_done=None) -> list:
-    """`work` on each item, `concurrency` at a time; results and errors as in `solve_batch`.
+def run_batch(
+    work: Callable[[Item], Result],
+    items: Sequence[Item],
+    endpoints: Sequence[Endpoint],
+    concurrency: int,
+    progress_bar: bool,
+    on_done: Callable[[int, Result | SpecReasonError], None] | None = None,
+) -> list[Result | SpecReasonError]:
+    """Call `work` on each item; the other arguments, results and errors are as in `solve_batch`.
 
-    Where it is broken off, by Ctrl-C or an exception in `on_done`, the endpoints' requests are aborted.
+    On Ctrl-C or an exception in `on_done`, all requests of the endpoints are aborted.
     """
     if concurrency < 1:
         raise ConfigError(f"concurrency must be at least 1, got {concurrency}")
 
-    def attempt(item):
+    def attempt(item: Item) -> Result | SpecReasonError:
         try:
             return work(item)
         except SpecReasonError as error:
             return error
 
-    results: list = [None] * len(items)
     pool = ThreadPoolExecutor(concurrency)
-    places = {pool.submit(attempt, item): i for i, item in enumerate(items)}
+    index_of = {pool.submit(attempt, item): index for index, item in enumerate(items)}
     try:
-        for future in tqdm(as_completed(places), total=len(places), disable=not progress_bar):
-            results[places[future]] = future.result()
+        for future in tqdm(as_completed(index_of), total=len(index_of), disable=not progress_bar):
             if on_done:
-                on_done(places[future], future.result())
+                on_done(index_of[future], future.result())
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
-        begun = [future for future in places if not future.cancelled()]  # `wait` waits for these for ever
-        while wait(begun, 0.1).not_done:  # a program that was between two requests sends one more
+        started = [future for future in index_of if not future.cancelled()]
+        while wait(started, 0.1).not_done:  # a program between two requests sends another one
             for endpoint in endpoints:
                 endpoint.abort()
         raise
     pool.shutdown()
-    return results
+    return [future.result() for future in index_of]

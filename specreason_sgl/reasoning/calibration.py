@@ -1,4 +1,4 @@
-"""`Calibration`: which verifier judges a pair's steps best, and which values the steps get; a file."""
+"""`Calibration`: the file that says which verifier judges a pair's steps best, and with which threshold."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,14 +18,14 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """How well each verifier judges a pair's steps, as `specreason-sgl calibrate` measured it.
 
     Attributes:
-        draft_model, base_model: the pair.
-        verifier: the name of the built-in verifier that judged best.
-        keep: the share of drafted steps that `threshold` keeps.
-        threshold: in the verifier's units.
-        values: the drafted steps' values in ascending order: at most 1001 of them, evenly picked.
-        table: each verifier's figures (see `evaluation.calibrate`).
-        data: the problems: their source, their number, the number of their steps.
-        version: of the file's format.
+        draft_model, base_model: names of the pair's models.
+        verifier: name of the built-in verifier that judged best.
+        keep: share of drafted steps that `threshold` keeps.
+        threshold: threshold in the verifier's units.
+        values: values of drafted steps in ascending order: at most 1001, evenly sampled.
+        table: figures of each verifier (see `evaluation.calibrate`).
+        data: the problems: source, number of problems, number of steps.
+        version: version of the file's format.
     """
 
     draft_model: str
@@ -39,13 +39,16 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     version: Literal[1] = 1
 
     def settings(self, keep: float | None = None) -> dict[str, Any]:
-        """The calibrated judgement as arguments of `SpecReasonConfig`: `repair`, `verifier` and `threshold`.
-        With a share to `keep`, the threshold follows from the values."""
+        """The arguments `repair`, `verifier` and `threshold` for `SpecReasonConfig`.
+
+        Args:
+            keep: share of steps to keep, for a threshold from `values`; default: the calibrated threshold.
+        """
         threshold = self.threshold if keep is None else Quantile(keep, self.values)
         return {"repair": Rewrite(), "verifier": get_verifier(self.verifier), "threshold": threshold}
 
     def save(self, path: Path) -> None:
-        """Write it to a file, which appears only when it is complete."""
+        """Write the calibration to a file, which appears only when it is complete."""
         files.write(Path(path), self)
 
     @classmethod
@@ -53,7 +56,7 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """Read what `save` wrote.
 
         Raises:
-            ConfigError: the file cannot be read, is not a calibration, or is one of another version.
+            ConfigError: the file cannot be read, is not a calibration, or has another version.
         """
         calibration = files.read(path, cls, "a calibration of specreason-sgl")
         try:
@@ -64,6 +67,6 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 def get_calibration(pair: str) -> Calibration | None:
-    """The package's own calibration of a named pair, or None."""
+    """The package's calibration of a named pair, or None."""
     path = BUILT_IN / f"{pair}.json"
     return Calibration.load(path) if path.exists() else None

@@ -17,72 +17,73 @@ _ANSWER = re.compile(
 
 
 class Chain:
-    """Finished steps, and the one that is being written. It grows by pieces: a `Step` whose `end` is None is
-    a part of one.
+    """The chain of thought: finished steps, and the step that is being written.
+
+    It grows by pieces. A piece is a `Step`; if its `end` is None, it is a part of a step.
 
     Args:
         config: the run's settings.
-        steps: to go on from; the last one may be unfinished.
+        steps: the steps to resume from; the last one may be unfinished.
         on_step: called with each step as it is finished.
     """
 
     def __init__(self, config: SpecReasonConfig, steps: Sequence[Step] = (), on_step: OnStep | None = None):
         self.config = config
         self.steps = list(steps)
-        self.open = self.steps.pop() if steps and steps[-1].end is None else None
+        self.open_step = self.steps.pop() if steps and steps[-1].end is None else None
         self._on_step = on_step
-        self._length = len(self.text)  # of what the state has
+        self._written = len(self.text)  # characters of the text that are in the program's state
 
     def copy(self) -> "Chain":
-        """One that grows apart from this, and tells nobody."""
+        """An independent copy, without `on_step`."""
         chain = Chain(self.config, self.all_steps)
-        chain._length = self._length
+        chain._written = self._written
         return chain
 
     @property
     def all_steps(self) -> list[Step]:
-        """With the unfinished one."""
-        return [*self.steps, self.open] if self.open else list(self.steps)
+        """The finished steps and the unfinished one."""
+        return [*self.steps, self.open_step] if self.open_step else list(self.steps)
 
     @property
     def scores(self) -> list[float]:
-        """One of each finished step that was judged. Of a step that was corrected and judged again it is the
-        last, as in the trace: a run that is resumed decides as one that did not fail."""
+        """The scores of the finished steps that were judged.
+
+        A step that was corrected and judged again has its last score, as in the trace, so that a resumed run
+        decides as a run that did not fail.
+        """
         return [step.score for step in self.steps if step.score is not None]
 
     @property
     def text(self) -> str:
+        """The text of all steps."""
         return joined(self.all_steps, self.config.delimiter)
 
     @property
     def lead(self) -> str:
-        """What stands between the text in the state and the next piece."""
-        if self.open or not self.steps or self.steps[-1].end == "length":
+        """The text between the program's state and the next piece: the delimiter after a step, or the rest
+        of it if the base model has already written its beginning."""
+        if self.open_step or not self.steps or self.steps[-1].end == "length":
             return ""
-        return self.rest_of(self.config.delimiter)
-
-    def rest_of(self, text: str) -> str:
-        """A text that follows the chain, without what the state has of it: a base model's line break may
-        have been the delimiter's first half."""
-        return (self.text + text)[self._length :]
+        return (self.text + self.config.delimiter)[self._written :]
 
     def append(self, piece: Step) -> str:
-        """Go on with a piece.
+        """Append a piece.
 
         Returns:
-            What the state is to go on with.
+            The text to append to the program's state.
         """
         text = self.lead + piece.text
-        self._length += len(text)
-        step = _merged(self.open, piece) if self.open else piece
-        self.open = None
-        while self.config.delimiter in step.text:  # two texts without it can make one
+        self._written += len(text)
+        step = _merge(self.open_step, piece) if self.open_step else piece
+        self.open_step = None
+        while self.config.delimiter in step.text:  # two pieces can make a delimiter together
             finished, step = _split(step, self.config.delimiter)
             self._finish(finished)
         if step.end:
             self._finish(step)
         elif step.text:
-            self.open = step
+            self.open_step = step
         return text
 
     def _finish(self, step: Step) -> None:
@@ -91,10 +92,10 @@ class Chain:
             self._on_step(step)
 
     def why_stop(self) -> Stop | None:
-        """Why nothing more is written, or None.
+        """Why the chain ends here, or None.
 
-        `end`: the last step ended the turn or the thinking. `answer`: it holds `\\boxed{...}` or
-        "Answer: ...". `repetition`: it says what the step before it said. `budget`: the tokens are used up.
+        `end`: the last step ended the turn or the thinking. `answer`: it has `\\boxed{...}` or
+        "Answer: ...". `repetition`: it repeats the step before it. `budget`: the token budget is used up.
         """
         if self.steps:
             last = self.steps[-1]
@@ -109,26 +110,27 @@ class Chain:
 
     @property
     def tokens_left(self) -> int:
-        """What is left of the token budget. A step counts one at least, whatever its server said."""
+        """Tokens left of the budget. A step counts at least one token, whatever its server reported."""
         return self.config.token_budget - sum(max(step.tokens, 1) for step in self.all_steps)
 
     @property
     def step_tokens_left(self) -> int:
-        """Most tokens of the next piece."""
-        used = self.open.tokens if self.open else 0
+        """The most tokens that the next piece may have."""
+        used = self.open_step.tokens if self.open_step else 0
         return max(min(self.config.step_tokens - used, self.tokens_left), 1)
 
 
-def _merged(step: Step, piece: Step) -> Step:
-    """A step, and what comes after it in the same step."""
+def _merge(step: Step, piece: Step) -> Step:
+    """An unfinished step with its next piece."""
     at = len(step.text)
     corrections = [replace(correction, at=correction.at + at) for correction in piece.corrections]
     if corrections and not step.corrections:
         corrections[0] = replace(corrections[0], kept=corrections[0].kept + step.draft_tokens)
     elif corrections:
-        since = step.draft_tokens - sum(correction.kept for correction in step.corrections)
-        corrections[0] = replace(corrections[0], kept=corrections[0].kept + since)
+        since_last = step.draft_tokens - sum(correction.kept for correction in step.corrections)
+        corrections[0] = replace(corrections[0], kept=corrections[0].kept + since_last)
     judged = step if piece.score is None else piece
+    undrafted = step if step.undrafted else piece
     return replace(
         piece,
         text=step.text + piece.text,
@@ -141,17 +143,20 @@ def _merged(step: Step, piece: Step) -> Step:
         reading=(*step.reading, *(replace(token, at=token.at + at) for token in piece.reading)),
         calls=(*step.calls, *piece.calls),
         rejected=step.rejected if piece.rejected is None else piece.rejected,
-        undrafted=step.undrafted or piece.undrafted,
+        undrafted=undrafted.undrafted,
+        undrafted_detail=undrafted.undrafted_detail,
     )
 
 
 def _split(step: Step, delimiter: str) -> tuple[Step, Step]:
-    """A step's part before the first delimiter in it, with all that is known of it, and the rest."""
+    """Split a step at its first delimiter. The first part keeps the step's records, the rest has none."""
     text, _, rest = step.text.partition(delimiter)
     finished = replace(
         step,
         text=text,
         end="delimiter",
-        corrections=tuple(replace(c, at=min(c.at, len(text))) for c in step.corrections),
+        corrections=tuple(
+            replace(correction, at=min(correction.at, len(text))) for correction in step.corrections
+        ),
     )
     return finished, Step(rest, step.author, step.end, 0)

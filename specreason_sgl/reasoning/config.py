@@ -1,4 +1,4 @@
-"""Settings of a run: `SpecReasonConfig`."""
+"""`SpecReasonConfig`: the settings of a run."""
 
 import dataclasses
 import math
@@ -36,39 +36,38 @@ def _verifier_by_name(verifier: Any) -> Any:
 
 @settings
 class SpecReasonConfig:
-    """The knobs of a run; docs/settings.md has them as a table, with what each is for.
+    """The settings of a run; docs/settings.md describes each in a table.
 
     By default single tokens are corrected (`repair=Correct()`). The paper's method is
     `SpecReasonConfig(repair=Rewrite(), threshold=7)` (SpecReason, arXiv 2504.07891, sections 4 and 5).
 
-    Besides a name, `repair` takes a `Correct` or a `Rewrite` with its own knobs, `verifier` a `Verifier` or a
-    function of the fork and the drafted step, and `threshold` a rule (see `specreason_sgl.verifiers`). With
-    `Correct`, a step that passes a verifier is kept whole, and one that fails is corrected.
+    Besides names and numbers, `repair` accepts a `Correct` or a `Rewrite` with knobs of its own, `verifier` a
+    `Verifier` or a function of the fork and the drafted step, and `threshold` a rule (see
+    `specreason_sgl.verifiers`). With `Correct`, a step that passes the verifier is kept whole, and a step
+    that fails is corrected.
 
     Raises:
-        ConfigError: a value is out of its range, or two contradict each other.
+        ConfigError: a value is out of range, or two values contradict each other.
     """
 
     repair: Annotated[Repair, BeforeValidator(_repair_by_name)] = knob(
         default=Correct(),
-        help="What happens to a draft that is not kept: correct replaces single tokens, rewrite the whole "
-        "step. Default: correct; where a verifier, a threshold, keep or a calibration is given: rewrite.",
+        help="How a draft is repaired that is not kept: correct replaces single tokens, rewrite the whole "
+        "step. Default: correct; rewrite if a verifier, a threshold, keep or a calibration is given.",
         panel=JUDGE,
         front=True,
         given_as=Literal["correct", "rewrite"],
     )
     verifier: Annotated[Any, BeforeValidator(_verifier_by_name)] = knob(
         default=None,
-        help="What judges a drafted step as a whole. Default where steps are rewritten: score, the paper's "
-        "digit.",
+        help="What judges a drafted step as a whole. Default with rewrite: score, the paper's digit.",
         panel=JUDGE,
         scope="judging",
         given_as=Literal[tuple(BUILT_IN)],
     )
     threshold: Any = knob(
         default=None,
-        help="Keep a drafted step whose value is at least this; of the paper's digit, 0 to 9, the default is "
-        "7.",
+        help="Keep a drafted step whose value is at least this. Default for the paper's digit (0 to 9): 7.",
         panel=JUDGE,
         front=True,
         scope="judging",
@@ -76,15 +75,15 @@ class SpecReasonConfig:
     )
     confidence: float | None = knob(
         default=None,
-        help="Keep a draft unread whose tokens all have at least this logprob under the draft model itself "
-        "(as ConfSpec, arXiv 2602.18447).",
+        help="Keep a draft unread if all its tokens have at least this logprob under the draft model itself "
+        "(as in ConfSpec, arXiv 2602.18447).",
         unit="nats",
         panel=JUDGE,
         le=0,
     )
     lookahead: int = knob(
         default=1,
-        help="Steps drafted beyond the one that is being judged; 0 does one thing at a time.",
+        help="Number of steps drafted beyond the step that is being judged; with 0 the models take turns.",
         unit="steps",
         panel=SPECULATION,
         ge=0,
@@ -92,7 +91,7 @@ class SpecReasonConfig:
     )
     first_base_steps: int = knob(
         default=0,
-        help="Number of steps at the start that the base model writes.",
+        help="Number of steps that the base model writes at the start.",
         unit="steps",
         panel=SPECULATION,
         ge=0,
@@ -100,14 +99,15 @@ class SpecReasonConfig:
     )
     patience: int = knob(
         default=3,
-        help="Useless drafts, beyond two for each useful one, before drafting pauses; 0: it never pauses.",
+        help="Number of useless drafts, beyond two per useful draft, before drafting pauses; 0: it never "
+        "pauses.",
         unit="drafts",
         ge=0,
         le=MOST,
     )
     draft_timeout: float = knob(
         default=60.0,
-        help="Seconds for a drafted step; if the draft runtime misses them or fails, the base model writes "
+        help="Time limit for a drafted step; if the draft runtime exceeds it or fails, the base model writes "
         "the next steps alone.",
         unit="seconds",
         gt=0,
@@ -115,7 +115,7 @@ class SpecReasonConfig:
     )
     token_budget: int = knob(
         default=8192,
-        help="Tokens of the whole chain of thought.",
+        help="Maximum number of tokens of the whole chain of thought.",
         unit="tokens",
         panel=BUDGET,
         front=True,
@@ -125,13 +125,14 @@ class SpecReasonConfig:
     )
     at_budget: Literal["answer", "stop"] = knob(
         default="answer",
-        help="When the token budget is used up: close the thinking and answer, or stop without an answer.",
+        help="What to do when the token budget is used up: close the thinking and answer, or stop without an "
+        "answer.",
         panel=BUDGET,
         scope="run",
     )
     step_tokens: int = knob(
         default=512,
-        help="Most tokens of one step; a longer one is judged in parts.",
+        help="Maximum number of tokens of a step; a longer step is judged in parts.",
         unit="tokens",
         panel=BUDGET,
         ge=1,
@@ -139,7 +140,7 @@ class SpecReasonConfig:
     )
     answer_tokens: int = knob(
         default=512,
-        help="Most tokens of the final answer, which the base model writes.",
+        help="Maximum number of tokens of the final answer, which the base model writes.",
         unit="tokens",
         panel=BUDGET,
         front=True,
@@ -148,7 +149,7 @@ class SpecReasonConfig:
         le=MOST,
     )
     answer_stop: tuple[str, ...] = knob(
-        default=(), help="Texts that end the final answer, and are no part of it.", scope="run", places=()
+        default=(), help="Texts that end the final answer and are cut off.", scope="run", places=()
     )
     temperature: float = knob(
         default=0.6,
@@ -159,11 +160,11 @@ class SpecReasonConfig:
         ge=0,
         le=2,
     )
-    top_p: float = knob(default=0.95, help="Nucleus sampling.", panel=BUDGET, scope="run", gt=0, le=1)
+    top_p: float = knob(default=0.95, help="Nucleus sampling: top-p.", panel=BUDGET, scope="run", gt=0, le=1)
     template: Mapping[str, Any] | None = knob(
         default=None,
-        help='Arguments of both models\' chat templates, as JSON: {"enable_thinking": false} for Qwen3. '
-        "Default: those of the endpoints.",
+        help='Arguments for both models\' chat templates, as JSON: {"enable_thinking": false} for Qwen3. '
+        "Default: the endpoints' own.",
         panel=BUDGET,
         scope="run",
         places=("cli",),
@@ -171,16 +172,16 @@ class SpecReasonConfig:
     )
     delimiter: str = knob(default="\n\n", help="The text between steps.", places=())
     instruction: str = knob(
-        default=INSTRUCTION, help="Stands after the question; may be empty.", panel=BUDGET, scope="run"
+        default=INSTRUCTION, help="Text after the question; may be empty.", panel=BUDGET, scope="run"
     )
 
     @model_validator(mode="after")
     def _check(self) -> "SpecReasonConfig":
         if not self.delimiter:
-            raise ConfigError("delimiter must be a text that is not empty, got ''", "delimiter")
+            raise ConfigError("delimiter must be a non-empty text, got ''", "delimiter")
         if "" in self.answer_stop:
             raise ConfigError(
-                f"answer_stop must be texts that are not empty, got {self.answer_stop!r}", "answer_stop"
+                f"answer_stop must be a tuple of non-empty texts, got {self.answer_stop!r}", "answer_stop"
             )
         self._check_judging()
         return self
@@ -206,25 +207,26 @@ class SpecReasonConfig:
 
     @property
     def judge(self) -> Verifier | None:
-        """What judges a step as a whole; None where each token is judged instead."""
+        """What judges a step as a whole; None if each token is judged instead."""
         if self.verifier is not None:
             return as_verifier(self.verifier)
         return UtilityScore() if isinstance(self.repair, Rewrite) else None
 
     @property
     def rule(self) -> Rule:
-        """What decides whether a judged step is kept."""
+        """The rule that decides whether a judged step is kept."""
         if callable(getattr(self.threshold, "keeps", None)):
             return self.threshold
         return Threshold(PAPER_THRESHOLD if self.threshold is None else self.threshold)
 
     @property
     def window(self) -> int | Literal["auto"] | None:
-        """Drafted tokens after which the base model reads; None where it judges whole steps."""
-        return self.repair.window if self.judge is None else None
+        """Drafted tokens after which the base model reads; None if it judges whole steps."""
+        window = self.repair.window if self.judge is None else None
+        return None if window == "step" else window
 
     def prompt(self, question: str) -> str:
-        """What the user's message says.
+        """The content of the user's message: the question and the instruction.
 
         Raises:
             ConfigError: the question is empty.
@@ -232,10 +234,10 @@ class SpecReasonConfig:
         return self.messages(question)[-1]["content"]
 
     def messages(self, question: Question) -> list[Message]:
-        """The conversation that the chain of thought answers, the instruction after its last message.
+        """The conversation before the chain of thought, with the instruction at the end of its last message.
 
         Raises:
-            ConfigError: the question is empty, or the messages are no conversation that ends with the user.
+            ConfigError: the question is empty, a message is malformed, or the last message is not the user's.
         """
         if isinstance(question, str):
             question = [{"role": "user", "content": question}]
@@ -247,12 +249,10 @@ class SpecReasonConfig:
                     f"a message must have a role ({', '.join(ROLES)}) and a text as content, got {message!r}"
                 )
         if question[-1]["role"] != "user":
-            raise ConfigError("the last message is the user's")
-        if any(
-            not _is_unicode(text)
-            for text in (self.instruction, *(message["content"] for message in question))
-        ):
-            raise ConfigError("the question is no valid Unicode: it has half of a surrogate pair")
+            raise ConfigError(f"the last message must have the role user, got {question[-1]['role']}")
+        texts = [self.instruction, *(message["content"] for message in question)]
+        if not all(map(_is_unicode, texts)):
+            raise ConfigError("the question must be valid Unicode, got half of a surrogate pair")
         last = question[-1]["content"]
         if not last.strip():
             raise ConfigError("the question is empty")
@@ -260,7 +260,7 @@ class SpecReasonConfig:
         return [*question[:-1], {"role": "user", "content": text}]
 
     def as_dict(self) -> dict[str, Any]:
-        """The settings as plain data. A verifier or rule is named, with its own settings."""
+        """The settings as plain data; a verifier or rule as its name (`kind`) and its settings."""
         values = {knob.name: getattr(self, knob.name) for knob in dataclasses.fields(self)}
         return {name: _plain(value) for name, value in values.items()}
 

@@ -1,4 +1,4 @@
-"""The draft model, writing step after step in a thread of its own, as if all of it were kept."""
+"""`Drafter`: the draft model writing steps in a thread, as if every step were kept."""
 
 import re
 import threading
@@ -11,14 +11,13 @@ from sglang.lang.interpreter import ProgramState
 
 from specreason_sgl.errors import ContextLengthExceeded, RequestAborted
 from specreason_sgl.reasoning.chain import Chain
-from specreason_sgl.reasoning.repair import AUTO
 from specreason_sgl.reasoning.run import Run
 from specreason_sgl.reasoning.trace import Call, End, Step
 from specreason_sgl.reasoning.verifiers import Drafted, is_askable
-from specreason_sgl.reasoning.writing import Request, begin, finish
+from specreason_sgl.reasoning.writing import Request, Written, begin, finish
 
-LEAST_STEP = 32  # tokens; with less of its context left the draft model does not begin a step
-# A window ends where a word or a number does: both models' tokens end there, whatever their vocabularies.
+LEAST_ROOM = 32  # tokens; with less of its context left, the draft model does not begin a step
+# A window ends at the end of a word or number: a token boundary in both models' vocabularies.
 _LAST_WORD_END = re.compile(r".*[^\W_](?=[\W_])", re.DOTALL)
 
 
@@ -31,142 +30,149 @@ class _Draft:
     end: End | None = None
     call: Call | None = None
     logprobs: tuple[float, ...] = ()
-    taken: int = 0
+    taken: int = 0  # characters
     taken_tokens: int = 0
 
     def take(self, window: int | None, delimiter: str) -> Drafted | None:
-        """What is new: the rest of a step that has ended, or at least a window up to a word's end."""
-        upto = len(self.text)
+        """What was not taken yet: the rest of a finished step, or else at least a window, up to the end of a
+        word. None if there is less."""
+        new_tokens = self.tokens - self.taken_tokens
+        cut = len(self.text)
         if self.end is None:
-            if window is None or self.tokens - self.taken_tokens < window:
+            if window is None or new_tokens < window:
                 return None
             match = _LAST_WORD_END.match(self.text, self.taken)
             if not match:
                 return None
-            upto = match.end()
-        share = (upto - self.taken) / max(len(self.text) - self.taken, 1)
-        tokens = (
-            self.tokens - self.taken_tokens if self.end else round(share * (self.tokens - self.taken_tokens))
-        )
+            cut = match.end()
+            share = (cut - self.taken) / max(len(self.text) - self.taken, 1)
+            new_tokens = round(share * new_tokens)  # the stream does not say where a token's text ends
         drafted = Drafted(
-            self.text[self.taken : upto],
-            tokens,
-            self.end,
-            delimiter if self.end == "delimiter" else "",
-            self.logprobs[self.taken_tokens : self.taken_tokens + max(tokens, 1)],
-            self.call,
+            text=self.text[self.taken : cut],
+            tokens=new_tokens,
+            end=self.end,
+            delimiter=delimiter if self.end == "delimiter" else "",
+            logprobs=self.logprobs[self.taken_tokens : self.taken_tokens + max(new_tokens, 1)],
+            call=self.call,
         )
-        self.taken, self.taken_tokens = upto, self.taken_tokens + tokens
+        self.taken, self.taken_tokens = cut, self.taken_tokens + new_tokens
         return drafted
 
 
 class Pace:
-    """How many drafted tokens the base model reads at once, where that is chosen by measurement: so many that
-    a read takes half of the time that drafting them does. So reading keeps up with drafting and leaves the
-    base model time for other runs, and where these are many and a read takes long, the window grows.
+    """How many drafted tokens the base model reads at once.
+
+    With the window "auto", as many that a read takes half as long as drafting them. Reading then keeps up
+    with drafting and leaves the base model time for other runs; under load, when reads are slow, the window
+    grows.
+
+    Args:
+        window: the setting: a number of tokens, "auto", or None for whole steps.
     """
 
-    FIRST, LEAST, MOST = 8, 4, 64  # tokens; the first before anything was measured
+    FIRST, LEAST, MOST = 8, 4, 64  # tokens; FIRST applies until both times are measured
 
     def __init__(self, window: int | Literal["auto"] | None):
-        self._fixed = window
-        self._read = self._token = 0.0  # seconds
+        self._setting = window
+        self._read_seconds = self._token_seconds = 0.0
 
     def read(self, seconds: float) -> None:
-        """A read took so long."""
-        self._read = _smoothed(self._read, seconds)
+        """Record the duration of a read."""
+        self._read_seconds = _smoothed(self._read_seconds, seconds)
 
     def drafted(self, tokens: int, seconds: float) -> None:
-        """So many tokens were drafted in that time."""
-        self._token = _smoothed(self._token, seconds / max(tokens, 1))
+        """Record the duration of drafting some tokens."""
+        self._token_seconds = _smoothed(self._token_seconds, seconds / max(tokens, 1))
 
     @property
     def window(self) -> int | None:
-        if self._fixed != AUTO:
-            return self._fixed
-        if not self._read or not self._token:
+        """Tokens after which the base model reads; None for whole steps."""
+        if self._setting != "auto":
+            return self._setting
+        if not self._read_seconds or not self._token_seconds:
             return self.FIRST
-        return round(min(max(2 * self._read / self._token, self.LEAST), self.MOST))
+        return round(min(max(2 * self._read_seconds / self._token_seconds, self.LEAST), self.MOST))
 
 
-def _smoothed(before: float, now: float) -> float:
-    return 0.7 * before + 0.3 * now if before else now
+def _smoothed(average: float, value: float) -> float:
+    return 0.7 * average + 0.3 * value if average else value
 
 
 class Drafter:
-    """Writes ahead. It stays at most `lookahead` steps ahead of those that `kept` was told of.
+    """Writes steps ahead, at most `lookahead` beyond the last step that was kept.
 
     Args:
-        run: it belongs to.
-        state: the draft model's, the chain of thought so far in it; it streams where there is a window.
+        run: the run.
+        state: a fork on the draft model's endpoint, with the chain of thought so far. It must stream if the
+            run has a window.
         pace: how large the windows are.
     """
 
     def __init__(self, run: Run, state: ProgramState, pace: Pace):
         self._run, self._state, self._pace = run, run.adopt(state, "draft"), pace
-        self._chain: Chain = run.chain.copy()  # as if all were kept
+        self._chain: Chain = run.chain.copy()  # as if every step were kept
         self._slots = threading.Semaphore(1 + run.config.lookahead)
         self._changed = threading.Condition()
-        self._drafts: deque[_Draft] = deque()  # that have something to take
+        self._drafts: deque[_Draft] = deque()  # not taken completely
         self._error: BaseException | None = None
-        self._dropped = self._ended = False
-        run.help(self._work, self.drop)
+        self._is_dropped = self._has_stopped = False
+        run.run_in_background(self._write_steps, self.drop)
 
     def take(self) -> list[Drafted]:
-        """What is new, in order; waits until there is something. None: all was taken, and the draft model
-        has ended.
+        """Wait for new text and take it, in order. Empty if all was taken and the drafter has stopped.
 
         Raises:
-            SpecReasonError: the draft model's runtime failed at what is needed now; further ahead it may
-                never be needed.
+            SpecReasonError: the draft model's runtime failed, and all text before the failure was taken.
         """
         with self._changed:
-            while not (taken := self._take_new()):
+            while not (drafts := self._take_new()):
                 if self._error:
                     raise self._error
-                if self._ended:
+                if self._has_stopped:
                     break
                 self._changed.wait()
-            return taken
+            return drafts
 
     def _take_new(self) -> list[Drafted]:
         window, delimiter = self._pace.window, self._run.config.delimiter
-        taken = []
+        new = []
         while self._drafts and (drafted := self._drafts[0].take(window, delimiter)):
-            taken.append(drafted)
+            new.append(drafted)
             if drafted.end is None:
                 break
             self._drafts.popleft()
-        return taken
+        return new
 
-    def kept(self) -> None:
-        """A step that was taken is kept: one more can be drafted."""
+    def keep(self) -> None:
+        """Record that a step is kept: the drafter may write one more."""
         self._slots.release()
 
     def drop(self) -> None:
-        """Abort what is being drafted; nothing more is, and what nobody took was for nothing."""
+        """Stop drafting and abort the request in flight. Drafts that were not taken count as wasted."""
         with self._changed:
-            if self._dropped:
+            if self._is_dropped:
                 return
-            self._dropped = True
-            untaken = [draft.call for draft in self._drafts if draft.call]
+            self._is_dropped = True
+            not_taken = [draft.call for draft in self._drafts if draft.call]
             self._drafts.clear()
-        self._run.wasted += untaken
+        self._run.wasted += not_taken
         self._slots.release()
         self._run.abort(self._state)
 
-    def _work(self) -> None:
+    # In the drafter's thread.
+
+    def _write_steps(self) -> None:
         try:
             while not self._chain.why_stop():
                 self._slots.acquire()
-                if self._dropped:
+                if self._is_dropped:
                     break
-                if self._state.stream_executor.backend.room(self._state) < LEAST_STEP:
+                if self._state.stream_executor.backend.room(self._state) < LEAST_ROOM:
                     raise ContextLengthExceeded("the draft model's context is full")
-                self._chain.append(self._draft_step())
-                judge = self._run.config.judge
-                if judge and not is_askable(self._chain.steps[-1].text, judge):
-                    break  # it will be rejected
+                self._chain.append(self._write_step())
+                verifier = self._run.config.judge
+                if verifier and not is_askable(self._chain.steps[-1].text, verifier):
+                    break  # the step will be rejected
         except BaseException as error:
             if isinstance(error, RequestAborted):
                 self._run.count_wasted("draft", "draft", error)
@@ -174,43 +180,46 @@ class Drafter:
                 self._error = error
                 self._changed.notify_all()
         finally:
-            self._run.done(self._state)
+            self._run.end(self._state)
             with self._changed:
-                self._ended = True
+                self._has_stopped = True
                 self._changed.notify_all()
 
-    def _draft_step(self) -> Step:
+    def _write_step(self) -> Step:
         run = self._run
-        run.adopt(self._state, "draft")  # its time begins anew
+        run.adopt(self._state, "draft")  # `draft_timeout` starts again
         request = begin(
             run, self._state, "draft", "draft", lead=self._chain.lead,
             max_tokens=self._chain.step_tokens_left, logprobs=run.config.confidence is not None,
         )  # fmt: skip
         draft = _Draft()
         with self._changed:
-            if self._dropped:  # between the look at it and here
+            if self._is_dropped:  # while the request was sent
                 run.abort(self._state)
             self._drafts.append(draft)
         if run.config.window:
             self._follow(request, draft)
         written = finish(run, request)
-        with self._changed:
-            if self._dropped:
-                run.wasted.append(written.call)
-            draft.text, draft.end, draft.call = written.text, written.end, written.call
-            draft.tokens, draft.logprobs = written.call.completion_tokens, written.logprobs
-            self._changed.notify_all()
+        self._complete(draft, written)
         return written.as_step("draft")
 
     def _follow(self, request: Request, draft: _Draft) -> None:
-        """Note what streams in."""
+        """Update the draft with the text that streams in."""
         text, began = "", time.monotonic()
-        for piece in request.state.text_iter(request.name):
+        for new_text in request.state.text_iter(request.name):
             meta = request.state.stream_executor.meta_info.get(request.name) or {}
-            text += piece
+            text += new_text
             with self._changed:
                 draft.text, draft.tokens = text, meta.get("completion_tokens", 0)
                 self._pace.drafted(draft.tokens, time.monotonic() - began)
                 if entries := meta.get("output_token_logprobs"):
                     draft.logprobs = tuple(entry[0] for entry in entries)
                 self._changed.notify_all()
+
+    def _complete(self, draft: _Draft, written: Written) -> None:
+        with self._changed:
+            if self._is_dropped:
+                self._run.wasted.append(written.call)
+            draft.text, draft.end, draft.call = written.text, written.end, written.call
+            draft.tokens, draft.logprobs = written.call.completion_tokens, written.logprobs
+            self._changed.notify_all()

@@ -1,11 +1,11 @@
-"""A knob is declared once, where it lives: its type, range, unit and a line of help.
+"""Knobs: settings that are declared once, with type, range, unit and one line of help.
 
     @settings
     class SpecReasonConfig:
         token_budget: int = knob(default=8192, help="Tokens of the chain of thought.", unit="tokens", ge=1)
 
-From `knobs_of` come the command line's options, the `specreason` extension of the API, what `eval` can sweep,
-and the table of the docs. A value out of its range is a `ConfigError` in the knob's own words.
+The command line's options, the API's `specreason` extension, the sweeps of `eval` and the table in the docs
+are made from `knobs_of`. A value out of range is a `ConfigError` that names the knob and its range.
 """
 
 import functools
@@ -19,11 +19,12 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
 import pydantic
+from pydantic.fields import FieldInfo
 
 from specreason_sgl.errors import ConfigError
 
 T = TypeVar("T")
-_KINDS = {dict: "a mapping of names to values", tuple: "a tuple of texts"}
+_KINDS: dict[type, str] = {dict: "a mapping of names to values", tuple: "a tuple of texts"}
 Scope = Literal["run", "drafting", "judging", "correcting"]
 Place = Literal["cli", "api"]
 BOTH: tuple[Place, ...] = ("cli", "api")
@@ -32,20 +33,20 @@ JUDGE, SPECULATION, BUDGET, ADVANCED = "Judge and repair", "Speculation", "Budge
 
 @dataclass(frozen=True)
 class Knob:
-    """A setting as a user gives it: in words and numbers.
+    """A setting as a user gives it: a number or a word.
 
     Attributes:
-        name: as an argument of the Python interface.
-        default: its own; None where something else decides.
+        name: the argument's name in Python.
+        default: the default value; None if it depends on other settings.
         help: one line.
-        kind: of the value: `int`, `float`, `str` or `dict` (JSON).
-        words: texts that may be given; beside numbers, or, where `kind` is `str`, instead of others.
-        unit: of numbers.
-        panel: of the command line's help.
-        front: whether the short help shows it.
-        scope: `run`, of every run; `drafting`, of those with a draft model; `judging`, of those where steps
-            are judged as wholes; `correcting`, of those where single tokens are corrected.
-        places: where it can be given, besides the Python interface.
+        kind: type of the value: `int`, `float`, `str` or `dict` (JSON).
+        words: words that are accepted besides numbers; if `kind` is `str`, instead of any text.
+        unit: unit of numbers.
+        panel: panel of the command line's help.
+        front: whether the short help shows the knob.
+        scope: the runs that the knob applies to: `run`, all; `drafting`, with a draft model; `judging`, with
+            a verifier; `correcting`, with corrected tokens.
+        places: where the knob can be given, besides Python.
         limits: `ge`, `gt`, `le` and `lt` of numbers.
     """
 
@@ -63,7 +64,7 @@ class Knob:
 
     @property
     def option(self) -> str:
-        """Its name on the command line."""
+        """The knob's name on the command line."""
         return f"--{self.name.replace('_', '-')}"
 
     @property
@@ -75,10 +76,10 @@ class Knob:
         return f"{number}, or {_either(self.words)}" if self.words else number
 
     def parse(self, text: str) -> Any:
-        """The value that a text means.
+        """Read a value from a text.
 
         Raises:
-            ConfigError: it means none. Ranges are checked by the settings themselves.
+            ConfigError: the text is not a value of this kind. Ranges are checked by the settings class.
         """
         if text in self.words or (self.kind is str and not self.words):
             return text
@@ -90,6 +91,7 @@ class Knob:
         raise self.error(text)
 
     def error(self, value: Any) -> ConfigError:
+        """The error for a value that is not valid."""
         return ConfigError(f"{self.name} must be {self.expected}, got {value!r}", self.name)
 
 
@@ -108,7 +110,7 @@ def knob(
     """Declare a field of `settings` as a knob; arguments as the attributes of `Knob`.
 
     Args:
-        given_as: the type of what a user gives, where that is not the field's own; a `Literal` for words.
+        given_as: type of the values that users give, if it differs from the field's; a `Literal` for words.
         limits: `ge`, `gt`, `le`, `lt`.
     """
     about = {
@@ -120,10 +122,9 @@ def knob(
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(knob,))
 def settings(cls: type[T]) -> type[T]:
-    """A frozen dataclass whose values are checked: of the types and in the ranges that its knobs declare.
+    """Make a class a frozen dataclass that checks its values against the types and ranges of its knobs.
 
-    Raises, when one is made:
-        ConfigError: a value is not; the message names the field, what it must be, and the value.
+    An invalid value raises a `ConfigError` that names the field, what it must be, and the value.
     """
     config = pydantic.ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)
     for name, hint in typing.get_type_hints(cls, include_extras=True).items():
@@ -134,14 +135,14 @@ def settings(cls: type[T]) -> type[T]:
     initialize = checked.__init__
 
     @functools.wraps(initialize)
-    def __init__(self, **values: Any) -> None:
+    def __init__(self: Any, **values: Any) -> None:
         try:
             initialize(self, **values)
         except pydantic.ValidationError as error:
             raise _config_error(checked, error) from None
 
-    checked.__init__ = __init__
-    return checked
+    checked.__init__ = __init__  # type: ignore[method-assign]  # to translate pydantic's errors
+    return typing.cast(type[T], checked)
 
 
 def knobs_of(*classes: type) -> dict[str, Knob]:
@@ -151,7 +152,8 @@ def knobs_of(*classes: type) -> dict[str, Knob]:
 
 def _knobs(cls: type) -> Iterator[Knob]:
     hints = typing.get_type_hints(cls)
-    for name, field in cls.__pydantic_fields__.items():
+    fields: dict[str, FieldInfo] = cls.__pydantic_fields__  # type: ignore[attr-defined]  # by `settings`
+    for name, field in fields.items():
         if about := _about(field):
             about = dict(about)
             kind, words = _given(about.pop("given_as") or hints[name])
@@ -173,7 +175,7 @@ def _within(limits: dict[str, float], value: Any) -> Any:
 
 
 def _given(hint: Any) -> tuple[type, tuple[str, ...]]:
-    """The kind and the words of what a type takes."""
+    """The kind and the words that a type accepts."""
     origin = typing.get_origin(hint)
     if origin is Literal:
         return str, typing.get_args(hint)
@@ -188,22 +190,20 @@ def _given(hint: Any) -> tuple[type, tuple[str, ...]]:
 
 def _config_error(cls: type, error: pydantic.ValidationError) -> ConfigError:
     first = error.errors(include_url=False)[0]
-    if not first["loc"]:  # a check of several fields together
+    if not first["loc"]:  # from a check of several fields
         cause = first.get("ctx", {}).get("error")
         return cause if isinstance(cause, ConfigError) else ConfigError(first["msg"])
     name, value = str(first["loc"][0]), first["input"]
     if first["type"] == "unexpected_keyword_argument":
         return ConfigError(f"{cls.__name__} has no setting {name}", name)
-    for other in _knobs(cls):
-        if other.name == name:
-            return other.error(value)
-    return ConfigError(f"{name}: {first['msg']}", name)
+    knobs = knobs_of(cls)
+    return knobs[name].error(value) if name in knobs else ConfigError(f"{name}: {first['msg']}", name)
 
 
 def range_of(
     ge: float | None = None, gt: float | None = None, le: float | None = None, lt: float | None = None
 ) -> str:
-    """A range in words, after "a number"; empty where there is no limit."""
+    """A range in words, to follow "a number"; empty without limits."""
     if ge is not None and le is not None:
         return f" from {_plain(ge)} to {_plain(le)}"
     limits = {"of at least": ge, "above": gt, "of at most": le, "below": lt}
@@ -224,12 +224,12 @@ def _either(words: tuple[str, ...]) -> str:
 def _json(text: str) -> dict[str, Any]:
     value = json.loads(text)
     if not isinstance(value, dict):
-        raise ValueError("no mapping")
+        raise ValueError("not a mapping")
     return value
 
 
 def as_markdown(knobs: dict[str, Knob]) -> str:
-    """A table of the docs: a row for each knob."""
+    """A table for the docs, one row per knob."""
     rows = [
         "| Python | command line | API | default | value | what it is for |",
         "| --- | --- | --- | --- | --- | --- |",

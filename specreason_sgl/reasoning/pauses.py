@@ -1,6 +1,6 @@
-"""When the draft model is not asked: after drafts that were of no use, and after failures of its runtime.
+"""Pauses of drafting: after useless drafts, and after failures of the draft model's runtime.
 
-One policy for both: a pause of some steps, twice as long each time until drafting is of use again.
+Both follow the same policy: a pause of some steps, twice as long each time until drafting is useful again.
 """
 
 import logging
@@ -9,19 +9,20 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
+from specreason_sgl.lang.endpoint import Endpoint
 from specreason_sgl.reasoning.trace import Step
 
-WORTH = 2  # a useful draft saves about as much time as so many useless ones lose, or more
-USEFUL_TOKENS = 8  # kept before a correction; with fewer, base's reading cost about as much as writing them
-LONGEST_SECONDS = 60.0  # a pause after a failure is over then, however few steps there were
+USEFUL_CREDIT = 2  # drafts; a useful draft saves at least the time that two useless drafts cost
+USEFUL_TOKENS = 8  # kept before a correction; reading fewer takes the base model as long as writing them
+LONGEST_PAUSE = 60.0  # seconds; ends a pause after a failure, however few steps have passed
 log = logging.getLogger(__name__)
 
 
 class Backoff:
-    """A pause, counted in steps so that the same run pauses at the same steps; each is twice the last.
+    """A pause counted in steps, so that equal runs pause at equal steps. Each pause is twice the last.
 
     Args:
-        first, longest: steps of a pause.
+        first, longest: lengths of a pause, in steps.
     """
 
     def __init__(self, first: int, longest: int):
@@ -30,38 +31,38 @@ class Backoff:
         self.left = 0
 
     def begin(self) -> int:
-        """Begin a pause, and say how long it is."""
+        """Begin a pause; returns its length in steps."""
         self.left, self._next = self._next, min(2 * self._next, self._longest)
         return self.left
 
     def step(self) -> None:
-        """A step has passed."""
+        """Record that a step has passed."""
         self.left = max(self.left - 1, 0)
 
     def reset(self) -> None:
-        """It was of use: there is no pause, and the next one is short."""
+        """End the pause; the next one is short again."""
         self.left, self._next = 0, self._first
 
 
 def is_paused(steps: Sequence[Step], patience: int) -> bool:
-    """Whether the text after these steps is the base model's alone, because too many drafts were of no use.
+    """Whether drafting pauses after these steps because too many drafts were useless.
 
-    Drafting has `patience` drafts of credit. A useless one costs one, a useful one brings `WORTH`. Where no
-    credit is left drafting pauses, and then one draft is tried. So however bad the drafts are, a run of n
-    steps has about patience + log2(n / 4) of them. It depends on the steps alone.
+    Drafting starts with a credit of `patience` drafts. A useless draft costs 1, a useful draft adds
+    `USEFUL_CREDIT`. Without credit, drafting pauses, and then a single draft is tried. However bad the drafts
+    are, a run of n steps has about patience + log2(n / 4) of them. The decision depends only on the steps.
 
     Args:
-        steps: the chain of thought, the step that is being written included.
-        patience: 0: drafting never pauses.
+        steps: the chain of thought, with the unfinished step.
+        patience: the setting; 0: drafting never pauses.
     """
     credit, backoff = patience, Backoff(4, 64)
     for step in steps:
         if step.author == "base" and step.rejected is None:
             backoff.step()
             continue
-        for useful in _outcomes(step):
-            if useful:
-                credit = max(credit, 0) + WORTH
+        for is_useful in _drafts_of(step):
+            if is_useful:
+                credit = max(credit, 0) + USEFUL_CREDIT
                 backoff.reset()
             else:
                 credit -= 1
@@ -70,8 +71,8 @@ def is_paused(steps: Sequence[Step], patience: int) -> bool:
     return patience > 0 and backoff.left > 0
 
 
-def _outcomes(step: Step) -> Iterator[bool]:
-    """Of each draft of a step, whether it was of use."""
+def _drafts_of(step: Step) -> Iterator[bool]:
+    """Whether each draft of a step was useful."""
     if step.rejected is not None:
         yield False
         return
@@ -82,75 +83,78 @@ def _outcomes(step: Step) -> Iterator[bool]:
 
 
 class Breaker:
-    """A circuit breaker: whether a draft runtime that fails is worth asking. Shared by all runs on it.
+    """A circuit breaker in front of a draft model's runtime, shared by all runs on it.
 
-    After a failure no run asks it for a number of steps, counted over all runs; then one run tries, while the
-    others do without it.
+    After a failure no run asks the runtime for a number of steps, counted over all runs. Then a single run
+    tries, while the others continue without drafts.
 
     Args:
-        name: of the runtime, for the log.
+        name: the runtime's name in the log.
     """
 
     def __init__(self, name: str):
         self._name = name
-        self._failures = 0  # in a row
+        self._failures = 0  # consecutive
         self._backoff = Backoff(2, 32)
-        self._until = 0.0
-        self._trying = False
+        self._paused_until = 0.0
+        self._is_trying = False
         self._lock = threading.Lock()
 
     def ask(self) -> Literal["closed", "trial", "open"]:
-        """Called before each step: `open` is to do without. Who gets a `trial` must tell what came of it."""
+        """Ask before each step whether to draft it: `open` means no, `closed` yes. After `trial`, also yes,
+        the caller must report the result: `succeeded`, `failed` or `abandon_trial`."""
         with self._lock:
             if not self._failures:
                 return "closed"
-            if self._backoff.left and time.monotonic() < self._until:
+            if self._backoff.left and time.monotonic() < self._paused_until:
                 self._backoff.step()
                 return "open"
-            if self._trying:
+            if self._is_trying:
                 return "open"
-            self._trying = True
+            self._is_trying = True
             return "trial"
 
-    def within(self, seconds: float) -> float:
-        """How long to wait for an answer: less after failures, so that a runtime that hangs costs little."""
+    def timeout(self, seconds: float) -> float:
+        """How long to wait for an answer: less than `seconds` after failures, so that a runtime that hangs
+        costs little."""
         return seconds / min(2**self._failures, 16)
 
     def succeeded(self) -> None:
-        """The trial was answered. Other answers may have been on their way since before it failed."""
+        """Record a successful trial. Other answers do not count: their requests may be older than the
+        failure."""
         with self._lock:
-            self._failures, self._trying = 0, False
+            self._failures, self._is_trying = 0, False
             self._backoff.reset()
-        log.warning("%s is back", self._name)
+        log.warning("%s works again", self._name)
 
-    def failed(self, why: Exception, trial: bool) -> None:
-        """Record a failed request. Requests that were on their way when it first failed count once."""
+    def failed(self, error: Exception, trial: bool) -> None:
+        """Record a failed request. Requests that were in flight at the first failure count once."""
         with self._lock:
             if self._failures and not trial:
                 return
-            self._failures, self._trying = self._failures + 1, False
+            self._failures, self._is_trying = self._failures + 1, False
             pause = self._backoff.begin()
-            self._until = time.monotonic() + LONGEST_SECONDS
-        log.warning("%s is left alone for %d steps: %s", self._name, pause, why)
+            self._paused_until = time.monotonic() + LONGEST_PAUSE
+        log.warning("%s is not used for the next %d steps: %s", self._name, pause, error)
 
-    def untried(self) -> None:
-        """The trial ended without a verdict."""
+    def abandon_trial(self) -> None:
+        """Record that a trial ended without a result."""
         with self._lock:
-            self._trying = False
+            self._is_trying = False
 
 
 _breakers: dict[str, Breaker] = {}  # by URL
 _breakers_lock = threading.Lock()
 
 
-def breaker_of(endpoint) -> Breaker:
-    """The breaker of a draft endpoint, the same for all runs on its server."""
+def breaker_of(endpoint: Endpoint) -> Breaker:
+    """The breaker of a draft endpoint's server, shared by all runs."""
     url = endpoint.base_url
     with _breakers_lock:
         return _breakers.setdefault(url, Breaker(url))
 
 
-def forget_failures(endpoint) -> None:
-    """Take a draft endpoint's server for one that never failed."""
+def forget_failures(endpoint: Endpoint) -> None:
+    """Treat a draft endpoint's server as one that never failed."""
     with _breakers_lock:
         _breakers.pop(endpoint.base_url, None)

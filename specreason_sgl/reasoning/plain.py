@@ -1,4 +1,4 @@
-"""A `SpecReasonConfig` from plain data: what the command line, a request to the API or a sweep gives."""
+"""`config_of`: a `SpecReasonConfig` from plain values, as the command line, the API and sweeps give them."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,11 +16,11 @@ from specreason_sgl.reasoning.verifiers import BUILT_IN, UtilityScore, Verifier
 
 @settings
 class Shortcuts:
-    """Knobs that stand for a verifier or a threshold."""
+    """Knobs that stand for a verifier, a threshold, or both."""
 
     keep: float | None = knob(
         default=None,
-        help="Instead of a threshold: keep this share of the drafted steps, the best.",
+        help="Instead of a threshold: keep this share of the drafted steps, the best ones.",
         panel=JUDGE,
         scope="judging",
         gt=0,
@@ -28,8 +28,8 @@ class Shortcuts:
     )
     calibration: str | None = knob(
         default=None,
-        help="A file of `calibrate`, or the name of a pair that has one here (mini): it names a verifier and "
-        "its threshold.",
+        help="A file from `calibrate`, or a pair that the package has a calibration of (mini): the verifier "
+        "and its threshold.",
         panel=JUDGE,
         scope="judging",
         places=("cli",),
@@ -44,46 +44,45 @@ JUDGING = ("verifier", "threshold", "keep", "calibration")
 def config_of(
     given: Mapping[str, Any], *, defaults: SpecReasonConfig | None = None, pair: str | None = None
 ) -> SpecReasonConfig:
-    """The settings that some values of `KNOBS` make; None stands for one that is not given.
+    """Make settings from values of `KNOBS`.
 
-    What is not given is as in `defaults`. `repair` is then `rewrite` where a verifier, a threshold, a share
-    to keep or a calibration is given, else `correct`; together with `correct` these say which steps are kept
+    Values that are not given are taken from `defaults`. Without `repair`, a verifier, a threshold, a share to
+    keep or a calibration means `rewrite`; together with `repair` `correct` they decide which steps are kept
     whole.
 
     Args:
-        given: by name.
-        defaults: those of a server; None: `SpecReasonConfig()`.
-        pair: a named pair. Its calibration in the package judges where steps are rewritten and nothing else
-            says how; where it has none, the paper's digit with a threshold of 7.
+        given: values by knob name; None means not given.
+        defaults: a server's settings; default: `SpecReasonConfig()`.
+        pair: a named pair. If steps are rewritten and nothing says how they are judged, the package's
+            calibration of the pair does; without one, the paper's digit with a threshold of 7.
 
     Raises:
-        ConfigError: a value is out of its range, the values contradict each other, or a threshold is missing.
+        ConfigError: a value is out of range, values contradict each other, or a threshold is missing.
     """
     defaults = defaults or SpecReasonConfig()
     values = {name: value for name, value in given.items() if value is not None}
-    tokens, judging = _taken(values, TOKENS), _taken(values, JUDGING)
+    tokens, judging = _pop(values, TOKENS), _pop(values, JUDGING)
     if {"threshold", "keep"} <= judging.keys():
         raise ConfigError("threshold and keep must not be given together", "threshold", "keep")
     if "keep" in judging:
         Shortcuts(keep=judging["keep"])  # checks its range
     repair = values.pop("repair", None)
     if tokens or judging or repair:
-        values |= _judged(repair, tokens, judging, defaults, pair)
+        values |= _repair_and_judge(repair, tokens, judging, defaults, pair)
     return replace(defaults, **values)
 
 
-def _judged(
+def _repair_and_judge(
     repair: str | None,
     tokens: dict[str, Any],
     judging: dict[str, Any],
     defaults: SpecReasonConfig,
     pair: str | None,
 ) -> dict[str, Any]:
-    """`repair`, `verifier` and `threshold`."""
+    """The values of `repair`, `verifier` and `threshold`."""
     default = "correct" if isinstance(defaults.repair, Correct) else "rewrite"
     if not repair:
         repair = "correct" if not judging else default if defaults.judge else "rewrite"
-    made = _repair(repair, tokens, defaults.repair)
     names_verifier = "verifier" in judging or "calibration" in judging
     if defaults.judge and not names_verifier and (judging or repair == default):
         verifier, threshold = defaults.verifier, _threshold(defaults.threshold, **judging)
@@ -91,7 +90,11 @@ def _judged(
         verifier = threshold = None
     else:
         verifier, threshold = _judge(pair if repair == "rewrite" else None, **judging)
-    return {"repair": made, "verifier": verifier, "threshold": threshold}
+    return {
+        "repair": _repair(repair, tokens, defaults.repair),
+        "verifier": verifier,
+        "threshold": threshold,
+    }
 
 
 def _repair(name: str, tokens: dict[str, Any], default: Repair) -> Repair:
@@ -101,8 +104,8 @@ def _repair(name: str, tokens: dict[str, Any], default: Repair) -> Repair:
         raise KNOBS["repair"].error(name)
     if tokens:
         raise ConfigError(
-            f"{' and '.join(tokens)} must come with repair correct, got rewrite (which verifier, threshold, "
-            "keep and calibration mean where repair is not given)",
+            f"{' and '.join(tokens)} must come with repair correct, got rewrite (the default with a "
+            "verifier, a threshold, keep or a calibration)",
             "repair",
             *tokens,
         )
@@ -116,22 +119,21 @@ def _judge(
     keep: float | None = None,
     calibration: str | Path | None = None,
 ) -> tuple[Any, Any]:
-    """A verifier and a threshold or rule for it."""
+    """A verifier, and a threshold or rule for it."""
     if verifier and calibration:
         raise ConfigError(
             "verifier and calibration must not be given together: a calibration names its verifier",
             "verifier",
             "calibration",
         )
-    known = None
+    source = None
     if calibration:
-        # Servers named by URL may serve a pair's models, though no pair is named.
         packaged = None if Path(calibration).is_file() else get_calibration(str(calibration))
-        known = packaged or Calibration.load(Path(calibration))
+        source = packaged or Calibration.load(Path(calibration))
     elif pair and not verifier and threshold is None:
-        known = get_calibration(pair)
-    if known:
-        calibrated = known.settings(keep)
+        source = get_calibration(pair)
+    if source:
+        calibrated = source.settings(keep)
         return calibrated["verifier"], calibrated["threshold"] if threshold is None else threshold
     judge = _verifier(verifier or "score")
     if threshold is None and keep is None and not isinstance(judge, UtilityScore):
@@ -154,17 +156,17 @@ def _verifier(name: str) -> Verifier:
     return BUILT_IN[name]
 
 
-def _taken(values: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+def _pop(values: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {name: values.pop(name) for name in names if name in values}
 
 
 def settings_page() -> str:
-    """docs/settings.md."""
+    """The text of docs/settings.md."""
     return f"""# Settings
 
-Each knob of a run is declared once, in `specreason_sgl/reasoning`, and this page is made from the
-declarations: `make docs-tables`. `delta`, `numeric_delta` and `window` are arguments of `Correct`, the others
-of `SpecReasonConfig`; `keep` and `calibration` stand for a threshold on the command line and in the API. In
-the API a knob is a field of `specreason`; `temperature` and `top_p` are OpenAI's own parameters.
+Every setting of a run is declared once, in `specreason_sgl/reasoning`; `make docs-tables` writes this page
+from the declarations. `delta`, `numeric_delta` and `window` are arguments of `Correct`, the others of
+`SpecReasonConfig`; `keep` and `calibration` take the place of a threshold on the command line and in the API.
+In the API a setting is a field of `specreason`; `temperature` and `top_p` are OpenAI's own parameters.
 
 {as_markdown(KNOBS)}"""

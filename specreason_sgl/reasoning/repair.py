@@ -1,8 +1,8 @@
-"""What happens to a drafted text that the base model does not keep.
+"""`Rewrite` and `Correct`: how a drafted text is repaired that the base model does not keep.
 
-`Rewrite` is the paper's way: the step is thrown away and the base model writes it. `Correct` keeps what
-stands before the first token that the base model regrets, puts the base model's own token there, and has the
-draft model go on from it.
+`Rewrite` is the paper's method: the step is discarded and the base model writes it. `Correct` keeps the text
+before the first token that the base model regrets, puts the base model's own token there, and the draft model
+continues from it.
 """
 
 import math
@@ -18,8 +18,8 @@ from specreason_sgl.reasoning.knobs import JUDGE, SPECULATION, knob, settings
 if TYPE_CHECKING:
     from specreason_sgl.lang.logprobs import Choice, TokenLogprob
 
-AUTO, WHOLE_STEPS = "auto", "step"  # windows that are no number of tokens
-ALTERNATIVES = 20  # first choices of the base model that its token is drawn from, where sampling
+AUTO, WHOLE_STEPS = "auto", "step"  # windows that are not a number of tokens
+ALTERNATIVES = 20  # with a temperature, the base model's token is drawn from this many first choices
 _NUMERIC = re.compile(r"[0-9+\-*/=<>^%×÷·]")
 
 
@@ -29,16 +29,16 @@ def _none_for_whole_steps(window: Any) -> Any:
 
 @settings
 class Rewrite:
-    """Throw a rejected step away and have the base model write it (SpecReason, arXiv 2504.07891, section 4).
+    """Discard a rejected step and have the base model write it (SpecReason, arXiv 2504.07891, section 4).
 
-    The end of a kept step is judged, too: an end of the thinking or of the turn that the base model regrets
-    is taken out, and the thinking goes on.
+    The end of a kept step is judged, too: where the draft model ended the thinking or the turn and the base
+    model regrets it, the thinking continues.
     """
 
     end_delta: float = knob(
         default=3.0,
-        help="Take out an end of the thinking that the base model regrets by more nats than this, where "
-        "steps are rewritten.",
+        help="With rewrite: continue the thinking after an end that the base model regrets by more nats than "
+        "this.",
         unit="nats",
         places=(),
         ge=0,
@@ -49,22 +49,23 @@ class Rewrite:
 
 @settings
 class Correct:
-    """Replace single tokens of the draft by the base model's own.
+    """Replace single tokens of the draft with the base model's own.
 
-    The base model reads the draft in one prefill, which gives each token's regret: the logprob of its own
-    first choice less that of the drafted token. At the first token whose regret is above `delta` the draft is
-    cut; the base model's token stands there, and the draft model goes on. The base model decodes nothing.
+    The base model reads the draft in one prefill, which gives each token's regret: the logprob of the base
+    model's first choice minus that of the drafted token. At the first token whose regret is above `delta` the
+    draft is cut and the base model's token is put there; the draft model continues from it. The base model
+    decodes nothing.
 
-    `delta=0` under greedy decoding is the base model's own text; a large delta is the draft model's. With a
-    temperature, regrets are taken at that temperature, and the base model's token is drawn from its 20 first
-    choices after temperature and `top_p`. That is lossy: speculative sampling (arXiv 2211.17192) would keep
-    the base model's distribution exactly, and needs the draft model's full distribution at each token, which
-    two servers do not share.
+    Under greedy decoding, `delta=0` gives the base model's own text and a large delta the draft model's. With
+    a temperature, regrets are taken at that temperature, and the base model's token is drawn from its first
+    20 choices after temperature and `top_p`. This is lossy: speculative sampling (arXiv 2211.17192) keeps the
+    base model's distribution exactly, but needs the draft model's full distribution at each token, which two
+    servers do not share.
 
-    The text does not depend on `window`. A small window throws less away at a correction; a large one makes
-    the base model read less often. It reads while the draft model writes on, earlier where the step ends, and
-    more at once where it was busy. "auto": so many that reading takes half of the time that drafting does, as
-    measured in the run; it grows with the load. None (or "step"): whole steps.
+    The text does not depend on `window`. With a small window a correction discards fewer drafted tokens; with
+    a large one the base model reads less often. It reads while the draft model writes: earlier if the step
+    ends, and more at once if the base model was busy. "auto" chooses the window such that reading takes half
+    as long as drafting, as measured in the run; it grows under load. None (or "step") means whole steps.
     """
 
     delta: float = knob(
@@ -78,7 +79,7 @@ class Correct:
     )
     numeric_delta: float | None = knob(
         default=None,
-        help="The same for tokens with a digit or an operator; default: as delta.",
+        help="The same for tokens with a digit or an operator; default: the value of delta.",
         unit="nats",
         panel=JUDGE,
         scope="correcting",
@@ -86,8 +87,8 @@ class Correct:
     )
     window: Annotated[int | Literal["auto", "step"] | None, BeforeValidator(_none_for_whole_steps)] = knob(
         default=AUTO,
-        help="Drafted tokens after which the base model reads; auto: as many as reading keeps up with; step: "
-        "whole steps.",
+        help="Number of drafted tokens after which the base model reads; auto: chosen so that reading keeps "
+        "up with drafting; step: whole steps.",
         unit="tokens",
         panel=SPECULATION,
         scope="correcting",
@@ -97,33 +98,35 @@ class Correct:
 
     @property
     def end_delta(self) -> float:
+        """As of `Rewrite`."""
         return self.delta
 
     def cut(self, tokens: "Sequence[TokenLogprob]", temperature: float) -> int | None:
         """The position of the first token that is not kept, or None."""
-        for i, token in enumerate(tokens):
-            numeric = self.numeric_delta is not None and _NUMERIC.search(token.text)
-            delta = self.numeric_delta if numeric else self.delta
+        for position, token in enumerate(tokens):
+            delta = self.delta
+            if self.numeric_delta is not None and _NUMERIC.search(token.text):
+                delta = self.numeric_delta
             regret = token.regret / temperature if temperature else token.regret
-            # At 0 a tie is decided as the base model decides it.
-            if regret > delta or (delta == 0 and token.first and token.first[0].id != token.id):
-                return i
+            is_tie_lost = delta == 0 and token.first and token.first[0].id != token.id
+            if regret > delta or is_tie_lost:
+                return position
         return None
 
 
 Repair = Rewrite | Correct
 
 
-def draw(choices: "Sequence[Choice]", temperature: float, top_p: float, dice: random.Random) -> "Choice":
-    """The base model's token among its first choices: the first under greedy decoding, else one drawn after
-    temperature and `top_p`."""
+def draw(choices: "Sequence[Choice]", temperature: float, top_p: float, rng: random.Random) -> "Choice":
+    """Choose the base model's token among its first choices: the first one under greedy decoding, else at
+    random after temperature and `top_p`."""
     if not temperature:
         return choices[0]
     weights = [math.exp((choice.logprob - choices[0].logprob) / temperature) for choice in choices]
-    total, before, nucleus = sum(weights), 0.0, 0
-    for weight in weights:  # the fewest whose share reaches top_p
+    total, mass, nucleus = sum(weights), 0.0, 0
+    for weight in weights:
         nucleus += 1
-        before += weight
-        if before >= top_p * total:
+        mass += weight
+        if mass >= top_p * total:
             break
-    return dice.choices(choices[:nucleus], weights[:nucleus])[0]
+    return rng.choices(choices[:nucleus], weights[:nucleus])[0]

@@ -1,12 +1,12 @@
-"""A run in progress: its clock, its forks, its chain of thought, and an orderly end."""
+"""`Run`: a run in progress. Its deadline, its forks, its chain of thought, and an orderly end."""
 
 import contextlib
 import math
 import random
 import threading
 import time
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, NamedTuple
 
 import sglang as sgl
 from sglang.lang.interpreter import ProgramState
@@ -16,19 +16,20 @@ from specreason_sgl.lang.endpoint import Endpoint
 from specreason_sgl.reasoning.chain import Chain, OnStep
 from specreason_sgl.reasoning.config import Question, SpecReasonConfig
 from specreason_sgl.reasoning.pauses import breaker_of
-from specreason_sgl.reasoning.trace import Call, Side, Stop, Trace
+from specreason_sgl.reasoning.trace import Call, Purpose, Side, Stop, Trace
 
-OnText = Callable[[Literal["reasoning", "answer"], str], None]
+TextPart = Literal["reasoning", "answer"]
+OnText = Callable[[TextPart, str], None]
 
-ABORT_SECONDS = 5.0  # for the end of requests that were aborted, when the run failed
-LAST_SECONDS = 2.0  # the same at the end of a run that did not
-BESIDE = 32  # tokens of the context for what leads to the answer, or for the question after a step
+FAILED_WAIT = 5.0  # seconds that a failed run waits for the token counts of aborted requests
+FINISHED_WAIT = 2.0  # the same for a run that succeeded
+QUESTION_TOKENS = 32  # room in the context for a verifier's question, or for what asks for the answer
 
 
 class Cancel:
-    """Called from any thread, it ends the runs that it was given to: they raise `RequestAborted`."""
+    """Called from any thread, it ends the runs that were given it: they raise `RequestAborted`."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.called = False
         self._runs: list[Run] = []
 
@@ -43,21 +44,28 @@ class Cancel:
             run.abort_all()
 
 
+class _Background(NamedTuple):
+    thread: threading.Thread
+    stop: Callable[[], None]  # makes the thread end early
+
+
 class Run:
-    """One run of a program. Within `with run.of(s, base=..., draft=...)`, what it adopts is ended with it and
-    aborted where it fails. `trace()` gives what there is at any time.
+    """One run of a program.
+
+    Within `with run.start(s, base=..., draft=...)` the run owns the states that it adopts: they end with the
+    run, and are aborted if it fails. `trace()` gives the record at any moment.
 
     Args:
-        question: a text, or messages that end with it.
-        config: its settings.
-        timeout: seconds for the whole run, or None.
+        question: a text, or messages that end with the question.
+        config: the settings.
+        timeout: deadline of the whole run, in seconds, or None.
         on_step: called with each `Step` as it is finished.
-        on_text: called with what comes of the answer, and of one model's reasoning, as it comes.
-        cancel: ends the run when it is called.
-        resume: the trace of a run of the same question that failed, to go on from.
+        on_text: called with "answer" or "reasoning" and new text, as it is written.
+        cancel: ends the run when called.
+        resume: the trace of a failed run of the same question, to continue from.
 
     Raises:
-        ConfigError: the question is empty, the timeout is not above 0, or the trace cannot be gone on with.
+        ConfigError: the question is empty, the timeout is not positive, or the trace cannot be resumed.
     """
 
     def __init__(
@@ -80,29 +88,35 @@ class Run:
             self._check_resumable(resume, config)
         self.config, self.on_text = config, on_text
         self.chain = Chain(config, resume.steps if resume else (), on_step)
-        self.dice = random.Random()
+        self.rng = random.Random()
         self.wasted: list[Call] = list(resume.wasted) if resume else []
         self._timeout, self._cancel = timeout, cancel or Cancel()
         self._seconds_before = resume.seconds if resume else 0.0
         self._states: dict[int, ProgramState] = {}
-        self._helpers: list[tuple[threading.Thread, Callable[[], None]]] = []
-        self._reserve = 0.0  # tokens of the context
+        self._background: list[_Background] = []
+        self._reserved_tokens = 0.0  # of the context, for the answer
 
     def _check_resumable(self, trace: Trace, config: SpecReasonConfig) -> None:
         if not trace.resumable:
-            raise ConfigError("the trace is not one of a run that failed: there is nothing to go on with")
+            raise ConfigError(
+                f"the trace to resume must be of a failed run of two models, got mode {trace.mode} and stop "
+                f"{trace.stop}"
+            )
         if (trace.question, trace.earlier) != (self.question, self.earlier):
-            raise ConfigError("the trace is of another question")
+            raise ConfigError("the trace to resume must be of the same question, got another question")
         if trace.config["delimiter"] != config.delimiter:
-            raise ConfigError("the trace has another delimiter between its steps")
+            raise ConfigError(
+                f"the trace to resume must have the delimiter {config.delimiter!r} between its steps, got "
+                f"{trace.config['delimiter']!r}"
+            )
 
     @contextlib.contextmanager
-    def of(self, s: ProgramState, **endpoints: Endpoint):
-        """Begin the run on the program's state: the clock, the conversation, the chain so far.
+    def start(self, s: ProgramState, **endpoints: Endpoint) -> Iterator["Run"]:
+        """Begin the run on the program's state: clock, conversation, chain of thought so far.
 
         Args:
             s: the program's state.
-            endpoints: by side, `base` and `draft`, or the only one.
+            endpoints: `base`, `draft` or both.
         """
         self.main, self.endpoints = s, endpoints
         self.thinking = any(endpoint.chat_template.thinking for endpoint in endpoints.values())
@@ -115,12 +129,12 @@ class Run:
             s += self.chain.text
             yield self
         except BaseException as error:
-            raise self._failed(error) from error.__cause__
+            raise self._fail(error) from error.__cause__
         finally:
-            self._end()
+            self._end_states()
 
     def _ask(self) -> None:
-        """Begin the assistant's turn after the conversation."""
+        """Write the conversation, and begin the assistant's turn."""
         s = self.main
         for message in self.messages:
             s += getattr(sgl, message["role"])(message["content"])
@@ -128,56 +142,57 @@ class Run:
         s += s.stream_executor.chat_template.thinking_prefix
         room = s.stream_executor.backend.room(s)
         if room < math.inf:
-            self._reserve = min(self.config.answer_tokens + BESIDE, room // 2)
+            self._reserved_tokens = min(self.config.answer_tokens + QUESTION_TOKENS, room // 2)
 
-    def _failed(self, error: BaseException) -> BaseException:
-        """The error, with the trace; all requests are aborted."""
-        for _, stop in self._helpers:
+    def _fail(self, error: BaseException) -> BaseException:
+        """Abort all requests. Returns the error, with the trace."""
+        for _, stop in self._background:
             stop()
         self.abort_all()
-        if isinstance(error, DeadlineExceeded) and self._late:
+        if isinstance(error, DeadlineExceeded) and self._is_late:
             error = DeadlineExceeded(
-                f"the run was not done within {self._timeout:g} s; give it more time or a smaller "
-                "token budget"
+                f"the run did not finish within {self._timeout:g} s; raise the timeout or lower the token "
+                "budget"
             )
-        error.trace = self.trace("failed")
+        error.trace = self.trace("failed")  # type: ignore[attr-defined]  # any exception carries it, Ctrl-C too
         return error
 
-    def _end(self) -> None:
-        """End all states once no helper can use them any more: it would wait for ever for one that has ended.
-        SGLang ends the main state itself."""
+    def _end_states(self) -> None:
+        """End the adopted states after the background threads: a thread that uses an ended state would wait
+        forever. SGLang itself ends the program's state."""
 
-        def end_states() -> None:
-            for thread, _ in self._helpers:
+        def end_all() -> None:
+            for thread, _ in self._background:
                 thread.join()
             for state in list(self._states.values()):
-                self.done(state)
+                self.end(state)
 
-        for _, stop in self._helpers:
+        for _, stop in self._background:
             stop()
-        if any(thread.is_alive() for thread, _ in self._helpers):  # what was aborted may take its time
-            threading.Thread(target=end_states, daemon=True).start()
+        if any(thread.is_alive() for thread, _ in self._background):  # an abort can take a while
+            threading.Thread(target=end_all, daemon=True).start()
         else:
-            end_states()
+            end_all()
 
     # What the run knows.
 
     def now(self) -> float:
-        """Seconds since the run began, those of the run that it goes on from included."""
+        """Seconds since the run began, including those of the run that it resumes."""
         return time.monotonic() - self._started
 
     @property
-    def over(self) -> bool:
-        """Whether it was cancelled, or its time is over."""
-        return self._cancel.called or self._late
+    def is_over(self) -> bool:
+        """Whether the run was cancelled or its deadline has passed."""
+        return self._cancel.called or self._is_late
 
     @property
-    def _late(self) -> bool:
+    def _is_late(self) -> bool:
         return self._timeout is not None and time.monotonic() >= self._began + self._timeout
 
     def room(self, state: ProgramState, extra: str = "") -> float:
-        """Tokens of the base model's context that a chain of thought may still take, the answer's left."""
-        return state.stream_executor.backend.room(state, extra) - self._reserve
+        """Tokens of the base model's context that are left for the chain of thought, after a state's text and
+        `extra`."""
+        return state.stream_executor.backend.room(state, extra) - self._reserved_tokens
 
     def why_stop(self) -> Stop | None:
         """Why the thinking ends here, or None."""
@@ -187,10 +202,12 @@ class Run:
         """The record so far.
 
         Args:
-            stop: why the thinking ended; "failed": the run did not come to its end.
+            stop: why the thinking ended; "failed" if the run did not finish.
+            answer: the final answer.
+            answer_call: the request for it.
         """
         seconds = self.now()
-        self._join_helpers(ABORT_SECONDS if stop == "failed" and self.over else LAST_SECONDS)
+        self._join_background(FAILED_WAIT if stop == "failed" and self.is_over else FINISHED_WAIT)
         draft, base = (self.endpoints.get(side) for side in ("draft", "base"))
         return Trace(
             question=self.question,
@@ -210,11 +227,14 @@ class Run:
     # What the run owns.
 
     def adopt(self, state: ProgramState, side: Side = "base") -> ProgramState:
-        """Tie a fork to the run's lifetime and deadline. A draft's has `draft_timeout` from now, too, and its
-        requests are not sent again and again."""
+        """Tie a fork to the run's lifetime and deadline.
+
+        A fork on the draft model's endpoint also has `draft_timeout` from now, and its requests are not
+        retried.
+        """
         self._states[id(state)] = state
         self._limit(state, side)
-        if self._cancel.called:  # it may have come before this state
+        if self._cancel.called:  # possibly before this state was adopted
             self.abort(state)
         return state
 
@@ -222,50 +242,61 @@ class Run:
         endpoint = state.stream_executor.backend
         deadline, retry_for = self._began + (math.inf if self._timeout is None else self._timeout), math.inf
         if side == "draft" and "base" in self.endpoints:
-            seconds = breaker_of(endpoint).within(self.config.draft_timeout)
+            seconds = breaker_of(endpoint).timeout(self.config.draft_timeout)
             deadline, retry_for = min(deadline, time.monotonic() + seconds), 0.0
         endpoint.limit(state, deadline, retry_for)
 
-    def done(self, state: ProgramState) -> None:
-        """End a state of the run's."""
+    def end(self, state: ProgramState) -> None:
+        """End an adopted state."""
         if self._states.pop(id(state), None) is not None:
             state.stream_executor.end()
 
     def abort(self, state: ProgramState) -> None:
-        """Abort a state's requests, unless the state has ended."""
+        """Abort the requests of an adopted state; does nothing after its end."""
         if id(state) in self._states:
             state.stream_executor.backend.abort(state)
 
     def abort_all(self) -> None:
-        """Abort all requests of the run, and have it send no more."""
+        """Abort all requests of the run, and refuse further ones."""
         for state in [*self._states.values(), self.main]:
             state.stream_executor.backend.abort(state)
 
-    def call(self, side: Side, purpose: str, meta) -> Call:
+    def to_call(self, side: Side, purpose: Purpose, meta: Mapping[str, Any]) -> Call:
         """The record of a request, from its meta information."""
-        counts = (meta.get(f"{kind}_tokens", 0) for kind in ("prompt", "cached", "completion"))
-        sent_at = meta.get("sent_at", time.monotonic())
-        return Call(side, purpose, *counts, sent_at - self._started, meta.get("seconds", 0.0))
+        return Call(
+            side,
+            purpose,
+            prompt_tokens=meta.get("prompt_tokens", 0),
+            cached_tokens=meta.get("cached_tokens", 0),
+            completion_tokens=meta.get("completion_tokens", 0),
+            start=meta.get("sent_at", time.monotonic()) - self._started,
+            seconds=meta.get("seconds", 0.0),
+        )
 
-    def count_wasted(self, side: Side, purpose: str, error: RequestAborted) -> None:
-        """Count what was generated until a request was aborted."""
+    def count_wasted(self, side: Side, purpose: Purpose, error: RequestAborted) -> None:
+        """Count the tokens of an aborted request."""
         if error.meta_info:
-            self.wasted.append(self.call(side, purpose, error.meta_info))
+            self.wasted.append(self.to_call(side, purpose, error.meta_info))
 
-    def help(self, work: Callable[[], None], stop: Callable[[], None] = lambda: None) -> None:
-        """Do work in a thread of its own, which `stop` ends early."""
+    def run_in_background(self, work: Callable[[], None], stop: Callable[[], None] = lambda: None) -> None:
+        """Run `work` in a thread of the run.
+
+        Args:
+            work: its `SpecReasonError`s are ignored.
+            stop: makes the work end early.
+        """
 
         def run() -> None:
-            with contextlib.suppress(SpecReasonError):  # nobody waits for what was discarded
+            with contextlib.suppress(SpecReasonError):
                 work()
 
         thread = threading.Thread(target=run, daemon=True)
-        self._helpers = [helper for helper in self._helpers if helper[0].is_alive()]
-        self._helpers.append((thread, stop))
+        self._background = [background for background in self._background if background.thread.is_alive()]
+        self._background.append(_Background(thread, stop))
         thread.start()
 
-    def _join_helpers(self, seconds: float) -> None:
-        """Wait until aborted requests have told what they had generated, at most for so long."""
-        until = time.monotonic() + seconds
-        for thread, _ in self._helpers:
-            thread.join(max(until - time.monotonic(), 0))
+    def _join_background(self, seconds: float) -> None:
+        """Wait until aborted requests have reported their tokens, at most `seconds`."""
+        deadline = time.monotonic() + seconds
+        for thread, _ in self._background:
+            thread.join(max(deadline - time.monotonic(), 0))

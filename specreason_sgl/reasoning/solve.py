@@ -1,4 +1,4 @@
-"""`solve` and `solve_alone`: one problem, by a pair or by one model."""
+"""`solve` and `solve_alone`: solve one problem with a pair of models, or with one model."""
 
 from specreason_sgl.lang.endpoint import Endpoint
 from specreason_sgl.reasoning.alone import alone
@@ -21,27 +21,31 @@ def solve(
     cancel: Cancel | None = None,
     resume: Trace | None = None,
 ) -> Trace:
-    """Solve one problem with a draft and a base model. Where the draft model's runtime fails, the base model
-    goes on alone, and the trace says so.
+    """Solve one problem with a draft and a base model.
+
+    If the draft model's runtime fails, the base model continues alone, and the trace says so. Whatever ends
+    the run, Ctrl-C included, requests in flight are aborted.
 
     Args:
-        question: the problem, plain text; or a conversation that ends with it, as messages with `role`
+        question: the problem as a text; or a conversation that ends with it, as messages with `role`
             (`system`, `user`, `assistant`) and `content`.
-        draft, base: the two runtimes.
-        config: default `SpecReasonConfig()`.
-        timeout: deadline of the whole run, in seconds; None leaves it to the endpoints' own.
+        draft, base: the two models' endpoints.
+        config: settings; default: `SpecReasonConfig()`.
+        timeout: deadline of the whole run, in seconds; None: only the endpoints' own timeouts apply.
         on_step: called with each `Step` as it is finished.
-        on_text: called with "answer" and what comes of the final answer, as it comes.
-        cancel: ends the run when it is called, from any thread.
-        resume: the trace of a run of the same question that failed: its steps are kept, and the run goes on
-            after them.
+        on_text: called with "answer" and new text of the final answer, as it is written.
+        cancel: ends the run when called, from any thread.
+        resume: the trace of a failed run of the same question; the run continues after its steps.
+
+    Returns:
+        The run's `Trace`.
 
     Raises:
-        ConfigError: the question is empty, the timeout is not above 0, or the trace is not this question's,
-            or not one that failed.
-        RequestAborted: it was cancelled.
-        ServerError: the base model's runtime failed; `DeadlineExceeded`: the time is over. Requests in flight
-            are aborted, also on Ctrl-C. The error's `trace` is what there was.
+        ConfigError: the question is empty, the timeout is not positive, or the trace is not of a failed run
+            of this question.
+        RequestAborted: the run was cancelled.
+        DeadlineExceeded: the deadline has passed.
+        ServerError: the base model's runtime failed. An error's `trace` has the steps so far.
     """
     config = config or SpecReasonConfig()
     run = Run(
@@ -61,8 +65,13 @@ def solve_alone(
     on_text: OnText | None = None,
     cancel: Cancel | None = None,
 ) -> Trace:
-    """Solve one problem with one model; arguments and errors as in `solve`. `on_text` is told of the
-    "reasoning" too, as it comes."""
+    """Solve one problem with one model; arguments and errors as in `solve`.
+
+    Args:
+        endpoint: the model's endpoint.
+        side: which model of a pair it is.
+        on_text: called with "reasoning" or "answer" and new text, as it is written.
+    """
     config = config or SpecReasonConfig()
     run = Run(question, config, timeout=timeout, on_text=on_text, cancel=cancel)
     endpoint = endpoint.with_template(config.template)

@@ -1,56 +1,60 @@
-"""Speculative reasoning (SpecReason, arXiv 2504.07891) as a program of SGLang's language: the algorithm.
+"""`speculate`: speculative reasoning (SpecReason, arXiv 2504.07891) as a program of SGLang's language.
 
-Question, chain of thought so far, a drafted text, what the base model says of it, a longer chain. Nothing
-flows back to the draft model but "kept" and "drop".
+The chain of thought grows piece by piece. A piece is a step, or a part of a step that the base model read
+while the draft model was still writing it. Each piece is drafted, judged, and then kept or repaired.
 """
 
-import sglang as sgl
+from __future__ import annotations
+
+from sglang.lang.interpreter import ProgramState
 
 from specreason_sgl.lang.endpoint import Endpoint
-from specreason_sgl.reasoning import pieces
-from specreason_sgl.reasoning.ahead import Ahead, Judged, Skipped
+from specreason_sgl.lang.program import program
+from specreason_sgl.reasoning.ahead import Ahead, Skipped
 from specreason_sgl.reasoning.config import Question, SpecReasonConfig
-from specreason_sgl.reasoning.repair import Rewrite
+from specreason_sgl.reasoning.pieces import accept, repair
 from specreason_sgl.reasoning.run import Run
-from specreason_sgl.reasoning.trace import Step
 from specreason_sgl.reasoning.writing import final_answer, write_step
 
 
-@sgl.function
-def speculate(s, question: Question, draft: Endpoint, config: SpecReasonConfig, run: Run | None = None):
-    """Draft, judge, keep or repair, while the draft model works ahead.
+@program
+def speculate(
+    s: ProgramState, question: Question, draft: Endpoint, config: SpecReasonConfig, run: Run | None = None
+) -> None:
+    """Solve a problem: the draft model writes, the base model judges, keeps or repairs.
 
-    The draft model writes up to `config.lookahead` steps beyond the one in judgement. What is not kept aborts
-    it, and it begins again after the repair. Under greedy decoding the text is the same for every `lookahead`
-    and every `window`.
+    Both models work at the same time. The draft model writes up to `config.lookahead` steps beyond the step
+    that is being judged, as if every draft were kept. A draft that is not kept aborts what was written beyond
+    it; the draft model resumes after the repair. Under greedy decoding the text does not depend on
+    `lookahead` and `window`.
 
-    Run it on the base endpoint. `s["trace"]` is the `Trace`.
+    Run it on the base model's endpoint:
+
+        state = speculate.run(question="What is 17 * 23?", draft=draft, config=config, backend=base)
+        print(state["trace"].answer)
 
     Args:
-        question, config: as in `solve`.
-        draft: the draft model's runtime.
-        run: its deadline, and who is told; `solve` makes it.
+        question: as in `solve`.
+        draft: the draft model's endpoint.
+        config: as in `solve`.
+        run: deadline, callbacks and the steps to resume from; default: a `Run` without any.
+
+    Returns:
+        The state; `state["trace"]` is the `Trace`.
     """
     run = run or Run(question, config)
-    with run.of(s, base=s.stream_executor.backend, draft=draft):
+    with run.start(s, base=s.stream_executor.backend, draft=draft):
         ahead = Ahead(run, s, draft)
         while not (stop := run.why_stop()):
             judged = ahead.next()
             if isinstance(judged, Skipped):
-                piece = write_step(run, undrafted=judged.why)
-            elif judged.keeps:
-                piece = pieces.kept(run, judged)
-                ahead.kept(judged, piece)
+                piece = write_step(run, undrafted=judged.reason, undrafted_detail=judged.detail)
+            elif judged.passes:
+                piece = accept(run, judged)
+                ahead.keep(judged, piece)
             else:
                 ahead.drop()
-                piece = repaired(run, judged)
+                piece = repair(run, judged)
             s += run.chain.append(piece)
         ahead.drop()
         s["trace"] = run.trace(stop, *final_answer(run, "base", stop))
-
-
-def repaired(run: Run, judged: Judged) -> Step:
-    """What stands in the place of a drafted text that is not kept."""
-    if isinstance(run.config.repair, Rewrite):
-        return pieces.rewritten(run, judged)
-    return pieces.corrected(run, judged)

@@ -1,4 +1,4 @@
-"""Files of traces, as `solve --json` writes them: one trace, or JSON Lines with several."""
+"""`read_traces`: files of traces, as `solve --json` writes them, with one trace or one per line."""
 
 import json
 from pathlib import Path
@@ -11,8 +11,8 @@ def read_traces(path: Path) -> list[Trace]:
     """Read the traces of a file.
 
     Raises:
-        ConfigError: the file cannot be read, has no trace, or has a line that is not a trace (the message
-            gives its number).
+        ConfigError: the file cannot be read, has no trace, or has a line that is not a trace; the message
+            names the line.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -25,7 +25,7 @@ def read_traces(path: Path) -> list[Trace]:
         if not line.strip():
             continue
         try:
-            traces.append(_checked(Trace.from_json(line)))
+            traces.append(_check(Trace.from_json(line)))
         except ConfigError as error:
             raise ConfigError(f"{path}, line {number}: {error}") from None
     if not traces:
@@ -34,8 +34,8 @@ def read_traces(path: Path) -> list[Trace]:
 
 
 def _records(text: str) -> list[str]:
-    """The whole text where it is one JSON value over several lines, else its lines."""
-    lines = text.split("\n")  # not splitlines: JSON strings may contain Unicode's other line ends
+    """The whole text if it is one JSON value over several lines, else its lines."""
+    lines = text.split("\n")  # not splitlines: JSON strings can contain other line ends of Unicode
     return [text] if len(lines) > 1 and _is_json(text) else lines
 
 
@@ -47,8 +47,8 @@ def _is_json(text: str) -> bool:
     return True
 
 
-def _checked(trace: Trace) -> Trace:
-    """The trace, if views can rely on it: `from_json` checks the types."""
+def _check(trace: Trace) -> Trace:
+    """Check what views rely on, beyond the types that `from_json` checks."""
     if not isinstance(trace.config.get("delimiter"), str):
         raise ConfigError("this is not a trace of specreason-sgl: its config has no delimiter")
     for step in trace.steps:

@@ -1,4 +1,4 @@
-"""A model writing: a step on a fork, or the answer on the run's own state."""
+"""A model writing: a step on a fork, or the answer on the program's state."""
 
 from __future__ import annotations
 
@@ -11,17 +11,22 @@ from sglang.lang.interpreter import ProgramState
 from specreason_sgl.errors import RequestAborted
 from specreason_sgl.lang.chat import THINK_CLOSE
 from specreason_sgl.lang.fork import fork_to
-from specreason_sgl.reasoning.run import Run
-from specreason_sgl.reasoning.trace import Call, End, Side, Step, Stop
+from specreason_sgl.reasoning.run import OnText, Run, TextPart
+from specreason_sgl.reasoning.trace import Call, End, Purpose, Side, Step, Stop
 
-# What leads from the chain of thought to the final answer: closing the thinking, or, in a model that does
-# not think apart, a few words.
-ANSWER_LEAD = "Final answer:"
+ANSWER_LEAD = "Final answer:"  # asks for the answer where there is no thinking to close
 
 
 @dataclass(frozen=True)
 class Written:
-    """What a model wrote: a step, or a part of one. `logprobs` are its own of its tokens, where wanted."""
+    """What a model wrote: a step, or a part of one.
+
+    Attributes:
+        text: the text, without what ended it.
+        call: the request.
+        end: what ended the text.
+        logprobs: the model's own logprobs of its tokens; empty if they were not requested.
+    """
 
     text: str
     call: Call
@@ -36,25 +41,25 @@ class Written:
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for on a fork; `finish` or `answer_of` waits for it, `discard` aborts it."""
+    """A request in flight on a fork; `finish` waits for its result, `discard` aborts it."""
 
     state: ProgramState
     name: str
     side: Side
-    purpose: str
+    purpose: Purpose
 
 
 def begin(
     run: Run,
     state: ProgramState,
     side: Side,
-    purpose: str,
+    purpose: Purpose,
     *,
     lead: str,
     max_tokens: float,
     logprobs: bool = False,
 ) -> Request:
-    """Have a model write on a fork, after `lead`, up to the step's end; returns at once."""
+    """Have a model write on a fork, after `lead`, up to the end of the step; does not wait."""
     config, name = run.config, f"{purpose}{len(state.stream_executor.variable_event)}"
     run.adopt(state, side)
     if side == "base":
@@ -71,7 +76,7 @@ def begin(
 
 
 def finish(run: Run, request: Request) -> Written:
-    """What was written, when it is there.
+    """Wait for a request's text.
 
     Raises:
         SpecReasonError: the request failed.
@@ -79,15 +84,16 @@ def finish(run: Run, request: Request) -> Written:
     meta = request.state.get_meta_info(request.name)
     reason = meta.get("finish_reason") or {}
     logprobs = tuple(entry[0] for entry in meta.get("output_token_logprobs") or ())
-    call = run.call(request.side, request.purpose, meta)
+    call = run.to_call(request.side, request.purpose, meta)
     return Written(request.state[request.name], call, how_ended(reason, run.thinking), logprobs)
 
 
 def how_ended(finish_reason: dict[str, Any] | None, thinking: bool) -> End:
     """What ended a step, from SGLang's `finish_reason`.
 
-    Where no model of the pair is a `thinking` one, a `</think>` is a stray: it is left out, and ends no more
-    than the step.
+    Args:
+        finish_reason: as in the request's `meta_info`.
+        thinking: whether a model of the pair is a thinking model. Otherwise `</think>` only ends the step.
     """
     reason = finish_reason or {}
     if reason.get("type") == "length":
@@ -99,69 +105,81 @@ def how_ended(finish_reason: dict[str, Any] | None, thinking: bool) -> End:
 
 
 def discard(run: Run, request: Request) -> None:
-    """Abort a request; what was generated until then counts as wasted."""
+    """Abort a request; what it generated counts as wasted."""
     run.abort(request.state)
 
     def count() -> None:
         try:
             meta = request.state.get_meta_info(request.name)
-            if meta:  # none of a function that was not called
-                run.wasted.append(run.call(request.side, request.purpose, meta))
+            if meta:  # empty for a verifier that sent no request
+                run.wasted.append(run.to_call(request.side, request.purpose, meta))
         except RequestAborted as error:
             run.count_wasted(request.side, request.purpose, error)
         finally:
-            run.done(request.state)
+            run.end(request.state)
 
-    run.help(count)
+    run.run_in_background(count)
 
 
-def written_by_base(run: Run, lead: str, max_tokens: int) -> Written:
-    """What the base model writes after the chain of thought and `lead`, up to the step's end."""
+def write_with_base(run: Run, lead: str, max_tokens: int) -> Written:
+    """Have the base model write after the chain of thought and `lead`, up to the end of the step."""
     fork = run.main.fork(1)[0]
     try:
         return finish(run, begin(run, fork, "base", "rewrite", lead=lead, max_tokens=max_tokens))
     finally:
-        run.done(fork)
+        run.end(fork)
 
 
 def write_step(run: Run, **fields: Any) -> Step:
-    """The base model writes the next step, or the rest of it.
+    """Have the base model write the next step, or the rest of it.
 
     Args:
-        fields: of the `Step`, besides what was written.
+        fields: further fields of the `Step`; `calls` come before the base model's.
     """
-    written = written_by_base(run, run.chain.lead, run.chain.step_tokens_left)
+    written = write_with_base(run, run.chain.lead, run.chain.step_tokens_left)
     return written.as_step("base", **{**fields, "calls": (*fields.get("calls", ()), written.call)})
 
 
-def write_out(run: Run, name: str, side: Side, purpose: str, **sampling: Any) -> Written:
-    """A model writes on the run's own state, and `on_text` is told what comes as it comes."""
-    s = writer = run.main
-    if run.on_text:
-        writer = run.adopt(fork_to(s, s.stream_executor.backend, stream=True), side="base")
-    writer += sgl.gen(name, temperature=run.config.temperature, top_p=run.config.top_p, **sampling)
-    told = 0
-    if run.on_text:
-        for text in filter(None, writer.text_iter(name)):
-            run.on_text(name, text)
-            told += len(text)
-    written = finish(run, Request(writer, name, side, purpose))
-    if run.on_text:
-        if rest := written.text[told:]:  # `text_iter` (0.5.23) leaves out what comes during the last call
-            run.on_text(name, rest)
-        s += written.text
-        run.done(writer)
+def stream_out(run: Run, name: TextPart, side: Side, purpose: Purpose, **sampling: Any) -> Written:
+    """Have a model write on the program's state; `run.on_text` receives the text as it comes.
+
+    Args:
+        name: of the result, and of the text for `on_text`.
+        side, purpose: for the request's record.
+        sampling: further arguments of `sgl.gen`.
+    """
+    s, config = run.main, run.config
+    expression = sgl.gen(name, temperature=config.temperature, top_p=config.top_p, **sampling)
+    if not run.on_text:
+        s += expression
+        return finish(run, Request(s, name, side, purpose))
+    fork = run.adopt(fork_to(s, s.stream_executor.backend, stream=True), side="base")
+    fork += expression
+    written = _stream(run, Request(fork, name, side, purpose), run.on_text, name)
+    s += written.text
+    run.end(fork)
+    return written
+
+
+def _stream(run: Run, request: Request, on_text: OnText, part: TextPart) -> Written:
+    length = 0
+    for text in filter(None, request.state.text_iter(request.name)):
+        on_text(part, text)
+        length += len(text)
+    written = finish(run, request)
+    if rest := written.text[length:]:  # `text_iter` (SGLang 0.5.23) omits what arrives during the last call
+        on_text(part, rest)
     return written
 
 
 def final_answer(run: Run, side: Side, stop: Stop) -> tuple[str, Call | None]:
-    """Close the thinking and write the answer; none where the budget ended it and the settings say stop."""
+    """Close the thinking and write the answer; empty if the settings ask for none at the budget's end."""
     s, config = run.main, run.config
     if stop in ("budget", "context") and config.at_budget == "stop":
         return "", None
     thinking = s.stream_executor.chat_template.thinking
     s += f"\n{THINK_CLOSE}\n\n" if thinking else config.delimiter + ANSWER_LEAD
     stops = list(config.answer_stop) or None
-    written = write_out(run, "answer", side, "answer", max_tokens=config.answer_tokens, stop=stops)
+    written = stream_out(run, "answer", side, "answer", max_tokens=config.answer_tokens, stop=stops)
     s += sgl.assistant_end()
     return written.text.strip(), written.call

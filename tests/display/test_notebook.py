@@ -86,11 +86,15 @@ def test_a_model_alone_has_no_scores():
 def test_texts_of_models_are_shown_as_they_are_and_are_no_html():
     text = "<b onclick='x'>&amp;</b> costs $5 or $6"
     html = as_table(
-        make_trace(question=text, answer=text, steps=(Step(text, "base", "eos", 1, undrafted="<i"),))
+        make_trace(
+            question=text,
+            answer=text,
+            steps=(Step(text, "base", "eos", 1, undrafted="failure", undrafted_detail="<i"),),
+        )
     )
     assert "<b onclick" not in html
     assert html.count("&lt;b onclick=&#x27;x&#x27;&gt;&amp;amp;&lt;/b&gt; costs $5 or $6</pre>") == 3
-    assert "<i>&lt;i</i>" in html
+    assert "<i>the draft runtime failed: &lt;i</i>" in html
 
 
 def test_drafted_tokens_and_first_choices_are_no_html():

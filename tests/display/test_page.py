@@ -193,7 +193,7 @@ def test_a_correction_stands_in_its_step_with_the_drafted_token_struck_out(view,
         "2 corrected24 tokens",
         "1 corrected16 tokens",
         "1 corrected11 tokens",
-        "then base: the draft model's runtime failed9 tokens",
+        "then base: the draft runtime failed9 tokens",
     ]
     assert not view.seen("#reveal")
 
@@ -694,10 +694,10 @@ def broken(**fields):
         ("hello", "trace.json is not a trace of specreason-sgl."),
         ("null", "trace.json is not a trace of specreason-sgl."),
         ("[1, 2]", "trace.json is not a trace of specreason-sgl."),
-        (make_trace(version=1).to_json(), "trace.json has version 1; this page reads version 2."),
+        (make_trace(version=2).to_json(), "trace.json has version 2; this page reads version 3."),
         (
-            f"{make_trace().to_json()}\n{make_trace(version=1).to_json()}",
-            "trace.json, line 2, has version 1; this page reads version 2.",
+            f"{make_trace().to_json()}\n{make_trace(version=2).to_json()}",
+            "trace.json, line 2, has version 2; this page reads version 3.",
         ),
         (make_trace(seconds="1").to_json(), "trace.json is not a trace of specreason-sgl."),
         (make_trace(steps=({"text": "a"},)).to_json(), "trace.json is not a trace of specreason-sgl."),
@@ -707,6 +707,7 @@ def broken(**fields):
             "trace.json is not a trace of specreason-sgl.",
         ),
         (broken(reading=[[0, "a"]]), "trace.json is not a trace of specreason-sgl."),
+        (broken(undrafted="why"), "trace.json is not a trace of specreason-sgl."),
         (make_trace().to_json() + "\n{}", "trace.json, line 2, is not a trace of specreason-sgl."),
     ],
 )
@@ -728,7 +729,14 @@ def evil_trace():
     steps[3] = replace(steps[3], rejected=EVIL, probabilities={EVIL: 0.5, "<b>": 0.5})
     reading = (ReadToken(9, EVIL, -5.0, EVIL, 4.0),)
     corrections = (Correction(0, EVIL, EVIL[:9], 5.0, 0),)
-    steps[4] = replace(steps[4], author="both", corrections=corrections, reading=reading, undrafted=EVIL)
+    steps[4] = replace(
+        steps[4],
+        author="both",
+        corrections=corrections,
+        reading=reading,
+        undrafted="failure",
+        undrafted_detail=EVIL,
+    )
     return make_trace(
         question=EVIL, steps=tuple(steps), answer=EVIL, draft_model=EVIL, config={"delimiter": EVIL}
     )

@@ -37,10 +37,12 @@ def test_the_terminal_shows_a_correction_inside_its_step():
     )
     assert "draft  1 corrected\nSo the speed is 60 / 0.75 = 80 km/h.[- because-]{+⏎+}\n" in text
     assert "draft  1 corrected\nThe answer is \\boxed{80}[-⏎-]{+ km/h+}.\n" in text
-    assert "draft  then base: the draft model's runtime failed\nCheck: 80 km/h" in text
+    assert "draft  then base: the draft runtime failed\nCheck: 80 km/h" in text
     assert "regret" not in text
-    steps = [replace(make_corrected().steps[1], score=4.0, undrafted="failed")]
-    assert "draft  score 4, 2 corrected, then base: failed\n" in printed(make_corrected(steps=tuple(steps)))
+    steps = [replace(make_corrected().steps[1], score=4.0, undrafted="context")]
+    assert "draft  score 4, 2 corrected, then base: the draft model's context is full\n" in printed(
+        make_corrected(steps=tuple(steps))
+    )
 
 
 BACKGROUND = r"\x1b\[[0-9;]*;(?:4[0-7]|10[0-7]|48;5;[0-9]+|48;2;[0-9;]+)m"
@@ -93,9 +95,18 @@ def test_a_model_cannot_control_the_terminal():
     assert "␛[2J[red]x[/red]" in text
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", text)
     correction = Correction(0, "\x1b[2J[red]:smile:", "\r", 4.0, 0)
-    step = Step("\r[/red]", "both", "delimiter", 2, corrections=(correction,), undrafted="\x1b[2J[red]")
+    step = Step(
+        "\r[/red]",
+        "both",
+        "delimiter",
+        2,
+        corrections=(correction,),
+        undrafted="failure",
+        undrafted_detail="\x1b[2J[red]",
+    )
     text = printed(make_corrected(steps=(step,)))
-    assert "draft  1 corrected, then base: ␛[2J[red]\n[-␛[2J[red]:smile:-]{+␍+}[/red]\n" in text
+    assert "draft  1 corrected, then base: the draft runtime failed: ␛[2J[red]\n" in text
+    assert "\n[-␛[2J[red]:smile:-]{+␍+}[/red]\n" in text
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", text)
 
 

@@ -46,11 +46,11 @@ def test_a_draft_runtime_that_is_stopped_is_done_without_until_it_goes_on(pair, 
     finally:
         for one in stopped:
             one.resume()
-    print([(step.author, step.undrafted) for step in trace.steps])
+    print([(step.author, step.undrafted_reason) for step in trace.steps])
     failed = next(i for i, step in enumerate(trace.steps) if step.undrafted)
     assert trace.steps[0].author == "draft"
-    assert "did not answer within" in trace.steps[failed].undrafted
-    assert pair.draft.url in trace.steps[failed].undrafted
+    assert "did not answer within" in trace.steps[failed].undrafted_detail
+    assert pair.draft.url in trace.steps[failed].undrafted_detail
     assert trace.steps[failed].author == "base"
     assert "draft" in {step.author for step in trace.steps[failed:]}
     assert trace.answer

@@ -100,7 +100,7 @@ def test_logprobs_are_the_servers_own_of_the_whole_prompt(base, text):
     )
     drafted = Drafted(text, len(own), "delimiter", delimiter="\n\n")
     ended = reading.run(before="So:\n\n", expression=lambda start: logprobs("x", text + "\n\n"), backend=base)
-    tokens = drafted.own_tokens(ended.get_meta_info("x")["logprobs"])
+    tokens = drafted.without_delimiter(ended.get_meta_info("x")["logprobs"])
     assert [token.text for token in tokens] == [token.text for token in scored]
 
 

@@ -172,7 +172,7 @@ def test_a_sample_whose_trace_is_wrong_is_named_with_its_line_and_the_place(pair
             r"value '.*' - at `\$\.trace\.steps\[0\]\.author`",
         ),
         (
-            text.replace('"earlier":[],"version":2', '"earlier":[],"version":7', 1),
+            text.replace('"earlier":[],"version":3', '"earlier":[],"version":7', 1),
             r"7 - at `\$\.trace\.version`",
         ),
     ):
@@ -240,7 +240,7 @@ def test_a_sample_that_went_on_without_the_draft_model_is_a_failed_one(pair, tmp
     (sample,) = run(pair, tmp_path / "x.jsonl", modes=("sequential",), problems=PROBLEMS[1:2])
     assert sample.right is None
     assert sample.error.startswith("ServerError: the draft runtime failed: ")
-    assert sample.trace.steps[1].undrafted
+    assert sample.trace.steps[1].undrafted == "failure"
 
 
 def test_an_answer_that_cannot_be_graded_is_a_failure_that_keeps_its_trace(pair, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from tests.scripted import ScriptedServer
 
 @pytest.fixture(scope="module", autouse=True)
 def quick():
-    """Pauses before a request is sent again are short."""
+    """Retries follow each other quickly."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(requests, "FIRST_WAIT", 0.001)
         yield
@@ -16,7 +16,7 @@ def quick():
 
 @pytest.fixture(scope="module")
 def pair(chatml_folder):
-    """Made once for a module: what a test does not set anew is `start_anew`'s."""
+    """Started once per module; `start_anew` resets everything that a test can set."""
     with (
         ScriptedServer(chatml_folder) as draft_server,
         ScriptedServer(chatml_folder) as base_server,

@@ -39,7 +39,7 @@ def test_a_quantile_keeps_the_first_step_and_looks_at_no_later_one():
 
 @pytest.mark.parametrize("rule", [Quantile(0.5), Quantile(0.5, (9.0,) * 20)])
 def test_steps_that_are_all_equally_good_are_kept(rule):
-    """Digits are often all nines: none is worse than the worst that a share would keep."""
+    """Digits are often all nines, and none is worse than another."""
     assert all(kept(rule, [9.0] * 10))
 
 
@@ -61,7 +61,7 @@ def test_a_share_out_of_range_is_refused(rule, value):
         rule(value)
 
 
-def test_nothing_kept_at_all_is_no_quantile():
+def test_a_quantile_keeps_at_least_something():
     with pytest.raises(ConfigError):
         Quantile(0)
 

@@ -25,13 +25,13 @@ CALIBRATION = Calibration(
 
 @pytest.fixture
 def path(tmp_path):
-    CALIBRATION.save(tmp_path / "found.json")
-    return tmp_path / "found.json"
+    CALIBRATION.save(tmp_path / "calibration.json")
+    return tmp_path / "calibration.json"
 
 
 def test_a_calibration_written_and_read_is_the_same(path):
     assert Calibration.load(path) == CALIBRATION
-    assert [file.name for file in path.parent.iterdir()] == ["found.json"]
+    assert [file.name for file in path.parent.iterdir()] == ["calibration.json"]
 
 
 def changed(**fields):
@@ -53,7 +53,7 @@ def changed(**fields):
         (changed(keep=1.5), r"not a calibration .*<= 1.0 - at `\$\.keep`"),
         (changed(more=1), "not a calibration"),
         (changed(version=2), "this package reads version 1, got version 2"),
-        (changed(verifier="guess"), "no verifier 'guess'"),
+        (changed(verifier="guess"), "verifier must be one of score, .*, got 'guess'"),
         (b"\xff\xfe".decode("latin-1"), "not a calibration"),
     ],
 )
@@ -66,7 +66,7 @@ def test_a_damaged_file_is_one_clear_error(tmp_path, text, says):
     assert "\n" not in str(raised.value)
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path):
+def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"none\.json cannot be read"):
         Calibration.load(tmp_path / "none.json")
 
@@ -85,8 +85,8 @@ def test_another_share_takes_its_threshold_from_the_values():
 
 @pytest.mark.parametrize("pair", [name for name in PAIRS if get_calibration(name)])
 def test_the_packages_own_calibrations_are_of_their_pairs(pair):
-    known, spec = get_calibration(pair), PAIRS[pair]
-    assert (known.draft_model, known.base_model) == (spec.draft.repo, spec.base.repo)
-    kept = sum(value >= known.threshold for value in known.values) / len(known.values)
-    assert kept == pytest.approx(known.keep, abs=0.01)
-    SpecReasonConfig(**known.settings())
+    calibration, spec = get_calibration(pair), PAIRS[pair]
+    assert (calibration.draft_model, calibration.base_model) == (spec.draft.repo, spec.base.repo)
+    kept = sum(value >= calibration.threshold for value in calibration.values) / len(calibration.values)
+    assert kept == pytest.approx(calibration.keep, abs=0.01)
+    SpecReasonConfig(**calibration.settings())

@@ -12,7 +12,7 @@ from specreason_sgl.reasoning.trace import Correction, ReadToken, Step, joined
 from specreason_sgl.reasoning.writing import how_ended
 
 CONFIG = SpecReasonConfig(token_budget=100)
-CALLS = ("first call", "second call")  # a chain does not look into them
+CALLS = ("first call", "second call")  # a chain only keeps them
 
 
 def step(text="something", end="delimiter", tokens=10, author="draft", **fields):
@@ -26,7 +26,7 @@ def why_stop(*steps):
 # When it ends.
 
 
-def test_it_goes_on():
+def test_it_continues():
     assert why_stop() is None
     assert why_stop(step("a"), step("b")) is None
 
@@ -115,7 +115,7 @@ def test_how_a_step_ended_is_read_from_the_finish_reason(reason, thinking, end):
 
 
 def grown(*pieces, config=CONFIG):
-    """The chain of these pieces, and the text of a state that went on with them."""
+    """The chain of these pieces, and the text of a state that they were appended to."""
     chain, state = Chain(config), ""
     for piece in pieces:
         state += chain.append(piece)
@@ -123,7 +123,7 @@ def grown(*pieces, config=CONFIG):
 
 
 def texts(chain):
-    return [step.text for step in chain.steps], chain.open and chain.open.text
+    return [step.text for step in chain.steps], chain.open_step and chain.open_step.text
 
 
 def test_steps_are_joined_by_the_delimiter():
@@ -139,7 +139,7 @@ def test_pieces_are_one_step():
     assert chain.steps[0].tokens == 30
 
 
-def test_a_step_cut_in_the_middle_of_a_word_goes_on_there():
+def test_a_step_cut_in_the_middle_of_a_word_continues_there():
     chain, state = grown(step("a wo", "length"), step("rd", "length"), step("."), step("b"))
     assert (texts(chain)[0], state) == (["a wo", "rd", ".", "b"], "a word.\n\nb")
     assert chain.text == joined(chain.steps, "\n\n") == state
@@ -161,10 +161,10 @@ def test_a_delimiter_that_two_pieces_make_divides_steps(pieces, steps, rest):
     chain, state = grown(*(step(text, end) for text, end in pieces))
     assert texts(chain) == (steps, rest)
     assert state == chain.text
-    assert {one.end for one in chain.steps} == {"delimiter"}
+    assert {step.end for step in chain.steps} == {"delimiter"}
 
 
-def test_the_state_has_no_more_of_a_delimiter_than_was_left_to_write():
+def test_only_the_missing_part_of_a_delimiter_is_appended():
     """The base model's "\\n\\n" made the step's end: what follows needs no delimiter before it."""
     chain, _ = grown(step("a\n", None), step("\n", None))
     assert chain.lead == ""
@@ -172,9 +172,10 @@ def test_the_state_has_no_more_of_a_delimiter_than_was_left_to_write():
     assert Chain(CONFIG, [step("a")]).lead == "\n\n"
 
 
-def test_what_a_piece_says_of_tokens_and_authors_stays_true_in_its_step():
+def test_positions_and_counts_of_a_piece_stay_true_in_its_step():
     first = step(
-        "ab ", None, 3, "both", draft_tokens=2, calls=CALLS[:1], undrafted="why",
+        "ab ", None, 3, "both", draft_tokens=2, calls=CALLS[:1],
+        undrafted="failure", undrafted_detail="status 500",
         corrections=(Correction(2, "x", " ", 4.0, 2),),
         reading=(ReadToken(0, "a", -1.0, "a", 0.0),),
     )  # fmt: skip
@@ -186,15 +187,20 @@ def test_what_a_piece_says_of_tokens_and_authors_stays_true_in_its_step():
     merged = grown(first, second)[0].steps[0]
     assert (merged.text, merged.author, merged.tokens, merged.draft_tokens) == ("ab cd", "both", 8, 6)
     assert [merged.text[token.at : token.at + 1] for token in merged.reading] == ["a", "c"]
-    assert [merged.text[one.at :][: len(one.text)] for one in merged.corrections] == [" ", "d"]
-    assert [one.kept for one in merged.corrections] == [2, 1]
-    assert (merged.calls, merged.undrafted) == (CALLS, "why")
+    assert [merged.text[correction.at :][: len(correction.text)] for correction in merged.corrections] == [
+        " ",
+        "d",
+    ]
+    assert [correction.kept for correction in merged.corrections] == [2, 1]
+    assert (merged.calls, merged.undrafted, merged.undrafted_detail) == (CALLS, "failure", "status 500")
 
 
 def test_what_was_kept_before_a_correction_counts_from_the_last_one():
     kept = step("a ", None, 4, draft_tokens=4)
     corrected = step("b", None, 3, "both", draft_tokens=2, corrections=(Correction(0, "x", "b", 4.0, 2),))
-    assert [one.kept for one in grown(kept, corrected, kept, corrected)[0].open.corrections] == [6, 6]
+    assert [
+        correction.kept for correction in grown(kept, corrected, kept, corrected)[0].open_step.corrections
+    ] == [6, 6]
 
 
 def test_the_score_of_a_step_is_the_last_of_its_pieces():
@@ -211,7 +217,7 @@ def test_a_rule_compares_with_one_score_of_each_finished_step():
     assert Chain(CONFIG, chain.all_steps).scores == chain.scores
 
 
-def test_each_step_is_told_once_when_it_is_finished():
+def test_each_step_is_reported_once_when_it_is_finished():
     told = []
     chain = Chain(CONFIG, on_step=told.append)
     for piece, count in ((step("a", None), 0), (step("b\n", None), 0), (step("\nc"), 2), (step("d"), 3)):
@@ -220,7 +226,7 @@ def test_each_step_is_told_once_when_it_is_finished():
     assert told == chain.steps
 
 
-def test_a_copy_grows_apart_and_tells_nobody():
+def test_a_copy_is_independent_and_reports_nothing():
     told = []
     chain = Chain(CONFIG, [step("a"), step("b\n", None)], told.append)
     copy = chain.copy()
@@ -229,7 +235,7 @@ def test_a_copy_grows_apart_and_tells_nobody():
     assert told == []
 
 
-def test_a_chain_goes_on_from_an_unfinished_step():
+def test_a_chain_continues_from_an_unfinished_step():
     chain = Chain(CONFIG, [step("a"), step("b", None)])
     assert (chain.lead, chain.append(step("c")), chain.append(step("d"))) == ("", "c", "\n\nd")
     assert chain.text == "a\n\nbc\n\nd"
@@ -251,7 +257,7 @@ def test_the_states_text_is_always_the_chains(pieces, delimiter):
     config = replace(CONFIG, delimiter=delimiter)
     chain, state = grown(*pieces, config=config)
     assert joined(chain.all_steps, delimiter) == chain.text
-    assert not any(delimiter in one.text for one in chain.all_steps)
-    goes_on = chain.open or not chain.steps or chain.steps[-1].end == "length"
+    assert not any(delimiter in step.text for step in chain.all_steps)
+    goes_on = chain.open_step or not chain.steps or chain.steps[-1].end == "length"
     assert state + chain.lead == chain.text + ("" if goes_on else delimiter)
     assert state + chain.append(step("x", "eos")) == chain.text

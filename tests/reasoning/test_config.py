@@ -47,7 +47,7 @@ def test_a_value_out_of_range_is_refused_by_name(name, value):
     assert said == f"--{raised.value}"
 
 
-def test_a_setting_that_is_not_there_is_refused():
+def test_an_unknown_setting_is_refused():
     with pytest.raises(ConfigError, match="SpecReasonConfig has no setting tokens"):
         SpecReasonConfig(tokens=3)
 

@@ -1,4 +1,4 @@
-"""A chain of thought that fills a model's context is ended in order, not by a server's refusal."""
+"""A chain of thought that fills a model's context ends in order, not by a server's error."""
 
 import pytest
 
@@ -18,7 +18,7 @@ def tokens_of(pair, text: str) -> int:
 
 
 def endless(pair):
-    """Steps that never end the thinking, cut where fewer tokens are asked for."""
+    """Steps that never end the thinking, cut at the requested number of tokens."""
     plain = steps_of(10_000)
 
     def write(side, turn, most):
@@ -33,7 +33,7 @@ def endless(pair):
 
 @pytest.fixture
 def contexts(pair, monkeypatch):
-    """Gives the models contexts of so many tokens beyond the prompt; no request may exceed them."""
+    """Gives the models contexts of a few tokens beyond the prompt; no request may exceed them."""
     pair.start_anew(steps_of(1), lambda turn: 9)
     pair.solve()
     prompt = len(pair.draft_server.generated()[0]["input_ids"])
@@ -46,10 +46,10 @@ def contexts(pair, monkeypatch):
 
     yield set_to
     for side, length in lengths.items():
-        for one in getattr(pair, f"{side}_server").generated():
-            most = one["sampling_params"]["max_new_tokens"]
-            assert len(one["input_ids"]) < length
-            assert len(one["input_ids"]) + most <= length
+        for request in getattr(pair, f"{side}_server").generated():
+            most = request["sampling_params"]["max_new_tokens"]
+            assert len(request["input_ids"]) < length
+            assert len(request["input_ids"]) + most <= length
 
 
 SETTINGS = {"token_budget": 10_000, "answer_tokens": 20, "step_tokens": 30}
@@ -69,8 +69,8 @@ def test_the_thinking_ends_while_the_answer_has_room(pair, contexts, digit):
     written = tokens_of(pair, trace.reasoning)
     assert 300 - 20 - 32 - 30 <= written <= 300 - 20
     (answer,) = [
-        one for one in pair.base_server.generated()
-        if pair.base.tokenizer.decode(one["input_ids"]).endswith("Final answer:")
+        request for request in pair.base_server.generated()
+        if pair.base.tokenizer.decode(request["input_ids"]).endswith("Final answer:")
     ]  # fmt: skip
     assert answer["sampling_params"]["max_new_tokens"] == 20
 
@@ -80,7 +80,7 @@ WORDS = "Undergraduates misunderstand thermodynamics"
 
 @pytest.mark.parametrize("lookahead", [0, 2])
 @pytest.mark.parametrize("repair", [Rewrite(), Correct(window=None), Correct(window=2)], ids=str)
-def test_a_step_cut_in_the_middle_of_a_word_goes_on_there(pair, repair, lookahead):
+def test_a_step_cut_in_the_middle_of_a_word_continues_there(pair, repair, lookahead):
     """In the trace, and in what each model reads. The draft model has longer tokens than the base model."""
 
     def write(side, turn, most):
@@ -97,7 +97,7 @@ def test_a_step_cut_in_the_middle_of_a_word_goes_on_there(pair, repair, lookahea
     assert ends.count("length") >= 4
     assert [end for end in ends if end != "length"] == ["delimiter", "eos"]
     assert all(step.tokens <= 4 for step in trace.steps)
-    asked = [seen.turn.removesuffix("<|im_end|>").removesuffix(QUESTION) for seen in pair.seen]
+    asked = [request.turn.removesuffix("<|im_end|>").removesuffix(QUESTION) for request in pair.seen]
     chain = f"{trace.reasoning}\n\nFinal answer:"
     assert asked[-1] == chain
     assert all(chain.startswith(turn) for turn in asked)
@@ -117,7 +117,7 @@ def test_a_correction_at_the_last_token_of_a_step_ends_it(pair):
     assert trace.reasoning == "draft 7 and so on."
 
 
-def test_a_run_can_stop_there_without_an_answer(pair, contexts):
+def test_a_run_can_stop_at_the_end_of_the_context_without_an_answer(pair, contexts):
     contexts(base=200)
     pair.start_anew(endless(pair), lambda turn: 9)
     trace = pair.solve(**SETTINGS, at_budget="stop")
@@ -125,7 +125,7 @@ def test_a_run_can_stop_there_without_an_answer(pair, contexts):
 
 
 @pytest.mark.parametrize("lookahead", [0, 2])
-def test_the_base_model_goes_on_where_the_drafts_context_ends(pair, contexts, lookahead):
+def test_the_base_model_continues_after_the_end_of_the_drafts_context(pair, contexts, lookahead):
     contexts(draft=150)
     pair.start_anew(steps_of(40), lambda turn: 9)
     trace = pair.solve(**SETTINGS, lookahead=lookahead)
@@ -133,15 +133,15 @@ def test_the_base_model_goes_on_where_the_drafts_context_ends(pair, contexts, lo
     change = authors.index("base")
     assert set(authors[:change]) == {"draft"}
     assert set(authors[change:]) == {"base"}
-    assert {step.undrafted for step in trace.steps[change:]} == {"the draft model's context is full"}
+    assert {step.undrafted for step in trace.steps[change:]} == {"context"}
     assert len(authors) == 40
-    assert breaker_of(pair.draft).ask() == "closed"  # it is in order
+    assert breaker_of(pair.draft).ask() == "closed"  # the runtime has not failed
 
 
 def test_a_drafted_step_that_leaves_no_room_for_the_answer_is_rejected_unread(pair, contexts):
     contexts(base=120)
     long = "x1 " * 27
-    assert 120 - 20 - 32 < tokens_of(pair, long) < 120 - tokens_of(pair, QUESTION)  # it could be asked about
+    assert 120 - 20 - 32 < tokens_of(pair, long) < 120 - tokens_of(pair, QUESTION)  # the question would fit
 
     def write(side, turn, most):
         return (long, "eos", 10) if side == "draft" else ("base", "eos", 3)

@@ -1,4 +1,4 @@
-"""Single tokens are corrected: the same text whatever the window, and a record of each correction."""
+"""`Correct`: single tokens are corrected, with the same text for every window and a record of each."""
 
 import random
 import threading
@@ -45,7 +45,7 @@ def writer(seed, words=WORDS, encode=list):
 
 
 def chooser(seed, endpoint, share=0.1, texts=(" so", "7", "\n", ".", "Yes", " a", "🙂")):
-    """The base model's first choice: another than the drafted token at a share of the places."""
+    """The base model's first choice: at a share of the positions it differs from the drafted token."""
     encode = endpoint.chat_template.encode_text
     choices = [encode(text)[0] for text in texts]
     choices += [encode("\n\n")[0], endpoint.tokenizer.eos_token_id]
@@ -63,7 +63,7 @@ def no_digit(turn):
 
 
 def decided(trace):
-    """What the window has no say in."""
+    """The parts of a trace that do not depend on the window."""
     steps = [
         (step.text, step.author, step.end, step.tokens, step.draft_tokens, step.corrections, step.reading)
         for step in trace.steps
@@ -101,7 +101,7 @@ def test_every_window_and_lookahead_gives_the_same_text(pair, seed, share, patie
 
 @SOME
 @given(seed=st.integers(0, 10**6), share=st.sampled_from([0.05, 0.3]))
-def test_a_correction_stands_where_the_trace_says(pair, seed, share):
+def test_a_correction_is_where_the_trace_says(pair, seed, share):
     pair.start_anew(writer(seed), no_digit, first=chooser(seed, pair.base, share))
     trace = pair.solve(repair=Correct(window=4), token_budget=150)
     for step in trace.steps:
@@ -117,7 +117,7 @@ def test_a_correction_stands_where_the_trace_says(pair, seed, share):
 
 @SOME
 @given(seed=st.integers(0, 10**6))
-def test_the_program_to_read_and_the_packages_agree(pair, seed):
+def test_the_didactic_program_and_the_packages_agree(pair, seed):
     words = ["So", "it", "is", "3.5", "all."]
     pair.start_anew(
         writer(seed, words, pair.base.chat_template.encode_text),
@@ -135,13 +135,13 @@ def test_the_program_to_read_and_the_packages_agree(pair, seed):
         repair=Correct(window=4), temperature=0, token_budget=120, step_tokens=256, patience=0
     )
     trace = solve("q", draft=pair.draft, base=pair.base, config=config)
-    if trace.stop != "repetition":  # the program to read does not look for it
+    if trace.stop != "repetition":  # the didactic program does not detect it
         assert state["chain"].removesuffix("\n\n") == trace.reasoning.removesuffix("\n\n")
         assert len(state["corrections"]) == trace.corrections
 
 
 def scripted(pair, drafts, first, **config):
-    """Solve with a draft that writes what `drafts` has for a turn."""
+    """Solve with a draft model that writes the text of `drafts` for each turn."""
 
     def write(side, turn, most):
         text, end = drafts[turn]
@@ -164,14 +164,14 @@ def replacing(pair, *pairs):
     return first
 
 
-def test_the_draft_goes_on_from_the_base_models_token(pair):
+def test_the_draft_continues_from_the_base_models_token(pair):
     drafts = {"": ("2 * 3 is 5", "delimiter"), "2 * 3 is 6": (" and more", "eos")}
     trace = scripted(pair, drafts, replacing(pair, ("2 * 3 is 5", "6")))
     (step,) = trace.steps
     assert (step.text, step.author, step.end) == ("2 * 3 is 6 and more", "both", "eos")
     (correction,) = step.corrections
     assert (correction.at, correction.drafted, correction.text) == (9, "5", "6")
-    assert [seen.turn for seen in pair.of("draft")] == ["", "2 * 3 is 6"]
+    assert [request.turn for request in pair.of("draft")] == ["", "2 * 3 is 6"]
     assert not pair.of("rewrite")  # the base model decodes nothing
 
 
@@ -191,21 +191,20 @@ def test_an_end_that_the_base_model_regrets_is_corrected(pair):
 
 @pytest.mark.parametrize(("choice", "end"), [("<|im_end|>", "eos"), ("\n", "delimiter")])
 def test_the_base_model_can_end_the_turn_or_the_step(pair, choice, end):
-    line_break, own = pair.base.chat_template.encode_text("\n")[0], pair.base.chat_template.end_of_turn
-    if choice == "\n":
-        own = line_break
+    template = pair.base.chat_template
+    token = template.encode_text("\n")[0] if choice == "\n" else template.end_of_turn
     head = "It is 4.\n" if choice == "\n" else "It is 4."
     drafts = {"": (f"{head}Wait", "delimiter"), "It is 4.\n\n": ("done", "eos")}
 
     def first(ids, at):
-        return own if pair.base.tokenizer.decode(ids[:at]).endswith(head) else None
+        return token if pair.base.tokenizer.decode(ids[:at]).endswith(head) else None
 
     trace = scripted(pair, drafts, first)
     assert (trace.steps[0].text, trace.steps[0].end) == ("It is 4.", end)
     assert trace.steps[0].corrections[0].drafted.startswith("W")
 
 
-def test_a_part_of_a_character_is_written_out_by_the_base_model(pair):
+def test_the_base_model_completes_a_part_of_a_character(pair):
     piece = pair.base.chat_template.encode_text("🙂")[0]
     assert "\ufffd" in pair.base.chat_template.decode([piece])
 
@@ -228,13 +227,13 @@ def test_a_part_of_a_character_is_written_out_by_the_base_model(pair):
 
 
 def test_a_window_is_read_while_the_draft_model_writes_on(pair):
-    """The stream does not go on before the first window has been read."""
+    """The stream is held back until the first window has been read."""
     read = threading.Event()
 
-    def before(seen):
-        if seen.purpose == "read":
+    def before(request):
+        if request.purpose == "read":
             read.set()
-        if seen.purpose == "draft":
+        if request.purpose == "draft":
             from tests.scripted import answer
 
             whole = answer(
@@ -263,21 +262,21 @@ class Paused:
             assert self.event.wait(20)
 
 
-def test_a_cut_aborts_the_draft_that_writes_on(pair):
+def test_a_correction_aborts_the_draft(pair):
     from tests.scripted import answer
 
     first_turn = []
 
-    def before(seen):
-        if seen.purpose == "draft" and not first_turn:
-            first_turn.append(seen.rid)
+    def before(request):
+        if request.purpose == "draft" and not first_turn:
+            first_turn.append(request.rid)
             whole = answer("2 * 3 is 5 so we", {"type": "stop", "matched": 42}, completion_tokens=7)
             events = by_character(whole)
             place = len(events) - 2
 
             def send(handler):
                 streamed(*events[:place], done=False)(handler)
-                wait_until(lambda: seen.rid in pair.aborted())
+                wait_until(lambda: request.rid in pair.aborted())
 
             return send
         return None
@@ -303,7 +302,7 @@ def test_the_first_token_above_its_delta_is_cut():
     assert Correct(delta=3, numeric_delta=1).cut(tokens, 0) == 1
     assert Correct(delta=1, numeric_delta=9).cut(tokens, 0) == 0
     assert Correct(delta=5).cut(tokens, 0) is None
-    assert Correct(delta=3).cut(tokens, 0.5) == 0  # at a temperature regrets are taken at it
+    assert Correct(delta=3).cut(tokens, 0.5) == 0  # regrets are taken at the temperature
 
 
 def test_at_delta_0_a_tie_is_the_base_models():
@@ -370,8 +369,8 @@ def test_a_draft_that_is_sure_of_itself_is_kept_unread(pair):
     assert len(pair.of("read")) == 3
 
 
-def test_drafts_that_are_of_no_use_are_paused(pair):
-    """Each drafted token is wrong: after `patience` corrections the base model writes on alone."""
+def test_drafting_pauses_after_useless_drafts(pair):
+    """Each drafted token is wrong: after `patience` corrections the base model continues alone."""
 
     def write(side, turn, most):
         number = turn.count("\n\n") + 1
@@ -384,18 +383,18 @@ def test_drafts_that_are_of_no_use_are_paused(pair):
     trace = pair.solve(repair=Correct(window=1), token_budget=1000)
     assert trace.corrections == 3
     assert trace.steps[0].text == "zzzbase 1"
-    assert trace.steps[0].undrafted == "a pause after rejections"
+    assert trace.steps[0].undrafted == "rejections"
     assert USEFUL_TOKENS > 1
 
 
-def test_a_run_that_failed_in_the_middle_of_a_step_goes_on_there(pair):
+def test_a_run_that_failed_in_the_middle_of_a_step_resumes_there(pair):
     drafts = {"": ("2 * 3 is 5", "delimiter"), "2 * 3 is 6": (" and more", "delimiter"),
               "2 * 3 is 6 and more\n\n": ("done", "eos")}  # fmt: skip
     first = replacing(pair, ("2 * 3 is 5", "6"))
     expected = scripted(pair, drafts, first)
 
-    def fail(seen):
-        return (500, b'{"error": {"message": "boom"}}') if "and more" in seen.turn else None
+    def fail(request):
+        return (500, b'{"error": {"message": "boom"}}') if "and more" in request.turn else None
 
     def write(side, turn, most):
         text, end = drafts[turn]
@@ -415,11 +414,11 @@ def test_a_run_that_failed_in_the_middle_of_a_step_goes_on_there(pair):
 def test_a_run_is_cancelled_in_the_middle_of_a_step(pair, where):
     cancel = Cancel()
 
-    def before(seen):
-        if seen.purpose != where:
+    def before(request):
+        if request.purpose != where:
             return None
         threading.Thread(target=cancel).start()
-        wait_until(lambda: seen.rid in pair.aborted())
+        wait_until(lambda: request.rid in pair.aborted())
         return aborted()
 
     pair.start_anew(writer(1), no_digit, before)
@@ -465,7 +464,7 @@ def letters(seed, endpoint):
 
 
 class TwoTemplates(Pair):
-    """A pair whose models have templates of their own."""
+    """A pair whose models have different templates."""
 
     def turn_of(self, side, ids):
         endpoint = self.draft if side == "draft" else self.base

@@ -1,4 +1,4 @@
-"""A draft runtime that fails, or drafts for nothing, costs speed and never the run."""
+"""A draft runtime that fails or writes useless drafts costs speed, never the run."""
 
 import json
 import logging
@@ -31,8 +31,8 @@ def steps_of(last: int):
     return write
 
 
-def number_of(seen) -> int:
-    return seen.turn.removesuffix(QUESTION).count("\n\n") + 1
+def number_of(request) -> int:
+    return request.turn.removesuffix(QUESTION).count("\n\n") + 1
 
 
 def hang_up(handler):
@@ -68,34 +68,35 @@ FAULTS = {
 
 @pytest.mark.parametrize("lookahead", [0, 2])
 @pytest.mark.parametrize("fault", FAULTS)
-def test_the_base_model_goes_on_without_a_draft_that_fails(pair, caplog, fault, lookahead):
-    def before(seen):
-        return FAULTS[fault] if seen.purpose == "draft" and number_of(seen) == 2 else None
+def test_the_base_model_continues_without_a_failed_draft(pair, caplog, fault, lookahead):
+    def before(request):
+        return FAULTS[fault] if request.purpose == "draft" and number_of(request) == 2 else None
 
     pair.start_anew(steps_of(5), lambda turn: 9, before)
     with caplog.at_level(logging.WARNING, "specreason_sgl"):
         trace = pair.solve(lookahead=lookahead)
-    # Step 2 fails, 3 and 4 are the pause, 5 is drafted again.
+    # Step 2 fails, steps 3 and 4 are the pause, step 5 is drafted again.
     assert trace.reasoning == "draft 1\n\nbase 2\n\nbase 3\n\nbase 4\n\ndraft 5"
     assert trace.answer
-    assert trace.steps[1].undrafted.startswith("the draft runtime failed: ")
-    assert pair.draft.base_url in trace.steps[1].undrafted
-    assert trace.steps[2].undrafted == "a pause after the draft runtime failed"
+    assert (trace.steps[1].undrafted, trace.steps[2].undrafted) == ("failure", "breaker")
+    assert pair.draft.base_url in trace.steps[1].undrafted_detail
+    assert trace.steps[1].undrafted_reason.startswith("the draft runtime failed: ")
+    assert trace.steps[2].undrafted_reason == "a pause after the draft runtime failed"
     assert [step.undrafted for step in trace.steps[::4]] == [None, None]
     said = [record.message for record in caplog.records]
-    assert any("is left alone for 2 steps" in one for one in said)
-    assert said[-1] == f"{pair.draft.base_url} is back"
+    assert any("is not used for the next 2 steps" in message for message in said)
+    assert said[-1] == f"{pair.draft.base_url} works again"
     wait_until(lambda: pair.draft.in_flight() == pair.base.in_flight() == 0)
 
 
-def test_a_draft_that_hangs_is_given_up_and_aborted(pair):
+def test_a_hanging_draft_is_aborted(pair):
     hung = []
 
-    def before(seen):
-        if seen.purpose != "draft" or number_of(seen) > 1:
+    def before(request):
+        if request.purpose != "draft" or number_of(request) > 1:
             return None
-        hung.append(seen.rid)
-        wait_until(lambda: seen.rid in pair.aborted())
+        hung.append(request.rid)
+        wait_until(lambda: request.rid in pair.aborted())
         return aborted()
 
     pair.start_anew(steps_of(4), lambda turn: 9, before)
@@ -103,27 +104,29 @@ def test_a_draft_that_hangs_is_given_up_and_aborted(pair):
     assert trace.reasoning == "base 1\n\nbase 2\n\nbase 3\n\ndraft 4"
     assert len(hung) == 1
     assert trace.steps[0].calls[-1].start >= 0.3
-    assert re.search(r"did not answer within 0\.(3|29\d*) s", trace.steps[0].undrafted)
+    assert re.search(r"did not answer within 0\.(3|29\d*) s", trace.steps[0].undrafted_detail)
 
 
 def test_a_draft_server_that_is_gone(chatml_folder):
     with ScriptedServer(chatml_folder) as base_server, Endpoint(base_server.url, timeout=20) as base:
         with ScriptedServer(chatml_folder) as draft_server:
             draft = Endpoint(draft_server.url, timeout=20)
-        draft.requests = Requests(Http("http://127.0.0.1:9"), timeout=20, retry_for=60)  # nobody is there
+        draft.requests = Requests(
+            Http("http://127.0.0.1:9"), timeout=20, retry_for=60
+        )  # nothing listens there
         pair = Pair(draft_server, base_server, draft, base)
         pair.start_anew(steps_of(3), lambda turn: 9)
         trace = pair.solve()
     assert trace.reasoning == "base 1\n\nbase 2\n\nbase 3"
-    assert "the draft runtime failed" in trace.steps[0].undrafted
+    assert trace.steps[0].undrafted == "failure"
 
 
-def test_a_cancelled_run_is_not_gone_on_with(pair):
+def test_a_cancelled_run_does_not_continue_without_drafts(pair):
     cancel = Cancel()
 
-    def before(seen):
+    def before(request):
         threading.Thread(target=cancel).start()
-        wait_until(lambda: seen.rid in pair.aborted())
+        wait_until(lambda: request.rid in pair.aborted())
         return aborted()
 
     pair.start_anew(steps_of(3), lambda turn: 9, before)
@@ -132,10 +135,10 @@ def test_a_cancelled_run_is_not_gone_on_with(pair):
     assert not pair.of("rewrite")
 
 
-def test_runs_at_once_share_what_they_know_of_a_dead_runtime(pair):
-    """One run meets the failure; of the others, which begin after it, only a trial asks again."""
+def test_concurrent_runs_share_the_state_of_a_dead_runtime(pair):
+    """One run sees the failure; of the runs that start after it, only a trial asks again."""
     pair.start_anew(
-        steps_of(3), lambda turn: 9, lambda seen: FAULTS["an error"] if seen.side == "draft" else None
+        steps_of(3), lambda turn: 9, lambda request: FAULTS["an error"] if request.side == "draft" else None
     )
     pair.solve()
     asked = len(pair.of("draft"))
@@ -146,26 +149,26 @@ def test_runs_at_once_share_what_they_know_of_a_dead_runtime(pair):
         ]
         traces = [run.result() for run in runs]
     assert all(trace.reasoning == "base 1\n\nbase 2\n\nbase 3" for trace in traces)
-    # 192 steps: pauses of 2, 4, 8, 16 and then 32 steps. Each draft is asked for twice.
+    # 192 steps: pauses of 2, 4, 8, 16 and then 32 steps. Each draft is requested twice.
     assert len(pair.of("draft")) - asked <= 2 * (3 + 192 / 32 + 1)
 
 
 def test_a_trial_doubles_the_pause_and_success_ends_it(monkeypatch):
-    one = Breaker("x")
-    assert one.ask() == "closed"
-    one.failed(OSError("a"), trial=False)
-    one.failed(OSError("b"), trial=False)  # it was on its way
-    assert [one.ask() for _ in range(4)] == ["open", "open", "trial", "open"]
-    one.failed(OSError("c"), trial=True)
-    assert [one.ask() for _ in range(5)] == ["open"] * 4 + ["trial"]
-    one.untried()
-    assert one.ask() == "trial"
-    assert one.within(60) == 15
-    one.succeeded()
-    assert (one.ask(), one.within(60)) == ("closed", 60)
-    one.failed(OSError("d"), trial=False)
+    breaker = Breaker("x")
+    assert breaker.ask() == "closed"
+    breaker.failed(OSError("a"), trial=False)
+    breaker.failed(OSError("b"), trial=False)  # it was in flight
+    assert [breaker.ask() for _ in range(4)] == ["open", "open", "trial", "open"]
+    breaker.failed(OSError("c"), trial=True)
+    assert [breaker.ask() for _ in range(5)] == ["open"] * 4 + ["trial"]
+    breaker.abandon_trial()
+    assert breaker.ask() == "trial"
+    assert breaker.timeout(60) == 15
+    breaker.succeeded()
+    assert (breaker.ask(), breaker.timeout(60)) == ("closed", 60)
+    breaker.failed(OSError("d"), trial=False)
     monkeypatch.setattr(pauses.time, "monotonic", lambda: 1e12)
-    assert one.ask() == "trial"  # the time of a pause is over as well
+    assert breaker.ask() == "trial"  # a pause also ends after some time
 
 
 @pytest.mark.parametrize("lookahead", [0, 1, 3])
@@ -174,7 +177,7 @@ def test_drafting_pauses_after_rejections_and_is_tried_again(pair, lookahead):
     trace = pair.solve(lookahead=lookahead, token_budget=1000)
     drafted = [i for i, step in enumerate(trace.steps, 1) if step.rejected is not None]
     assert drafted == [1, 2, 3, 8, 17]  # pauses of 4, 8 and 16 steps
-    assert trace.steps[3].undrafted == "a pause after rejections"
+    assert trace.steps[3].undrafted == "rejections"
     assert len(trace.steps) == 30
     check_books(pair, trace)
 
@@ -194,8 +197,8 @@ def test_a_kept_step_pays_for_rejected_ones(pair):
     assert not any(step.undrafted for step in trace.steps)
 
 
-def test_a_draft_always_rejected_is_drafted_for_few_steps():
-    """What the pause costs at most, whatever the draft and the score take: a share of the steps."""
+def test_few_steps_are_drafted_if_every_draft_is_rejected():
+    """The share of drafted steps bounds the cost of useless drafts, whatever a draft and a score cost."""
     steps = []
     for _ in range(200):
         rejected = None if is_paused(steps, 3) else "x"
@@ -204,9 +207,9 @@ def test_a_draft_always_rejected_is_drafted_for_few_steps():
 
 
 @pytest.mark.parametrize("lookahead", [1, 2, 4])
-def test_the_same_failures_at_the_same_steps_are_the_same_run(pair, lookahead):
-    def before(seen):
-        return FAULTS["an error"] if seen.purpose == "draft" and number_of(seen) in (2, 5, 12) else None
+def test_runs_with_the_same_failures_at_the_same_steps_are_equal(pair, lookahead):
+    def before(request):
+        return FAULTS["an error"] if request.purpose == "draft" and number_of(request) in (2, 5, 12) else None
 
     def digit(turn):
         return 0 if int(turn.split()[-1]) in (6, 7) else 9

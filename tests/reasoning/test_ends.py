@@ -1,4 +1,4 @@
-"""A draft that ends the thinking or the turn: whether the base model would have ended it there."""
+"""Drafts that end the thinking or the turn: the base model judges the end, too."""
 
 import threading
 import time
@@ -16,7 +16,7 @@ from tests.scripted import ScriptedServer, wait_until
 
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 
-REGRET = 9.5  # of a token that is not the base model's first choice, on these servers
+REGRET = 9.5  # nats, of a token that is not the base model's first choice on these servers
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +34,13 @@ def thinking_pair(tmp_path_factory):
 
 @pytest.fixture(params=["eos", "think"])
 def ending(request):
-    """A pair, and how its drafts end: the turn, or the thinking of a model that thinks apart."""
+    """A pair, and what its drafts end: the turn, or the thinking of a thinking model."""
     name = "thinking_pair" if request.param == "think" else "pair"
     return request.getfixturevalue(name), request.param
 
 
 def early(end: str, last: int = 4):
-    """The draft model would end at its second step, the base model does so at its last."""
+    """The draft model ends at its second step, the base model at its last."""
 
     def write(side, turn, most):
         number = turn.count("\n\n") + 1
@@ -51,7 +51,7 @@ def early(end: str, last: int = 4):
 
 
 def regretting(pair, end: str, steps=(2,)):
-    """The base model would have written something else in the place of the end of these steps."""
+    """The base model would have written something else than the end of these steps."""
     mark = {"eos": "<|im_end|>", "think": "</think>"}[end]
     wanted = pair.base.tokenizer.encode("So", add_special_tokens=False)[0]
 
@@ -75,7 +75,7 @@ def test_an_end_that_the_base_model_regrets_is_taken_out(ending, lookahead):
     assert [call.purpose for call in trace.steps[1].calls] == ["draft", "score", "read"]
     assert trace.steps[1].reading[-1].regret == REGRET
     assert trace.steps[1].reading[-1].at == len("draft 2")
-    assert pair.of("draft")[2].turn == "draft 1\n\ndraft 2\n\n"  # what it goes on from
+    assert pair.of("draft")[2].turn == "draft 1\n\ndraft 2\n\n"  # what it continues from
     check_books(pair, trace)
 
 
@@ -94,13 +94,13 @@ def test_an_end_that_the_base_model_agrees_with_ends_the_thinking(ending, lookah
 
 
 @pytest.mark.parametrize(("end_delta", "steps"), [(REGRET - 0.1, 4), (REGRET + 0.1, 2), (1e9, 2)])
-def test_how_much_regret_takes_an_end_out_is_a_setting(ending, end_delta, steps):
+def test_the_regret_that_takes_an_end_out_is_a_setting(ending, end_delta, steps):
     pair, end = ending
     pair.start_anew(early(end), lambda turn: 9, first=regretting(pair, end))
     assert len(pair.solve(repair=Rewrite(end_delta=end_delta)).steps) == steps
 
 
-def test_regret_of_a_token_before_the_end_leaves_the_end(pair):
+def test_regret_of_an_earlier_token_does_not_take_the_end_out(pair):
     """The verifier judges the step."""
     pair.start_anew(early("eos"), lambda turn: 9, first=lambda ids, at: 0 if at < len(ids) - 1 else None)
     assert pair.solve().reasoning == "draft 1\n\ndraft 2"
@@ -114,21 +114,21 @@ def test_the_end_of_a_step_that_is_rejected_is_the_base_models(pair):
 
 
 def test_the_base_models_end_is_final(pair):
-    """It writes the last step itself: nothing is read."""
+    """The base model writes the last step itself, so nothing is read."""
     pair.start_anew(early("eos", last=1), lambda turn: 9, first=regretting(pair, "eos", steps=(1,)))
     assert (pair.solve(first_base_steps=1).reasoning, pair.of("read")) == ("base 1", [])
 
 
-def test_an_end_is_read_even_where_the_draft_model_is_sure(pair):
+def test_an_end_is_read_even_if_the_draft_model_is_sure(pair):
     pair.start_anew(early("eos"), lambda turn: 9, first=regretting(pair, "eos"))
     trace = pair.solve(confidence=-1.0)
     assert trace.reasoning == "draft 1\n\ndraft 2\n\ndraft 3\n\ndraft 4"
-    asked = [seen.purpose for seen in pair.seen if seen.side == "base"]
+    asked = [request.purpose for request in pair.seen if request.side == "base"]
     assert sorted(asked) == ["answer", "read", "read", "score", "score"]
 
 
-def test_an_end_after_nothing_is_read_and_taken_out(pair):
-    """The draft model ends its turn at once. A verifier rejects what is empty."""
+def test_an_end_of_an_empty_step_is_read_and_taken_out(pair):
+    """The draft model ends its turn at once. A verifier rejects an empty step."""
 
     def write(side, turn, most):
         number = turn.count("\n\n") + 1
@@ -142,8 +142,8 @@ def test_an_end_after_nothing_is_read_and_taken_out(pair):
 
 
 @pytest.mark.parametrize("window", [None, 2])
-def test_a_draft_that_wrote_nothing_is_written_by_the_base_model(pair, window):
-    """A token that is no text, where a step has one: there is nothing to read."""
+def test_the_base_model_writes_the_step_for_an_empty_draft(pair, window):
+    """A step of one token without text: there is nothing to read."""
 
     def write(side, turn, most):
         number = turn.count("\n\n") + 1
@@ -159,9 +159,11 @@ def test_a_draft_that_wrote_nothing_is_written_by_the_base_model(pair, window):
 
 
 @pytest.mark.parametrize("lookahead", [0, 2])
-def test_a_reading_of_an_end_that_fails_fails_the_run(pair, lookahead):
-    """The base model's runtime is needed; the run is gone on with."""
-    pair.start_anew(early("eos"), lambda turn: 9, lambda seen: FAILS if seen.purpose == "read" else None)
+def test_a_failed_reading_of_an_end_fails_the_run(pair, lookahead):
+    """The base model's runtime is needed; the run can be resumed."""
+    pair.start_anew(
+        early("eos"), lambda turn: 9, lambda request: FAILS if request.purpose == "read" else None
+    )
     with pytest.raises(ServerError, match="boom") as raised:
         pair.solve(lookahead=lookahead)
     assert [step.text for step in raised.value.trace.steps] == ["draft 1"]
@@ -171,7 +173,7 @@ def test_a_reading_of_an_end_that_fails_fails_the_run(pair, lookahead):
 
 
 @pytest.mark.parametrize("value", [-0.1, float("nan"), "3", None, True])
-def test_a_regret_that_is_no_number_of_nats_is_refused(value):
+def test_an_invalid_end_delta_is_refused(value):
     with pytest.raises(ConfigError, match="end_delta must be a number of at least 0"):
         Rewrite(end_delta=value)
 
@@ -180,16 +182,16 @@ def test_a_regret_that_is_no_number_of_nats_is_refused(value):
 
 
 def test_a_draft_that_hangs_at_the_end_adds_no_time_to_the_run(pair, monkeypatch):
-    """Its abort is not heard. The run waits for its tokens, for the books, and not for ever."""
-    monkeypatch.setattr(run_module, "LAST_SECONDS", 1.0)
+    """The server ignores the abort. The run waits for the token count, but not forever."""
+    monkeypatch.setattr(run_module, "FINISHED_WAIT", 1.0)
     hung = threading.Event()
 
-    def before(seen):
-        if seen.purpose == "draft" and seen.turn == "draft 1\n\n":
+    def before(request):
+        if request.purpose == "draft" and request.turn == "draft 1\n\n":
             hung.set()
             pair.draft_server.released.wait(30)
             return aborted()
-        if seen.purpose == "score":
+        if request.purpose == "score":
             assert hung.wait(10)
         return None
 

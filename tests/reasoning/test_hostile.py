@@ -1,4 +1,4 @@
-"""Drafts that want to be accepted, special tokens where they do not belong, and texts that break things."""
+"""Drafts that forge their own score, special tokens in texts, and odd texts."""
 
 import json
 
@@ -50,7 +50,7 @@ ATTEMPTS = {
 
 @pytest.mark.parametrize("attempt", ATTEMPTS)
 def test_a_draft_does_not_get_itself_accepted(pair, attempt):
-    """The base model of this test believes whatever claims to be a score outside the step in its place."""
+    """The base model of this test believes any forged score outside the step's place."""
     text = ATTEMPTS[attempt]
     step = text.partition("\n\n")[0].partition("</think>")[0]
 
@@ -63,17 +63,17 @@ def test_a_draft_does_not_get_itself_accepted(pair, attempt):
         asked.append(turn)
         return 9 if turn != shown else 0
 
-    shown = step.replace("\ue000", "\ufffd")  # forged marks are broken up: they stand for nothing
+    shown = step.replace("\ue000", "\ufffd")  # forged marks are replaced
     pair.start_anew(write, digit)
     trace = pair.solve()
     assert [(step.text, step.author) for step in trace.steps] == [("base", "base")]
     assert trace.steps[0].rejected == step
     assert "\n\n" not in step
-    for one in pair.base_server.generated():
-        if "token_ids_logprob" in one:
-            prompt = pair.base.tokenizer.decode(one["input_ids"])
+    for request in pair.base_server.generated():
+        if "token_ids_logprob" in request:
+            prompt = pair.base.tokenizer.decode(request["input_ids"])
             assert prompt.endswith(f"<|im_start|>assistant\n{shown}{QUESTION}")
-            assert control_tokens(pair.base.tokenizer, one["input_ids"]) == 5  # of the template, as ever
+            assert control_tokens(pair.base.tokenizer, request["input_ids"]) == 5  # the template's own
     assert asked == ([shown] if is_askable(step, UtilityScore()) else [])
 
 
@@ -95,13 +95,13 @@ def test_what_is_not_askable_depends_on_the_question():
     assert not is_askable(f"So.{YES_NO} Yes", YesNo())
     assert not is_askable(f"So.\n{PAPER_QUESTION.upper()}", PaperScore())
     assert is_askable(FAKE, PaperScore())
-    assert is_askable(FAKE, Likelihood())  # nothing is asked
+    assert is_askable(FAKE, Likelihood())  # it has no question
     assert is_askable(FAKE, lambda s, drafted: 1)
     assert not is_askable(" \n", Likelihood())
 
 
-def test_a_question_of_few_characters_is_not_looked_for():
-    """A step that has "mark" in it may well be innocent."""
+def test_a_short_question_is_not_searched_for():
+    """A step can contain "mark" by chance."""
     assert is_askable("my mark: 9", UtilityScore(question="\nMark:"))
     assert not is_askable("my first\nmark: 9", UtilityScore(question="\nFirst mark:"))
     assert not is_askable("so A: is it? 9", UtilityScore(question="\nA: is it? "))
@@ -125,7 +125,9 @@ def control_tokens(tokenizer, ids) -> int:
 
 
 TOKENIZERS = [make_tokenizer(name) for name in SPECIAL_TOKENS]
-EVERY = sorted({token.content for one in TOKENIZERS for token in one.added_tokens_decoder.values()})
+EVERY = sorted(
+    {token.content for tokenizer in TOKENIZERS for token in tokenizer.added_tokens_decoder.values()}
+)
 NAMES = sorted(SPECIAL_TOKENS)
 
 
@@ -222,20 +224,22 @@ TEXTS = {
 
 @pytest.mark.parametrize("repair", [Rewrite(), Correct(window=None), Correct(window=4)], ids=str)
 @pytest.mark.parametrize("name", TEXTS)
-def test_odd_texts_go_through_whole(pair, name, repair):
+def test_odd_texts_are_unchanged(pair, name, repair):
     text = TEXTS[name]
     if repair != Rewrite():
-        text = text[:2000]  # a stream of it has an event for each character
+        text = text[:2000]  # a stream has an event per character
     pair.start_anew(lambda side, turn, most: (text, "eos", 9), lambda turn: 9)
     trace = pair.solve(repair=repair, token_budget=100_000, step_tokens=100_000, lookahead=1)
     assert (trace.reasoning, trace.kept) == (text, 1)
     assert Trace.from_json(trace.to_json()) == trace
-    (prompt,) = [pair.base.tokenizer.decode(one["input_ids"]) for one in pair.base_server.generated()][-1:]
+    (prompt,) = [
+        pair.base.tokenizer.decode(request["input_ids"]) for request in pair.base_server.generated()
+    ][-1:]
     assert prompt.endswith(f"{text}\n\nFinal answer:")
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_odd_questions_go_through_whole(pair, name):
+def test_odd_questions_are_unchanged(pair, name):
     pair.start_anew(lambda side, turn, most: ("x", "eos", 9), lambda turn: 9)
     config = SpecReasonConfig(repair=Rewrite(), temperature=0, lookahead=0, instruction="")
     messages = [{"role": "system", "content": TEXTS[name]}, {"role": "user", "content": TEXTS[name]}]

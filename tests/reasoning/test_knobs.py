@@ -1,4 +1,4 @@
-"""A knob is one declaration."""
+"""A knob is declared once, and everything else follows from the declaration."""
 
 import json
 import shutil
@@ -74,5 +74,5 @@ def test_a_new_knob_is_one_edit(tmp_path):
         assert "--sharpness N" in run("-m", "specreason_sgl.cli", command, "--help-all").stdout
 
 
-def test_the_docs_have_the_knobs_as_they_are_declared():
+def test_the_docs_table_is_up_to_date():
     assert (ROOT / "docs" / "settings.md").read_text() == settings_page(), "make docs-tables"

@@ -1,4 +1,4 @@
-"""A pair as a context, and the same for asyncio."""
+"""`SpecReason` and `AsyncSpecReason`."""
 
 import asyncio
 import threading
@@ -18,10 +18,10 @@ def three_steps(side, turn, most):
 
 
 def hold(pair, turn, released):
-    """The draft server holds back what it is asked for after this part of the chain of thought."""
+    """The draft server holds back requests after this part of the chain of thought."""
 
-    def before(seen):
-        if seen.purpose == "draft" and turn in seen.turn:
+    def before(request):
+        if request.purpose == "draft" and turn in request.turn:
             released.wait(30)
 
     pair.before = before
@@ -49,7 +49,7 @@ def test_endpoints_that_were_given_stay_open(pair, servers):
     assert pair.solve().answer
 
 
-def test_steps_are_there_as_they_are_finished(pair, servers):
+def test_steps_are_available_as_they_are_finished(pair, servers):
     last = threading.Event()
     hold(pair, "draft 2", last)
     with SpecReason(**servers) as specreason:
@@ -74,7 +74,7 @@ def test_a_stream_that_is_left_ends_its_run(pair, servers):
 
 
 def test_an_error_is_raised_where_the_steps_are_read(pair, servers):
-    pair.before = lambda seen: (400, b'{"error": {"message": "no"}}') if seen.side == "base" else None
+    pair.before = lambda request: (400, b'{"error": {"message": "no"}}') if request.side == "base" else None
     with SpecReason(**servers) as specreason, pytest.raises(ServerError, match="no"):
         list(specreason.stream("q"))
 
@@ -94,7 +94,7 @@ def test_a_pair_is_a_name_or_two_servers(given):
         SpecReason(**given)
 
 
-def test_what_cannot_be_reached_fails_on_entering():
+def test_unreachable_servers_fail_on_entering():
     with pytest.raises(ServerUnreachable), SpecReason(draft="http://127.0.0.1:9", base="http://127.0.0.1:9"):
         pass
 
@@ -102,14 +102,14 @@ def test_what_cannot_be_reached_fails_on_entering():
 def test_the_same_for_asyncio(servers):
     async def work():
         async with AsyncSpecReason(**servers) as specreason:
-            one, two = await asyncio.gather(specreason.solve("q"), specreason.alone("q"))
+            together, alone = await asyncio.gather(specreason.solve("q"), specreason.alone("q"))
             stream = specreason.stream("q")
             steps = [step async for step in stream]
             batch = await specreason.batch(["q", " ", "q"], concurrency=2)
-            return one, two, steps, stream.trace, batch
+            return together, alone, steps, stream.trace, batch
 
-    one, two, steps, trace, batch = asyncio.run(work())
-    assert (one.mode, two.mode) == ("specreason", "base")
+    together, alone, steps, trace, batch = asyncio.run(work())
+    assert (together.mode, alone.mode) == ("specreason", "base")
     assert all(isinstance(step, Step) for step in steps)
     assert tuple(steps) == trace.steps
     assert [isinstance(result, ConfigError) for result in batch] == [False, True, False]
@@ -118,7 +118,7 @@ def test_the_same_for_asyncio(servers):
 def test_a_task_that_is_cancelled_ends_its_run(pair, servers):
     held, arrived = threading.Event(), threading.Event()
 
-    def hold(seen):
+    def hold(request):
         arrived.set()
         held.wait(30)
 

@@ -1,4 +1,4 @@
-"""Drafting ahead of the judgement: the same chain of thought, and nothing left behind."""
+"""Drafting ahead of the judgement: the chain of thought is the same, and nothing is left running."""
 
 import threading
 
@@ -49,12 +49,12 @@ def what_was_decided(trace):
 
 
 def books(seed, texts):
-    """What both models write and score, from the prompt alone."""
+    """What both models write and score depends only on the prompt."""
 
     def write(side, turn, most):
         dice = chance(seed, side, turn)
         tokens = dice.randrange(1, 9)
-        # A turn that grew alike is told apart, so that few runs end by saying the same twice.
+        # The turn is part of the seed, so that few runs end with a repetition.
         text = dice.choice(texts) + dice.choice(["", " ", str(dice.randrange(999))])
         if tokens > most:
             return text[: max(len(text) // 2, 1)], "length", most
@@ -64,7 +64,7 @@ def books(seed, texts):
 
 
 def check_books(pair: Pair, trace):
-    """Every token that was generated is in the trace once, and nothing is left running."""
+    """Every generated token is in the trace once, and nothing is left running."""
     used = sum(call.completion_tokens for call in trace.calls)
     wasted = sum(call.completion_tokens for call in trace.wasted)
     assert used + wasted == pair.generated()
@@ -100,7 +100,7 @@ def test_what_is_drafted_ahead_of_a_rejection_is_aborted(pair, seed):
     texts = ["One thing. And more", "Two is 3.5 then. So", "Another one. It is"]
     plain_write, digit = books(seed, texts)
 
-    def write(side, turn, most):  # a rewrite is never what the draft was
+    def write(side, turn, most):  # a rewrite always differs from the draft
         text, end, tokens = plain_write(side, turn, most)
         return f"{text} ({side})", end, tokens
 
@@ -114,19 +114,19 @@ def test_what_is_drafted_ahead_of_a_rejection_is_aborted(pair, seed):
         with pair.lock:
             return judged.setdefault(turn, threading.Event())
 
-    def before(seen):
-        turn = seen.turn.removesuffix("\n\n")
-        if seen.purpose == "score":
-            turn = seen.turn.removesuffix(QUESTION)
+    def before(request):
+        turn = request.turn.removesuffix("\n\n")
+        if request.purpose == "score":
+            turn = request.turn.removesuffix(QUESTION)
             event(turn).set()
-        if seen.purpose != "draft" or seen.side != "draft" or turn not in drafts:
+        if request.purpose != "draft" or request.side != "draft" or turn not in drafts:
             return None
-        # This one is ahead of a judgement: a rejection has to end it.
+        # Drafted ahead of a judgement: a rejection must end it.
         if digit(turn) >= 5:
             event(turn).wait(20)
             return None
-        due.append(seen.rid)
-        wait_until(lambda: seen.rid in pair.aborted())
+        due.append(request.rid)
+        wait_until(lambda: request.rid in pair.aborted())
         return aborted()
 
     drafts = set()
@@ -142,7 +142,7 @@ def test_what_is_drafted_ahead_of_a_rejection_is_aborted(pair, seed):
     assert what_was_decided(trace) == what_was_decided(expected)
     check_books(pair, trace)
     assert set(due) <= pair.aborted()
-    # None where it was aborted before it was sent.
+    # No request if it was aborted before it was sent.
     asked = {call.completion_tokens for call in trace.wasted if call.purpose == "draft"}
     assert asked <= {0, 2} or not due
 
@@ -157,11 +157,11 @@ def test_the_next_step_is_drafted_while_one_is_judged(pair):
     drafted = threading.Event()
     late = []
 
-    def before(seen):
-        if seen.purpose == "draft" and seen.turn == "draft 1\n\n":
+    def before(request):
+        if request.purpose == "draft" and request.turn == "draft 1\n\n":
             drafted.set()
-        if seen.purpose == "score" and seen.turn == "draft 1" + QUESTION and not drafted.wait(10):
-            late.append(seen)
+        if request.purpose == "score" and request.turn == "draft 1" + QUESTION and not drafted.wait(10):
+            late.append(request)
 
     pair.start_anew(plain, lambda turn: 9, before)
     assert pair.solve(lookahead=1).reasoning == "draft 1\n\ndraft 2\n\ndraft 3"
@@ -171,10 +171,10 @@ def test_the_next_step_is_drafted_while_one_is_judged(pair):
 def test_no_step_is_drafted_further_ahead_than_the_lookahead(pair):
     ahead = []
 
-    def before(seen):
-        if seen.purpose == "draft":
-            done = sum(one.purpose == "score" and one.tokens > 0 for one in pair.seen)
-            ahead.append(seen.turn.count("\n\n") - done)
+    def before(request):
+        if request.purpose == "draft":
+            done = sum(request.purpose == "score" and request.tokens > 0 for request in pair.seen)
+            ahead.append(request.turn.count("\n\n") - done)
 
     for lookahead in (0, 1, 2):
         ahead.clear()
@@ -182,21 +182,21 @@ def test_no_step_is_drafted_further_ahead_than_the_lookahead(pair):
         pair.solve(lookahead=lookahead)
         assert max(ahead) <= lookahead
         if lookahead == 0:
-            assert len(ahead) == 20  # the budget's; and none for nothing
+            assert len(ahead) == 20  # as the budget allows; none is wasted
             assert pair.aborted() == set()
 
 
-def test_steps_that_wait_are_judged_at_once(pair):
-    """The first score is held back until two more steps are there, these until both are asked for."""
+def test_waiting_steps_are_judged_concurrently(pair):
+    """The first score waits for two more drafts, and their scores until both are requested."""
     third, both = threading.Event(), threading.Barrier(2, timeout=10)
 
-    def before(seen):
-        if seen.purpose == "draft" and seen.turn == "draft 1\n\ndraft 2\n\ndraft 3\n\n":
-            third.set()  # so the drafts 2 and 3 have been handed over
-        if seen.purpose == "score":
-            if seen.turn == "draft 1" + QUESTION:
+    def before(request):
+        if request.purpose == "draft" and request.turn == "draft 1\n\ndraft 2\n\ndraft 3\n\n":
+            third.set()  # drafts 2 and 3 have been taken
+        if request.purpose == "score":
+            if request.turn == "draft 1" + QUESTION:
                 assert third.wait(10)
-            elif seen.turn.count("\n\n") in (2, 3):
+            elif request.turn.count("\n\n") in (2, 3):
                 both.wait()
 
     def write(side, turn, most):
@@ -214,19 +214,19 @@ FAILS = (500, b'{"error": {"message": "boom"}}')
 
 @pytest.mark.parametrize("purpose", ["draft", "score"])
 @pytest.mark.parametrize("first", [True, False])
-def test_what_fails_ahead_of_a_rejection_does_not_fail_the_run(pair, purpose, first):
-    """The second step's request fails, and the first step is rejected; or else it is needed."""
+def test_a_failure_ahead_of_a_rejection_does_not_fail_the_run(pair, purpose, first):
+    """The second step's request fails. It is not needed if the first step is rejected."""
     failed = threading.Event()
 
-    def before(seen):
+    def before(request):
         if (
-            seen.purpose == purpose
-            and seen.turn.startswith("draft 1\n\n")
-            and seen.turn != "draft 1" + QUESTION
+            request.purpose == purpose
+            and request.turn.startswith("draft 1\n\n")
+            and request.turn != "draft 1" + QUESTION
         ):
             failed.set()
             return FAILS
-        if seen.purpose == "score" and seen.turn == "draft 1" + QUESTION and purpose == "draft":
+        if request.purpose == "score" and request.turn == "draft 1" + QUESTION and purpose == "draft":
             assert failed.wait(10)
         return None
 
@@ -236,10 +236,10 @@ def test_what_fails_ahead_of_a_rejection_does_not_fail_the_run(pair, purpose, fi
         assert trace.reasoning == "base 1\n\ndraft 2\n\ndraft 3"
         check_books(pair, trace)
     else:
-        if purpose == "draft":  # the base model does without it
+        if purpose == "draft":  # the base model continues without it
             trace = pair.solve(lookahead=2)
             assert trace.reasoning == "draft 1\n\nbase 2\n\nbase 3"
-            assert "status 500: boom" in trace.steps[1].undrafted
+            assert "status 500: boom" in trace.steps[1].undrafted_detail
             check_books(pair, trace)
             return
         with pytest.raises(ServerError, match="boom"):
@@ -248,38 +248,38 @@ def test_what_fails_ahead_of_a_rejection_does_not_fail_the_run(pair, purpose, fi
 
 
 def test_a_failure_that_waits_behind_a_step_counts_when_its_turn_comes(pair):
-    """Steps 2 and the failure of 3 are handed over while step 1 is in judgement; step 2 is rejected."""
+    """Step 2 and the failure of step 3 arrive while step 1 is being judged; step 2 is rejected."""
     failed = threading.Event()
 
-    def before(seen):
-        if seen.purpose == "draft" and seen.turn == "draft 1\n\ndraft 2\n\n":
+    def before(request):
+        if request.purpose == "draft" and request.turn == "draft 1\n\ndraft 2\n\n":
             failed.set()
             return FAILS
-        if seen.purpose == "score" and seen.turn == "draft 1" + QUESTION:
+        if request.purpose == "score" and request.turn == "draft 1" + QUESTION:
             assert failed.wait(10)
             wait_until(lambda: pair.draft.in_flight() == 0)
         return None
 
-    seen = []
+    steps = []
 
     def solve(digit):
         failed.clear()
-        seen.clear()
+        steps.clear()
         pair.start_anew(plain, lambda turn: digit if turn.endswith("draft 2") else 9, before)
-        return pair.solve(lookahead=2, on_step=seen.append)
+        return pair.solve(lookahead=2, on_step=steps.append)
 
     assert solve(3).reasoning == "draft 1\n\nbase 2\n\ndraft 3"
     assert solve(9).reasoning == "draft 1\n\ndraft 2\n\nbase 3"
-    assert [step.text for step in seen] == ["draft 1", "draft 2", "base 3"]
+    assert [step.text for step in steps] == ["draft 1", "draft 2", "base 3"]
 
 
 def hanging(pair, hangs):
-    """Requests that `hangs` chooses are answered when they are aborted."""
+    """Requests that `hangs` selects are answered only when they are aborted."""
 
-    def before(seen):
-        if not hangs(seen):
+    def before(request):
+        if not hangs(request):
             return None
-        wait_until(lambda: seen.rid in pair.aborted())
+        wait_until(lambda: request.rid in pair.aborted())
         return aborted()
 
     return before
@@ -288,11 +288,11 @@ def hanging(pair, hangs):
 @pytest.mark.parametrize("config", [{}, {"lookahead": 4}, {"repair": Correct(window=1)}])
 @pytest.mark.parametrize("side", ["draft", "base"])
 def test_a_late_run_ends_all_its_threads_and_requests(pair, side, config):
-    others = set(threading.enumerate())  # of states that other tests have left to the collector
+    others = set(threading.enumerate())  # of states of other tests that are not collected yet
     pair.start_anew(plain, lambda turn: 9)
-    pair.solve(**config)  # connections and their threads on both sides
+    pair.solve(**config)  # starts the connections and their threads
     before = threading.active_count()
-    late = hanging(pair, lambda seen: seen.side == side and "draft 1" in seen.turn)
+    late = hanging(pair, lambda request: request.side == side and "draft 1" in request.turn)
     pair.start_anew(plain, lambda turn: 9, late)
     with pytest.raises(DeadlineExceeded, match=r"within 0\.5 s"):
         pair.solve(timeout=0.5, **{"lookahead": 1, **config})
@@ -302,7 +302,7 @@ def test_a_late_run_ends_all_its_threads_and_requests(pair, side, config):
 
 
 def is_ours(thread) -> bool:
-    """A state's, a helper's, or one that asks for an abort again."""
+    """Whether a thread is a state's, a run's, or one that repeats an abort."""
     target = getattr(thread, "_target", None)
     return isinstance(thread, threading.Timer) or getattr(target, "__qualname__", "").startswith(
         ("Run.", "Context.run")
@@ -311,16 +311,16 @@ def is_ours(thread) -> bool:
 
 @pytest.mark.parametrize("config", [{}, {"lookahead": 4}, {"repair": Correct(window=1)}])
 def test_a_failure_ends_all_threads_and_aborts_all_requests(pair, config):
-    others = set(threading.enumerate())  # of states that other tests have left to the collector
+    others = set(threading.enumerate())  # of states of other tests that are not collected yet
     ahead = threading.Event()
 
-    def before(seen):
-        if seen.purpose in ("score", "read"):
+    def before(request):
+        if request.purpose in ("score", "read"):
             assert ahead.wait(10)
             return FAILS
-        if seen.purpose == "draft" and seen.turn == "draft 1\n\n":
+        if request.purpose == "draft" and request.turn == "draft 1\n\n":
             ahead.set()
-            wait_until(lambda: seen.rid in pair.aborted())
+            wait_until(lambda: request.rid in pair.aborted())
             return aborted()
         return None
 
@@ -332,8 +332,8 @@ def test_a_failure_ends_all_threads_and_aborts_all_requests(pair, config):
 
 
 def test_an_error_in_on_step_ends_what_is_drafted_ahead(pair):
-    others = set(threading.enumerate())  # of states that other tests have left to the collector
-    pair.start_anew(plain, lambda turn: 9, hanging(pair, lambda seen: seen.turn == "draft 1\n\n"))
+    others = set(threading.enumerate())  # of states of other tests that are not collected yet
+    pair.start_anew(plain, lambda turn: 9, hanging(pair, lambda request: request.turn == "draft 1\n\n"))
 
     def broken(step):
         raise KeyError("mine")
@@ -348,7 +348,7 @@ def test_the_first_steps_of_the_base_model_are_not_drafted(pair):
     pair.start_anew(plain, lambda turn: 9)
     trace = pair.solve(first_base_steps=2, lookahead=2)
     assert trace.reasoning == "base 1\n\nbase 2\n\ndraft 3"
-    assert [one.turn for one in pair.of("draft")] == ["base 1\n\nbase 2\n\n"]
+    assert [request.turn for request in pair.of("draft")] == ["base 1\n\nbase 2\n\n"]
     assert not trace.wasted
 
 
@@ -372,7 +372,7 @@ def test_a_run_can_stop_at_the_budget_without_an_answer(pair):
     assert (trace.stop, trace.answer, trace.answer_call) == ("budget", "", None)
     assert not pair.of("answer")
     pair.start_anew(plain, lambda turn: 9)
-    assert pair.solve(at_budget="stop").answer  # it ended before the budget did
+    assert pair.solve(at_budget="stop").answer  # it ends before the budget is used up
 
 
 @pytest.mark.parametrize("lookahead", [0, 1])

@@ -1,4 +1,4 @@
-"""Settings from plain data."""
+"""`config_of`: settings from plain values."""
 
 import pytest
 
@@ -27,7 +27,7 @@ def judging(**given):
     return config.repair, config.verifier, config.threshold
 
 
-def test_what_a_user_gives_goes_before_the_calibration(path):
+def test_given_values_override_the_calibration(path):
     calibrated = Rewrite(), Likelihood(reduce="min")
     assert judging(calibration=path) == (*calibrated, -4.5)
     assert judging(calibration=path, threshold=-2) == (*calibrated, -2)
@@ -36,7 +36,7 @@ def test_what_a_user_gives_goes_before_the_calibration(path):
 
 
 @pytest.mark.parametrize("pair", [None, "mini", "nano"])
-def test_tokens_are_corrected_where_nothing_else_is_given(pair):
+def test_tokens_are_corrected_by_default(pair):
     assert config_of({}, pair=pair) == SpecReasonConfig()
     assert config_of({"lookahead": 2, "delta": None}, pair=pair) == SpecReasonConfig(lookahead=2)
 
@@ -57,7 +57,7 @@ def test_the_numbers_of_the_correction_are_taken_as_given(given, expected):
 @pytest.mark.parametrize(
     "given", [{"verifier": "score"}, {"threshold": 5}, {"keep": 0.5}, {"calibration": "mini"}]
 )
-def test_where_it_is_given_how_steps_are_judged_they_are_rewritten(given):
+def test_steps_are_rewritten_if_a_judgement_is_given(given):
     repair, *judge = judging(**given)
     assert repair == Rewrite()
     assert judging(repair="correct", delta=1.0, **given) == (Correct(delta=1.0), *judge)
@@ -82,38 +82,38 @@ def test_where_it_is_given_how_steps_are_judged_they_are_rewritten(given):
         ({"budget": 1}, "no setting budget", "budget"),
     ],
 )  # fmt: skip
-def test_what_is_out_of_range_or_contradicts_itself_is_refused(given, says, about):
+def test_values_out_of_range_and_contradictions_are_refused(given, says, about):
     with pytest.raises(ConfigError, match=says) as raised:
         config_of(given)
     assert raised.value.knobs[0] == about
     assert "\n" not in str(raised.value)
 
 
-def test_a_pair_with_a_calibration_of_its_own_is_judged_by_it_where_steps_are_rewritten():
-    known = get_calibration("mini")
+def test_a_pairs_calibration_judges_rewritten_steps():
+    calibration = get_calibration("mini")
     calibrated = config_of({"repair": "rewrite"}, pair="mini")
     assert (calibrated.verifier, calibrated.threshold) == tuple(
-        map(known.settings().get, ("verifier", "threshold"))
+        map(calibration.settings().get, ("verifier", "threshold"))
     )
-    assert config_of({"keep": 0.5}, pair="mini").threshold == Quantile(0.5, known.values)
-    # The paper's digit, as its scale says.
+    assert config_of({"keep": 0.5}, pair="mini").threshold == Quantile(0.5, calibration.values)
+    # A threshold alone is on the scale of the paper's digit.
     assert config_of({"threshold": 5}, pair="mini") == config_of({"threshold": 5})
     assert config_of({"verifier": "yes-no", "threshold": 0.5}, pair="mini").threshold == 0.5
     nano = config_of({"repair": "rewrite"}, pair="nano")
     assert (nano.verifier, nano.threshold) == (UtilityScore(), 7.0)
     assert config_of({"verifier": "score-paper"}).verifier == PaperScore()
-    assert config_of({"calibration": "mini"}) == calibrated  # where the servers are named by URL
+    assert config_of({"calibration": "mini"}) == calibrated  # with servers that are given by URL
     with pytest.raises(ConfigError, match="nano cannot be read"):
         config_of({"calibration": "nano"})
 
 
-def test_a_pairs_calibration_does_not_judge_what_is_corrected():
+def test_a_pairs_calibration_does_not_judge_corrected_steps():
     assert config_of({"repair": "correct"}, pair="mini").verifier is None
     kept = config_of({"repair": "correct", "keep": 0.5}, pair="mini")
     assert (kept.verifier, kept.threshold) == (UtilityScore(), Quantile(0.5))
 
 
-def test_what_is_not_given_is_as_the_server_has_it():
+def test_values_that_are_not_given_are_the_servers():
     corrects = SpecReasonConfig(repair=Correct(delta=2, window=4), lookahead=3)
     assert config_of({"delta": 1.0}, defaults=corrects) == config_of(
         {"delta": 1.0, "window": 4, "lookahead": 3}
@@ -126,7 +126,7 @@ def test_what_is_not_given_is_as_the_server_has_it():
 
 
 @pytest.mark.parametrize("name", KNOBS)
-def test_each_knob_says_what_it_is_for(name):
+def test_each_knob_is_documented(name):
     knob = KNOBS[name]
     assert knob.help.endswith(".")
     assert knob.expected
@@ -152,6 +152,6 @@ def test_a_knob_reads_its_value_from_a_text(name, text, value):
     ("name", "text"),
     [("window", "steps"), ("delta", ""), ("repair", "mend"), ("template", "[1]"), ("lookahead", "1.5")],
 )
-def test_a_text_that_is_no_value_of_the_knob_is_refused(name, text):
+def test_a_text_that_is_not_a_value_of_the_knob_is_refused(name, text):
     with pytest.raises(ConfigError, match=f"^{name} must be .*, got {text!r}".replace("[1]", r"\[1\]")):
         KNOBS[name].parse(text)

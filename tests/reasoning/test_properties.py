@@ -1,4 +1,4 @@
-"""What must always hold, whatever the models write and the draft runtime does."""
+"""What holds whatever the models write and whatever the draft runtime does."""
 
 import contextlib
 import json
@@ -52,7 +52,8 @@ STEPS = st.builds(
     st.lists(CORRECTIONS, max_size=2).map(tuple),
     st.lists(READINGS, max_size=3).map(tuple),
     st.lists(CALLS, max_size=2).map(tuple),
-    st.none() | TEXT,
+    st.sampled_from([None, "rejections", "failure", "breaker", "context"]),
+    TEXT,
 )
 TRACES = st.builds(
     Trace,
@@ -107,7 +108,7 @@ WAYS = [
 
 
 def without_windows(trace):
-    """What a run came to. How often the base model read depends on time."""
+    """The result of a run, without the number of reads, which depends on time."""
     steps = [
         (step.text, step.author, step.end, step.tokens, step.score, step.rejected, step.corrections)
         for step in trace.steps
@@ -117,7 +118,7 @@ def without_windows(trace):
 
 def check_state(pair, trace):
     """The base model's last prompt and the trace have the same chain of thought."""
-    (turn,) = [seen.turn for seen in pair.of("answer")]
+    (turn,) = [request.turn for request in pair.of("answer")]
     assert turn.removesuffix("\n\nFinal answer:") == trace.reasoning
     assert trace.tokens == sum(step.tokens for step in trace.steps) + trace.answer_call.completion_tokens
     assert all(0 <= step.draft_tokens <= step.tokens for step in trace.steps)
@@ -132,14 +133,14 @@ def check_state(pair, trace):
     step_tokens=st.sampled_from([6, 500]),
 )
 def test_runs_agree_whatever_fails_on_the_draft_side(pair, seed, share, way, patience, step_tokens):
-    """A share of the drafts fails, each time at the same places."""
+    """A share of the drafts fails, at the same positions in each run."""
     texts = ["One thing. And more", "Two is 3.5 then.", "", "é 🙂", "So it is"]
     config = {**way, "patience": patience, "token_budget": 90, "step_tokens": step_tokens}
     tokens = [pair.base.tokenizer.encode(text, add_special_tokens=False)[0] for text in "xyz.8"]
 
-    def before(seen):
-        dice = chance(seed, "fault", seen.turn)
-        return dice.choice(FAILS) if seen.side == "draft" and dice.random() < share else None
+    def before(request):
+        dice = chance(seed, "fault", request.turn)
+        return dice.choice(FAILS) if request.side == "draft" and dice.random() < share else None
 
     def first(ids, at):
         dice = chance(seed, "first", ids[max(at - 5, 0) : at + 1])
@@ -165,7 +166,7 @@ def test_runs_agree_whatever_fails_on_the_draft_side(pair, seed, share, way, pat
     st.integers(0, 1),
 )
 def test_the_stopping_rules_end_every_run(pair, texts, digit, budget, tokens):
-    """Also where a server says that its steps have no tokens."""
+    """Even if a server reports no tokens for its steps."""
     written = []
 
     def write(side, turn, most):
@@ -181,7 +182,7 @@ def test_the_stopping_rules_end_every_run(pair, texts, digit, budget, tokens):
 
 @MANY
 @given(st.lists(STEPS, max_size=40), st.integers(1, 10))
-def test_a_budget_is_the_most_steps_there_can_be(steps, budget):
+def test_a_budget_bounds_the_number_of_steps(steps, budget):
     config = SpecReasonConfig(token_budget=budget)
     stops = [i for i in range(1, len(steps) + 1) if Chain(config, steps[:i]).why_stop()]
     assert len(steps) < budget or min(stops) <= budget
@@ -191,8 +192,8 @@ def test_a_budget_is_the_most_steps_there_can_be(steps, budget):
 @given(
     st.lists(st.sampled_from(["kept", "rejected", "corrected early", "corrected late"])), st.integers(1, 8)
 )
-def test_drafts_for_nothing_are_few(drafts, patience):
-    """Of the drafts that were of no use, all but a few have been paid for by those that were."""
+def test_useless_drafts_are_few(drafts, patience):
+    """Useful drafts pay for all but a few of the useless ones."""
     made = {
         "kept": Step("x", "draft", "delimiter", 1),
         "rejected": Step("x", "base", "delimiter", 1, rejected="y"),

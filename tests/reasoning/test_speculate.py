@@ -17,7 +17,7 @@ PAPER = SpecReasonConfig(repair=Rewrite())
 
 
 class Play:
-    """Two scripted servers: `drafts` and `rewrites` in order, `scores` as digits, then the answer."""
+    """Two scripted servers. They reply with `drafts`, `rewrites` and `scores` in order, then answer."""
 
     def __init__(self, draft: ScriptedServer, base: ScriptedServer, drafts, scores, rewrites=()):
         self.draft, self.base = Endpoint(draft.url, timeout=20), Endpoint(base.url, timeout=20)
@@ -30,7 +30,7 @@ class Play:
 
     def write(self, who, payload, texts):
         self.prompts.append((who, self.draft.tokenizer.decode(payload["input_ids"])))
-        text, reason = (lambda one: one if isinstance(one, tuple) else (one, DELIMITER))(next(texts))
+        text, reason = (lambda step: step if isinstance(step, tuple) else (step, DELIMITER))(next(texts))
         return answer(text, reason)
 
     def play_base(self, payload):
@@ -62,25 +62,25 @@ def play(chatml_folder):
 
 
 def test_good_steps_are_kept_and_bad_ones_rewritten(play):
-    one = play(["A", "B", ("C", END)], [9, 3, 7], ["b"])
-    seen = []
-    trace = one.solve(on_step=seen.append)
+    pair = play(["A", "B", ("C", END)], [9, 3, 7], ["b"])
+    steps = []
+    trace = pair.solve(on_step=steps.append)
     assert trace.reasoning == "A\n\nb\n\nC"
     assert [(s.author, s.score, s.rejected) for s in trace.steps] == [
         ("draft", 9.0, None),
         ("base", 3.0, "B"),
         ("draft", 7.0, None),
     ]
-    assert (trace.stop, trace.answer, seen) == ("end", "42", list(trace.steps))
+    assert (trace.stop, trace.answer, steps) == ("end", "42", list(trace.steps))
     assert [call.purpose for call in trace.calls] == [
         "draft", "score", "draft", "score", "rewrite", "draft", "score", "read", "answer",
     ]  # fmt: skip
 
 
 def test_each_model_reads_the_chain_of_thought_so_far_and_no_rejected_step(play):
-    one = play(["A", "B", ("C", END)], [9, 3, 7], ["b"])
-    one.solve()
-    ends = [(who, prompt.split("assistant\n")[-1]) for who, prompt in one.prompts]
+    pair = play(["A", "B", ("C", END)], [9, 3, 7], ["b"])
+    pair.solve()
+    ends = [(who, prompt.split("assistant\n")[-1]) for who, prompt in pair.prompts]
     assert ends == [
         ("draft", ""),
         ("score", "A" + QUESTION),
@@ -94,7 +94,7 @@ def test_each_model_reads_the_chain_of_thought_so_far_and_no_rejected_step(play)
     ]
 
 
-def test_the_first_steps_can_be_the_base_models(play):
+def test_the_base_model_can_write_the_first_steps(play):
     trace = play([("C", END)], [9], ["a", "b"]).solve(first_base_steps=2)
     assert [step.author for step in trace.steps] == ["base", "base", "draft"]
     assert trace.steps[0].score is None
@@ -112,16 +112,16 @@ def test_a_score_at_the_threshold_is_kept(play):
 
 
 def test_the_budget_ends_the_thinking_and_the_answer_is_written(play):
-    one = play(["A", "B", "C"], [9, 9, 9])
-    trace = one.solve(token_budget=6)  # the scripted server reports 3 tokens a step
+    pair = play(["A", "B", "C"], [9, 9, 9])
+    trace = pair.solve(token_budget=6)  # the scripted server reports 3 tokens per step
     assert (len(trace.steps), trace.stop, trace.answer) == (2, "budget", "42")
-    budgets = [p["sampling_params"]["max_new_tokens"] for p in one.servers[0].generated()]
+    budgets = [p["sampling_params"]["max_new_tokens"] for p in pair.servers[0].generated()]
     assert budgets == [6, 3]
 
 
 def test_alone_is_one_request_and_the_answer(play):
-    one = play([], [], [("A\n\nB", END)])
-    trace = solve_alone("q", endpoint=one.base, config=SpecReasonConfig(temperature=0))
+    pair = play([], [], [("A\n\nB", END)])
+    trace = solve_alone("q", endpoint=pair.base, config=SpecReasonConfig(temperature=0))
     assert [step.text for step in trace.steps] == ["A", "B"]
     assert (trace.mode, trace.answer, trace.draft_model) == ("base", "42", None)
     assert [call.purpose for call in trace.calls] == ["reason", "answer"]
@@ -132,19 +132,19 @@ def test_a_thinking_models_thinking_is_opened_closed_and_answered(tmp_path, name
     make_tokenizer(name).save_pretrained(tmp_path)
     think = {"type": "stop", "matched": "</think>"}
     with ScriptedServer(str(tmp_path)) as draft, ScriptedServer(str(tmp_path)) as base:
-        one = Play(draft, base, ["A", ("B", think)], [9, 9])
-        one.lead = "\n</think>\n\n"
-        trace = one.solve()
+        pair = Play(draft, base, ["A", ("B", think)], [9, 9])
+        pair.lead = "\n</think>\n\n"
+        trace = pair.solve()
     assert (trace.reasoning, trace.stop, trace.answer) == ("A\n\nB", "end", "42")
-    turns = [(who, prompt.rpartition(opening)[2]) for who, prompt in one.prompts]
+    turns = [(who, prompt.rpartition(opening)[2]) for who, prompt in pair.prompts]
     assert turns[0] == ("draft", "")
     assert turns[2] == ("draft", "A\n\n")
     assert turns[-1] == ("answer", "A\n\nB\n</think>\n\n")
     assert draft.generated()[0]["sampling_params"]["stop"] == ["\n\n", "</think>"]
 
 
-def test_a_run_can_turn_the_thinking_off(tmp_path):
-    """The endpoints are as they were afterwards."""
+def test_a_run_can_turn_thinking_off(tmp_path):
+    """The endpoints' templates do not change."""
     make_tokenizer("qwen3").save_pretrained(tmp_path)
     with ScriptedServer(str(tmp_path)) as draft, ScriptedServer(str(tmp_path)) as base:
         play = Play(draft, base, ["A", ("B", END), "A", ("B", END)], [9] * 4)
@@ -161,55 +161,55 @@ def test_a_run_can_turn_the_thinking_off(tmp_path):
 
 
 def test_the_state_of_a_finished_run_can_be_read(play):
-    one = play([("A", END)], [9])
+    pair = play([("A", END)], [9])
     config = SpecReasonConfig(repair=Rewrite(), temperature=0)
-    state = speculate.run(question="q", draft=one.draft, config=config, backend=one.base)
+    state = speculate.run(question="q", draft=pair.draft, config=config, backend=pair.base)
     assert state.messages()[-1] == {"role": "assistant", "content": "A\n\nFinal answer: 42 "}
     assert state["trace"].answer == "42"
 
 
 def test_a_failing_runtime_is_one_clear_error(play):
-    one = play(["A"], [])
-    one.servers[1].on_generate = lambda payload: (500, b'{"error": {"message": "boom"}}')
+    pair = play(["A"], [])
+    pair.servers[1].on_generate = lambda payload: (500, b'{"error": {"message": "boom"}}')
     with pytest.raises(ServerError, match="boom") as raised:
-        one.solve()
-    assert one.servers[1].url in str(raised.value)
-    assert one.draft.in_flight() == one.base.in_flight() == 0
+        pair.solve()
+    assert pair.servers[1].url in str(raised.value)
+    assert pair.draft.in_flight() == pair.base.in_flight() == 0
 
 
 def test_no_thread_is_left_after_success_or_failure(play):
-    play([], [])  # its connections, and what watches for the end of the main thread
+    play([], [])  # starts connections and the thread that watches the main thread
     before = threading.active_count()
     play(["A", ("B", END)], [9, 9]).solve(lookahead=1)
-    one = play(["A"], [])
-    one.servers[1].on_generate = lambda payload: (500, b"{}")
+    pair = play(["A"], [])
+    pair.servers[1].on_generate = lambda payload: (500, b"{}")
     with pytest.raises(ServerError):
-        one.solve()
+        pair.solve()
     wait_until(lambda: threading.active_count() <= before + 2)  # the servers' own connections
 
 
 def test_a_run_that_is_late_ends_with_its_request_aborted(play):
-    one = play(["A"], [])
-    one.servers[1].on_generate = one.servers[1].hang
+    pair = play(["A"], [])
+    pair.servers[1].on_generate = pair.servers[1].hang
     with pytest.raises(DeadlineExceeded, match=r"within 0\.3 s"):
-        solve("q", draft=one.draft, base=one.base, config=PAPER, timeout=0.3)
-    wait_until(lambda: one.servers[1].aborted() == [one.servers[1].generated()[0]["rid"]])
+        solve("q", draft=pair.draft, base=pair.base, config=PAPER, timeout=0.3)
+    wait_until(lambda: pair.servers[1].aborted() == [pair.servers[1].generated()[0]["rid"]])
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan")])
-def test_a_timeout_that_is_none_is_refused(play, timeout):
-    one = play([], [])
+def test_an_invalid_timeout_is_refused(play, timeout):
+    pair = play([], [])
     with pytest.raises(ConfigError, match="timeout"):
-        solve("q", draft=one.draft, base=one.base, timeout=timeout)
+        solve("q", draft=pair.draft, base=pair.base, timeout=timeout)
 
 
-def test_an_error_in_on_step_comes_out_and_ends_the_run(play):
+def test_an_error_in_on_step_is_raised_and_ends_the_run(play):
     def broken(step):
         raise KeyError("mine")
 
-    one = play(["A"], [9])
+    pair = play(["A"], [9])
     with pytest.raises(KeyError, match="mine"):
-        one.solve(on_step=broken)
+        pair.solve(on_step=broken)
 
 
 def three_steps(side, turn, most):
@@ -255,18 +255,18 @@ def test_a_conversation_is_answered(pair):
         [{"role": "tool", "content": "x"}, {"role": "user", "content": "x"}],
     ],
 )
-def test_what_is_no_conversation_is_refused(pair, messages):
+def test_a_malformed_conversation_is_refused(pair, messages):
     with pytest.raises(ConfigError):
         solve(messages, draft=pair.draft, base=pair.base)
 
 
-def test_the_answer_comes_as_it_is_written(pair):
+def test_the_answer_streams_as_it_is_written(pair):
     pieces = []
 
-    def before(seen):
-        if seen.purpose != "answer":
+    def before(request):
+        if request.purpose != "answer":
             return None
-        # One that were told at the end would never get past its first character.
+        # An answer that arrives only at the end would never get past its first character.
         events = by_character(answer(" 85 ", END, completion_tokens=2))
         return streamed(*events, between=lambda: wait_until(lambda: pieces))
 
@@ -281,12 +281,12 @@ def test_the_answer_comes_as_it_is_written(pair):
     assert told.answer_call.seconds > 0
 
 
-def test_a_model_alone_tells_its_reasoning_too(pair):
+def test_a_model_alone_streams_its_reasoning_too(pair):
     pair.start_anew(lambda *_: ("One.\n\nTwo.", "eos", 5), lambda turn: 9)
     pieces = {"reasoning": "", "answer": ""}
 
     def on_text(kind, text):
-        wait_until(lambda: pair.base.in_flight() == 0)  # it takes its time, and misses nothing
+        wait_until(lambda: pair.base.in_flight() == 0)  # a slow reader misses nothing
         pieces[kind] += text
 
     trace = solve_alone("q", endpoint=pair.base, config=SpecReasonConfig(temperature=0), on_text=on_text)
@@ -297,9 +297,9 @@ def test_a_model_alone_tells_its_reasoning_too(pair):
 def test_texts_that_end_the_answer_are_sent_with_its_request(pair):
     pair.start_anew(*THREE_STEPS)
     pair.solve(answer_stop=("###",))
-    stops = [one["sampling_params"].get("stop") or [] for one in pair.base_server.generated()]
+    stops = [request["sampling_params"].get("stop") or [] for request in pair.base_server.generated()]
     assert stops[-1] == ["###"]
-    assert all("###" not in one for one in stops[:-1])
+    assert all("###" not in texts for texts in stops[:-1])
 
 
 @pytest.mark.parametrize("where", ["draft", "score", "answer"])
@@ -307,11 +307,11 @@ def test_texts_that_end_the_answer_are_sent_with_its_request(pair):
 def test_a_run_is_cancelled_from_another_thread(pair, where, telling):
     cancel = Cancel()
 
-    def before(seen):
-        if seen.purpose != where:
+    def before(request):
+        if request.purpose != where:
             return None
         threading.Thread(target=cancel).start()
-        wait_until(lambda: seen.rid in pair.aborted())
+        wait_until(lambda: request.rid in pair.aborted())
         return streamed(*by_character(aborted())) if telling and where == "answer" else aborted()
 
     pair.start_anew(*THREE_STEPS, before)
@@ -321,11 +321,11 @@ def test_a_run_is_cancelled_from_another_thread(pair, where, telling):
     wait_until(lambda: pair.draft.in_flight() == pair.base.in_flight() == 0)
     asked = len(pair.seen)
     with pytest.raises(RequestAborted):
-        pair.solve(cancel=cancel)  # called already: nothing is sent
+        pair.solve(cancel=cancel)  # already called: nothing is sent
     assert len(pair.seen) == asked
 
 
-def test_an_error_where_the_answer_is_told_ends_the_run(pair):
+def test_an_error_in_on_text_ends_the_run(pair):
     pair.start_anew(*THREE_STEPS)
 
     def broken(kind, text):

@@ -75,7 +75,7 @@ CORRECTED = (Correction(1, "x", "y", 4.0, 1), Correction(3, "x", "y", 4.0, 1))
         (Step("a", "draft", "delimiter", 9, 9, calls=calls(draft=[9], score=[1])), calls(draft=[8, 4]), 12),
         (Step("b", "base", "delimiter", 7, calls=calls(draft=[9], score=[1], rewrite=[7])), (), 9),
         (Step("b", "base", "delimiter", 7, calls=calls(rewrite=[7])), calls(rewrite=[3], score=[1]), 3),
-        # Of the second and third draft 4 and 5 tokens are kept; both were cut off.
+        # 4 and 5 tokens of the second and third draft are kept; both were aborted.
         (
             Step(
                 "c", "both", "delimiter", 20, 18, corrections=CORRECTED, calls=calls(draft=[9], read=[0, 0])
@@ -83,7 +83,7 @@ CORRECTED = (Correction(1, "x", "y", 4.0, 1), Correction(3, "x", "y", 4.0, 1))
             calls(draft=[6, 8]),
             5,
         ),
-        # After 4 kept tokens the base model wrote 2 where one of its tokens is no whole text.
+        # After 4 kept tokens the base model wrote 2: its single token was a part of a character.
         (
             Step(
                 "d",
@@ -101,12 +101,12 @@ CORRECTED = (Correction(1, "x", "y", 4.0, 1), Correction(3, "x", "y", 4.0, 1))
         (Step("e", "both", "delimiter", 8, 3, calls=calls(draft=[3], score=[1], rewrite=[5])), (), 0),
     ],
 )
-def test_what_is_thrown_away_is_what_the_chain_of_thought_does_not_have(step, wasted, thrown):
-    """Tokens that the base model put into a draft were read, not generated."""
+def test_wasted_tokens_are_those_not_in_the_chain_of_thought(step, wasted, thrown):
+    """The base model's tokens in a correction were read, not generated."""
     assert replace(make_trace(), steps=(step,), wasted=wasted).wasted_tokens == thrown
 
 
-def test_a_model_alone_throws_nothing_away():
+def test_a_model_alone_wastes_nothing():
     steps = (Step("a", "base", "delimiter", 0), Step("b", "base", "eos", 9, calls=calls(reason=[9])))
     assert replace(make_trace(), mode="base", steps=steps).wasted_tokens == 0
 
@@ -116,7 +116,8 @@ def test_corrections_and_readings_survive_the_file():
         "y 🙂", "both", None, 3, 2,
         corrections=(Correction(0, "x", "y", 4.25, 0),),
         reading=(ReadToken(0, "y", -0.5, "y", 0.0), ReadToken(1, " 🙂", -1.0, " z", 0.75)),
-        undrafted="why",
+        undrafted="failure",
+        undrafted_detail="status 500",
     )  # fmt: skip
     trace = replace(make_trace(), steps=(step,))
     read = Trace.from_json(trace.to_json())
@@ -169,7 +170,7 @@ def with_step(**fields):
         with_step(calls=[1]),
     ],
 )
-def test_what_is_not_a_trace_is_refused(text):
+def test_text_that_is_not_a_trace_is_refused(text):
     with pytest.raises(ConfigError, match="not a trace"):
         Trace.from_json(text)
 
@@ -195,10 +196,10 @@ def test_the_error_says_what_is_wrong_and_where(text, says):
     assert str(raised.value) == f"this is not a trace of specreason-sgl: {says}"
 
 
-@pytest.mark.parametrize("version", [1, 99])
+@pytest.mark.parametrize("version", [1, 2, 99])
 def test_a_trace_of_another_version_is_refused(version):
     for text in (changed(version=version), changed(version=version, steps=[{"x": 1}])):
-        with pytest.raises(ConfigError, match=f"^this package reads version 2, got version {version}$"):
+        with pytest.raises(ConfigError, match=f"^this package reads version 3, got version {version}$"):
             Trace.from_json(text)
 
 
@@ -217,7 +218,7 @@ def test_infinities_are_null_in_the_file_and_infinities_again_when_read():
 
 @pytest.mark.parametrize("score", [math.inf, -math.inf])
 def test_an_infinite_score_stays_beyond_every_threshold(score):
-    """Null would say that nothing was scored."""
+    """Null means that nothing was scored."""
     trace = replace(make_trace(), steps=(Step("y", "draft", "delimiter", 3, 2, score),))
     (read,) = Trace.from_json(trace.to_json()).steps
     assert read == trace.steps[0]

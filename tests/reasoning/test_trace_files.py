@@ -1,4 +1,4 @@
-"""Which files are read as traces, and what is said of the others."""
+"""Files of traces, and the errors for other files."""
 
 import json
 
@@ -9,7 +9,7 @@ from specreason_sgl.reasoning.trace_files import read_traces
 from tests.support.traces import make_alone, make_corrected, make_trace
 
 
-def test_one_trace_or_a_line_each_are_read(tmp_path):
+def test_a_file_has_one_trace_or_one_per_line(tmp_path):
     corrected, alone = make_corrected(answer="\u2028 and \x85 are no line ends here"), make_alone()
     file = tmp_path / "traces.jsonl"
     file.write_text(f"{corrected.to_json()}\n\n{alone.to_json()}\n", encoding="utf-8")
@@ -39,7 +39,7 @@ def correction(**fields):
         ("nonsense", "line 1: this is not a trace"),
         ("[1,\n2]", "line 1: this is not a trace"),
         (make_trace().to_json() + "\n{}\n", "line 2: this is not a trace"),
-        (changed(version=1), "line 1: this package reads version 2, got version 1"),
+        (changed(version=2), "line 1: this package reads version 3, got version 2"),
         (changed(stop="[red]"), "line 1: this is not a trace"),
         (changed(mode="both"), "line 1: this is not a trace"),
         (changed(question=3), "line 1: this is not a trace"),
@@ -55,11 +55,12 @@ def correction(**fields):
         (with_step(reading=[[0, "a", -1.0, "b"]]), "line 1: this is not a trace"),
         (with_step(reading=[[0.5, "a", -1.0, "b", 1.0]]), "line 1: this is not a trace"),
         (with_step(draft_tokens="all"), "line 1: this is not a trace"),
+        (with_step(undrafted="why"), "line 1: this is not a trace"),
         (with_step(head=0), "line 1: this is not a trace"),
         (b"\xff\xfe", "not a trace"),
     ],
 )
-def test_what_is_not_a_trace_is_refused_with_its_line(tmp_path, content, says):
+def test_a_line_that_is_not_a_trace_is_refused_by_number(tmp_path, content, says):
     file = tmp_path / "t.json"
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ConfigError, match=says):

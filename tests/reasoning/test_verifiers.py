@@ -1,4 +1,4 @@
-"""What verifiers ask of a scripted server, and what they make of its answers."""
+"""The requests of verifiers to a scripted server, and what they read from its answers."""
 
 import threading
 import time
@@ -65,10 +65,10 @@ class Judge:
         ids, meta = payload["input_ids"], {"completion_tokens": payload["sampling_params"]["max_new_tokens"]}
         if isinstance(ids[0], list):  # the sequences of a select, " Yes" first
             replies = []
-            for one, p in zip(ids, (0.75, 0.25), strict=True):
+            for sequence, p in zip(ids, (0.75, 0.25), strict=True):
                 entries = [
                     [0.0, token, self.endpoint.tokenizer.decode([token])]
-                    for token in one[payload["logprob_start_len"] :]
+                    for token in sequence[payload["logprob_start_len"] :]
                 ]
                 entries[-1][0] = float(np.log(p))
                 replies.append(answer("", input_token_logprobs=entries, output_token_logprobs=[]))
@@ -101,7 +101,7 @@ def judge(scripted):
     return Judge(scripted)
 
 
-def test_a_likelihood_is_the_mean_or_the_worst_of_the_steps_own_tokens(judge):
+def test_a_likelihood_is_the_mean_or_the_minimum_of_the_steps_tokens(judge):
     values = judge.logprobs()
     assert judge(Likelihood()).value == pytest.approx(sum(values) / len(values))
     assert judge(Likelihood(reduce="min")).value == values[-1]
@@ -114,18 +114,18 @@ def test_what_ended_a_step_is_not_judged(judge):
     words = tuple(TokenLogprob(text, -1.0) for text in ("So", " 12"))
     between, shared = TokenLogprob("\n\n", -9.0), TokenLogprob(".\n\n", -3.0)
     drafted = Drafted("So 12.", 3, "delimiter", "\n\n")
-    assert drafted.own_tokens((*words, between)) == words
-    assert drafted.own_tokens((*words, shared)) == words
-    assert drafted.own_tokens((*words, TokenLogprob(".\n", -3.0), TokenLogprob("\n", -9.0))) == words
-    assert drafted.own_tokens(words) == words
-    assert Drafted("So 12.", 3, "eos").own_tokens((*words, between)) == (*words, between)
+    assert drafted.without_delimiter((*words, between)) == words
+    assert drafted.without_delimiter((*words, shared)) == words
+    assert drafted.without_delimiter((*words, TokenLogprob(".\n", -3.0), TokenLogprob("\n", -9.0))) == words
+    assert drafted.without_delimiter(words) == words
+    assert Drafted("So 12.", 3, "eos").without_delimiter((*words, between)) == (*words, between)
     judge(Likelihood(), delimiter="\n\n")
     assert judge.prompts()[-1].endswith(STEP + "\n\n")
     judge(Likelihood())
     assert judge.prompts()[-1].endswith(STEP)
 
 
-def test_a_likelihood_of_digits_looks_at_these_alone(judge):
+def test_a_likelihood_of_digits_ignores_other_tokens(judge):
     at = [i for i, text in enumerate(judge.texts()) if any(c.isdigit() for c in text)]
     assert len(at) == 2
     values = [judge.logprobs()[i] for i in at]
@@ -145,8 +145,8 @@ def test_yes_or_no_is_the_probability_of_yes(judge):
     assert judge.prompts()[0].endswith(STEP + YES_NO)
 
 
-def test_a_choice_of_several_tokens_leaves_the_logprobs_of_the_step(judge):
-    """It is asked for by SGLang's own select, whose requests do not have them."""
+def test_choices_of_several_tokens_still_give_the_steps_logprobs(judge):
+    """SGLang's own select asks for such choices; its requests have no logprobs of the step."""
     assert len(judge.endpoint.tokenizer.encode(" Yes", add_special_tokens=False)) > 1
     judgement = judge(YesNo(with_logprobs=True))
     assert [token.logprob for token in judgement.tokens] == judge.logprobs()
@@ -154,7 +154,7 @@ def test_a_choice_of_several_tokens_leaves_the_logprobs_of_the_step(judge):
     assert judge(YesNo()).tokens == ()
 
 
-def test_the_digit_keeps_the_steps_logprobs_where_they_are_wanted(judge):
+def test_the_digit_keeps_the_steps_logprobs_on_request(judge):
     judgement = judge(UtilityScore(with_logprobs=True))
     assert judgement.value == 0.0
     assert [token.logprob for token in judgement.tokens] == judge.logprobs()
@@ -164,14 +164,14 @@ def test_the_digit_keeps_the_steps_logprobs_where_they_are_wanted(judge):
     assert "logprob_start_len" not in judge.server.generated()[1]
 
 
-def test_a_likelihood_keeps_the_tokens_that_it_is_made_of(judge):
+def test_a_likelihood_keeps_its_tokens(judge):
     judgement = judge(Likelihood())
     assert [token.id for token in judgement.tokens] == judge.step
     assert [token.logprob for token in judgement.tokens] == judge.logprobs()
 
 
 def test_a_digit_that_the_base_model_would_not_write_counts_as_zero(judge):
-    """The other words that it might write have 0.8 of the probability, and then 0.95."""
+    """Other words have a probability of 0.8, and then of 0.95."""
     verifier = UtilityScore(read_as="average")
     judge.mass = 0.2
     sure = judge(verifier)
@@ -187,14 +187,14 @@ def test_a_digit_is_read_as_the_likeliest_or_the_average(judge, name):
     assert value == pytest.approx({"greedy": 0.0, "average": 0.25 / 9 * 45}[name])
 
 
-def test_a_way_to_read_digits_that_there_is_not_is_refused():
+def test_an_unknown_way_to_read_digits_is_refused():
     with pytest.raises(ConfigError, match="read_as must be"):
         UtilityScore(read_as="median")
     with pytest.raises(ConfigError, match="read_as must be"):
         PaperScore(read_as="median")
 
 
-def test_the_papers_question_is_a_turn_of_the_users(judge):
+def test_the_papers_question_is_a_user_turn(judge):
     judgement = judge(PaperScore())
     (prompt,) = judge.prompts()
     assert prompt.endswith(
@@ -208,7 +208,7 @@ def test_the_papers_question_is_a_turn_of_the_users(judge):
 
 
 def value_of(result) -> float:
-    """What a verifier's result is taken for."""
+    """The judgement that a verifier's result becomes."""
     return as_verifier(lambda s, drafted: result).judgement(None, Drafted(STEP, 5, "delimiter")).value
 
 
@@ -219,7 +219,7 @@ def test_any_number_is_a_judgement(value):
 
 
 @pytest.mark.parametrize("value", [None, "7", float("nan"), Judgement(float("nan")), np.float32("nan"), [1]])
-def test_what_is_no_number_is_refused(value):
+def test_a_result_that_is_not_a_number_is_refused(value):
     with pytest.raises(VerifierError, match="must return a number"):
         value_of(value)
 
@@ -230,8 +230,8 @@ def test_a_built_in_verifier_has_a_name(name):
     assert SpecReasonConfig(verifier=get_verifier(name), threshold=0).judge == BUILT_IN[name]
 
 
-def test_a_verifier_of_no_such_name_is_refused():
-    with pytest.raises(ConfigError, match="no verifier 'x'; there are score, "):
+def test_an_unknown_verifier_is_refused():
+    with pytest.raises(ConfigError, match=r"verifier must be one of score, .*, got 'x'"):
         get_verifier("x")
 
 
@@ -297,8 +297,8 @@ def test_a_verifier_that_fails_is_one_clear_error(pair, name, lookahead):
     wait_until(lambda: pair.draft.in_flight() == pair.base.in_flight() == 0)
 
 
-def test_what_fails_in_a_verifiers_request_is_the_servers_error(pair):
-    pair.start_anew(one_step, None, lambda seen: (400, b"{}") if seen.purpose == "score" else None)
+def test_a_failed_request_of_a_verifier_is_the_servers_error(pair):
+    pair.start_anew(one_step, None, lambda request: (400, b"{}") if request.purpose == "score" else None)
     for verifier in (UtilityScore(), asks_itself):
         with pytest.raises(ServerError) as raised:
             pair.solve(verifier=verifier, threshold=0)
@@ -324,7 +324,7 @@ def test_a_function_is_not_called_for_what_is_drafted_beyond_a_rejected_step(pai
     judged = []
 
     def rejects_the_second(s, drafted):
-        if drafted.text == "draft 1":  # the others are there when the second is judged
+        if drafted.text == "draft 1":  # later drafts exist when the second is judged
             wait_until(lambda: len(pair.of("draft")) == 3 and pair.draft.in_flight() == 0)
             time.sleep(0.05)
         judged.append(drafted.text)
@@ -339,8 +339,8 @@ def test_a_function_is_not_called_for_what_is_drafted_beyond_a_rejected_step(pai
     check_books(pair, trace)
 
 
-def test_a_verifier_of_two_phases_can_be_written(pair):
-    """It asks for what it likes, on the fork that it is given."""
+def test_a_user_can_write_a_verifier_of_two_phases(pair):
+    """It can request anything on its fork."""
 
     class Short(Verifier):
         bounds = (-100.0, 0.0)
@@ -360,7 +360,7 @@ def test_a_verifier_of_two_phases_can_be_written(pair):
         pair.solve(verifier=Short(), threshold=1)
 
 
-def test_the_draft_models_logprobs_are_asked_for_where_they_are_wanted(pair):
+def test_the_draft_models_logprobs_are_requested_only_when_needed(pair):
     pair.start_anew(one_step, lambda turn: 9)
     pair.solve(confidence=-1.0)
     assert pair.draft_server.generated()[0]["return_logprob"] is True
@@ -425,10 +425,10 @@ def test_a_reward_model_has_the_runs_deadline_and_is_aborted_with_it(pair, rewar
 def test_a_verifiers_own_request_has_the_runs_deadline(pair):
     ended = []
 
-    def before(seen):
-        if seen.purpose == "score":
-            wait_until(lambda: seen.rid in pair.aborted(), 5)
-            ended.append(seen.rid)
+    def before(request):
+        if request.purpose == "score":
+            wait_until(lambda: request.rid in pair.aborted(), 5)
+            ended.append(request.rid)
 
     pair.start_anew(one_step, lambda turn: 9, before)
     with pytest.raises(DeadlineExceeded, match=r"within 0\.5 s"):
@@ -444,9 +444,9 @@ def one_step(side, turn, most):
     return "A", "eos", 3
 
 
-def test_a_batch_gives_its_results_in_order_and_a_failure_leaves_the_others(pair, capfd):
+def test_a_batch_returns_results_in_order_and_a_failure_in_its_place(pair, capfd):
     pair.start_anew(one_step, lambda turn: 9)
-    play, seen = pair.base_server.on_generate, {}
+    play, results_by_index = pair.base_server.on_generate, {}
 
     def reply(payload):
         if "bad" in pair.draft.tokenizer.decode(payload["input_ids"]):
@@ -462,7 +462,7 @@ def test_a_batch_gives_its_results_in_order_and_a_failure_leaves_the_others(pair
             base=pair.base,
             config=PAPER,
             concurrency=2,
-            on_done=seen.__setitem__,
+            on_done=results_by_index.__setitem__,
             progress_bar=True,
         )
     finally:
@@ -474,11 +474,11 @@ def test_a_batch_gives_its_results_in_order_and_a_failure_leaves_the_others(pair
         ConfigError,
         "three",
     ]
-    assert seen == dict(enumerate(results))
+    assert results_by_index == dict(enumerate(results))
     assert "5/5" in capfd.readouterr().err
 
 
-def test_a_verifier_that_fails_leaves_the_other_problems_of_a_batch(pair):
+def test_after_a_verifier_fails_the_rest_of_a_batch_continues(pair):
     def picky(s, drafted):
         if "bad" in s.text():
             raise KeyError("my key")
@@ -493,20 +493,20 @@ def test_a_verifier_that_fails_leaves_the_other_problems_of_a_batch(pair):
     assert results[1].trace.question == "bad"
 
 
-def test_a_batch_of_nothing_and_of_no_threads(pair):
+def test_a_batch_without_problems_or_without_concurrency(pair):
     assert solve_batch([], draft=pair.draft, base=pair.base) == []
     with pytest.raises(ConfigError, match="concurrency"):
         solve_batch(["q"], draft=pair.draft, base=pair.base, concurrency=0)
 
 
 def test_a_batch_that_is_interrupted_aborts_what_runs_and_ends(pair):
-    """Two at a time: one is done, one in flight, two have not begun."""
+    """Two at a time: one is finished, one in flight, two not started."""
     in_flight = threading.Event()
 
-    def before(seen):
-        if len(pair.of("draft")) > 1 and seen.purpose == "draft":
+    def before(request):
+        if len(pair.of("draft")) > 1 and request.purpose == "draft":
             in_flight.set()
-            wait_until(lambda: seen.rid in pair.aborted())
+            wait_until(lambda: request.rid in pair.aborted())
 
     def interrupt(position, result):
         assert in_flight.wait(10)
@@ -522,13 +522,13 @@ def test_a_batch_that_is_interrupted_aborts_what_runs_and_ends(pair):
     assert len(pair.of("draft")) < 4
 
 
-def test_the_timeout_of_a_batch_is_each_problems(pair):
+def test_the_timeout_of_a_batch_applies_to_each_problem(pair):
     hang = threading.Event()
 
-    def before(seen):
-        if seen.purpose == "draft" and not hang.is_set():
+    def before(request):
+        if request.purpose == "draft" and not hang.is_set():
             hang.set()
-            wait_until(lambda: seen.rid in pair.aborted())
+            wait_until(lambda: request.rid in pair.aborted())
 
     pair.start_anew(one_step, lambda turn: 9, before)
     results = solve_batch(

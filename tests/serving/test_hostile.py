@@ -73,7 +73,7 @@ def test_the_knobs_of_faults_can_be_asked_for(pair, url):
     knobs = {"trace": True, "repair": "rewrite", "patience": 1, "draft_timeout": 5.5, "lookahead": 0}
     (trace,) = post(url, asking(specreason=knobs)).json()["specreason"]["traces"]
     assert (trace["config"]["patience"], trace["config"]["draft_timeout"]) == (1, 5.5)
-    assert [step["undrafted"] for step in trace["steps"][:3]] == [None, *["a pause after rejections"] * 2]
+    assert [step["undrafted"] for step in trace["steps"][:3]] == [None, *["rejections"] * 2]
     counted = urllib3.request("GET", f"{url}/metrics").data.decode()
     assert "specreason_steps_undrafted_total " in counted
     assert "specreason_steps_undrafted_total 0.0" not in counted

@@ -145,7 +145,7 @@ CORRECTED_STEPS = (
         9,
         4,
         calls=(Call("draft", "draft", 138, 137, 4, 4.8, 0.2), Call("base", "rewrite", 142, 138, 5, 5.0, 0.5)),
-        undrafted="the draft model's runtime failed",
+        undrafted="failure",
     ),
 )
 CUT_OFF = (Call("draft", "draft", 76, 69, 22, 0.4, 0.9), Call("base", "read", 100, 92, 0, 2.7, 0.2))
