@@ -11,7 +11,8 @@ from specreason_sgl.cli.output import check_folder, out, status, written
 from specreason_sgl.cli.runtimes import endpoints
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.reasoning.config import SpecReasonConfig
-from specreason_sgl.reasoning.plain import KNOBS, TOKENS
+from specreason_sgl.reasoning.knobs import knobs_of
+from specreason_sgl.reasoning.plain import KNOBS
 from specreason_sgl.reasoning.repair import Correct
 
 PARTS = ("score", "prefix", "latency", "identity", "overhead")
@@ -83,7 +84,7 @@ def _parsed(options: Options, knobs: Knobs) -> Callable[[], dict[str, Any]]:
     if not all(0 <= share <= 1 for share in acceptances):
         raise ConfigError(f"acceptance must be from 0 to 1, got {options.acceptance}", "acceptance")
     given = {**DEFAULTS, **knobs.values()}
-    tokens = {name: given.pop(name) for name in TOKENS if name in given}
+    tokens = {name: given.pop(name) for name in knobs_of(Correct) if name in given}
     if options.correct_every and tokens.keys() & {"delta", "numeric_delta"}:
         raise ConfigError("--correct-every must come without --delta and --numeric-delta")
     correct, config = Correct(**tokens), SpecReasonConfig(temperature=0, **given)

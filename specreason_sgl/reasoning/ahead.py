@@ -15,7 +15,7 @@ from specreason_sgl.lang.fork import fork_to
 from specreason_sgl.lang.logprobs import TokenLogprob, logprobs
 from specreason_sgl.reasoning.drafter import Drafter, Pace
 from specreason_sgl.reasoning.pauses import breaker_of, is_paused
-from specreason_sgl.reasoning.repair import ALTERNATIVES, Correct
+from specreason_sgl.reasoning.repair import ALTERNATIVES
 from specreason_sgl.reasoning.run import Run
 from specreason_sgl.reasoning.trace import Call, Step, Undrafted
 from specreason_sgl.reasoning.verifiers import (
@@ -249,7 +249,7 @@ class Ahead:
         config = self._run.config
         if judgement:
             return config.rule.keeps(judgement.value, self._run.chain.scores)
-        return isinstance(config.repair, Correct) and config.repair.cut(tokens, config.temperature) is None
+        return config.repair.cut(tokens, config.temperature) is None
 
 
 def read(run: Run, drafted: Drafted, before: str) -> Request:

@@ -67,6 +67,13 @@ class Chain:
             return ""
         return (self.text + self.config.delimiter)[self._written :]
 
+    @property
+    def closing(self) -> str:
+        """The text between the program's state and what follows the chain: a delimiter, or what is missing of
+        it. A chain whose last step is empty has one already."""
+        text = self.text.removesuffix(self.config.delimiter) + self.config.delimiter
+        return text[self._written :]
+
     def append(self, piece: Step) -> str:
         """Append a piece.
 

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, model_validator
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.reasoning.acceptance import Rule, Threshold
 from specreason_sgl.reasoning.knobs import BUDGET, JUDGE, SPECULATION, knob, knobs_of, range_of, settings
-from specreason_sgl.reasoning.repair import Correct, Repair, Rewrite
+from specreason_sgl.reasoning.repair import REPAIRS, Correct, Repair
 from specreason_sgl.reasoning.verifiers import BUILT_IN, UtilityScore, Verifier, as_verifier
 
 INSTRUCTION = (
@@ -22,8 +22,6 @@ ROLES = ("system", "user", "assistant")
 
 Message = Mapping[str, str]  # with role and content
 Question = str | Sequence[Message]
-
-REPAIRS: dict[str, Repair] = {"correct": Correct(), "rewrite": Rewrite()}
 
 
 def _repair_by_name(repair: Any) -> Any:
@@ -56,7 +54,7 @@ class SpecReasonConfig:
         "step. Default: correct; rewrite if a verifier, a threshold, keep or a calibration is given.",
         panel=JUDGE,
         front=True,
-        given_as=Literal["correct", "rewrite"],
+        given_as=Literal[tuple(REPAIRS)],
     )
     verifier: Annotated[Any, BeforeValidator(_verifier_by_name)] = knob(
         default=None,
@@ -210,7 +208,7 @@ class SpecReasonConfig:
         """What judges a step as a whole; None if each token is judged instead."""
         if self.verifier is not None:
             return as_verifier(self.verifier)
-        return UtilityScore() if isinstance(self.repair, Rewrite) else None
+        return None if self.repair.reads_tokens else UtilityScore()
 
     @property
     def rule(self) -> Rule:

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from specreason_sgl.lang.chat import THINK_CLOSE
 from specreason_sgl.lang.logprobs import UNFINISHED, Choice, TokenLogprob
 from specreason_sgl.reasoning.ahead import Judged, call_of, read, text_to_read
-from specreason_sgl.reasoning.repair import Correct, draw
+from specreason_sgl.reasoning.repair import Repair, draw
 from specreason_sgl.reasoning.run import Run
 from specreason_sgl.reasoning.trace import Correction, End, ReadToken, Step
 from specreason_sgl.reasoning.verifiers import RESULT, Drafted
@@ -53,21 +53,31 @@ def _within_budget(run: Run, piece: Step) -> Step:
 def repair(run: Run, judged: Judged) -> Step:
     """What stands in the place of a drafted text that did not pass. A text that could not be judged is
     rewritten."""
-    how = run.config.repair
-    if isinstance(how, Correct) and (judged.tokens or judged.judgement):
-        return _correct(run, judged, how)
-    return _rewrite(run, judged)
+    rejected = RejectedText(run, judged)
+    return run.config.repair.apply(rejected) if judged.tokens or judged.judgement else rejected.rewrite()
 
 
-def _rewrite(run: Run, judged: Judged) -> Step:
-    """The base model's step in place of the draft."""
-    step = _judged_step(judged)
-    return write_step(
-        run, score=step.score, probabilities=step.probabilities, rejected=step.text, calls=step.calls
-    )
+@dataclasses.dataclass(frozen=True)
+class RejectedText:
+    """What a repair can make of a text (`repair.Rejected`)."""
+
+    run: Run
+    judged: Judged
+
+    def rewrite(self) -> Step:
+        step = _judged_step(self.judged)
+        return write_step(
+            self.run, score=step.score, probabilities=step.probabilities, rejected=step.text, calls=step.calls
+        )
+
+    def correct(self, how: Repair) -> Step:
+        return _correct(self.run, self.judged, how)
+
+    def accept(self) -> Step:
+        return accept(self.run, self.judged)
 
 
-def _correct(run: Run, judged: Judged, how: Correct) -> Step:
+def _correct(run: Run, judged: Judged, how: Repair) -> Step:
     """The draft up to the first token that the base model regrets, and the base model's token there."""
     if not judged.tokens:
         judged = _with_tokens(run, judged)
@@ -119,7 +129,7 @@ def _with_tokens(run: Run, judged: Judged) -> Judged:
         run.end(request.state)
 
 
-def _first_correction(run: Run, judged: Judged, how: Correct) -> tuple[int, Choice | None]:
+def _first_correction(run: Run, judged: Judged, how: Repair) -> tuple[int, Choice | None]:
     """The first position where the base model writes another token, and that token; None if there is none."""
     config, start = run.config, 0
     is_end = run.main.stream_executor.chat_template.is_end

@@ -1,6 +1,6 @@
 """`config_of`: a `SpecReasonConfig` from plain values, as the command line, the API and sweeps give them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from specreason_sgl.reasoning.acceptance import Quantile
 from specreason_sgl.reasoning.calibration import Calibration, get_calibration
 from specreason_sgl.reasoning.config import PAPER_THRESHOLD, SpecReasonConfig
 from specreason_sgl.reasoning.knobs import JUDGE, as_markdown, knob, knobs_of, settings
-from specreason_sgl.reasoning.repair import Correct, Repair, Rewrite
+from specreason_sgl.reasoning.repair import REPAIRS, Repair, name_of
 from specreason_sgl.reasoning.verifiers import BUILT_IN, UtilityScore, Verifier
 
 
@@ -36,8 +36,8 @@ class Shortcuts:
     )
 
 
-KNOBS = knobs_of(SpecReasonConfig, Correct, Shortcuts)
-TOKENS = tuple(knobs_of(Correct))
+OF_REPAIRS = knobs_of(*map(type, REPAIRS.values()))
+KNOBS = knobs_of(SpecReasonConfig) | OF_REPAIRS | knobs_of(Shortcuts)
 JUDGING = ("verifier", "threshold", "keep", "calibration")
 
 
@@ -61,55 +61,59 @@ def config_of(
     """
     defaults = defaults or SpecReasonConfig()
     values = {name: value for name, value in given.items() if value is not None}
-    tokens, judging = _pop(values, TOKENS), _pop(values, JUDGING)
+    repairing, judging = _pop(values, tuple(OF_REPAIRS)), _pop(values, JUDGING)
     if {"threshold", "keep"} <= judging.keys():
         raise ConfigError("threshold and keep must not be given together", "threshold", "keep")
     if "keep" in judging:
         Shortcuts(keep=judging["keep"])  # checks its range
     repair = values.pop("repair", None)
-    if tokens or judging or repair:
-        values |= _repair_and_judge(repair, tokens, judging, defaults, pair)
+    if repairing or judging or repair:
+        values |= _repair_and_judge(repair, repairing, judging, defaults, pair)
     return replace(defaults, **values)
 
 
 def _repair_and_judge(
     repair: str | None,
-    tokens: dict[str, Any],
+    repairing: dict[str, Any],
     judging: dict[str, Any],
     defaults: SpecReasonConfig,
     pair: str | None,
 ) -> dict[str, Any]:
     """The values of `repair`, `verifier` and `threshold`."""
-    default = "correct" if isinstance(defaults.repair, Correct) else "rewrite"
+    default = name_of(defaults.repair)
     if not repair:
-        repair = "correct" if not judging else default if defaults.judge else "rewrite"
+        repair = _repair_with(repairing) if not judging else default if defaults.judge else "rewrite"
     names_verifier = "verifier" in judging or "calibration" in judging
     if defaults.judge and not names_verifier and (judging or repair == default):
         verifier, threshold = defaults.verifier, _threshold(defaults.threshold, **judging)
-    elif repair == "correct" and not judging:
+    elif not judging and repair in REPAIRS and REPAIRS[repair].reads_tokens:
         verifier = threshold = None
     else:
         verifier, threshold = _judge(pair if repair == "rewrite" else None, **judging)
     return {
-        "repair": _repair(repair, tokens, defaults.repair),
+        "repair": _repair(repair, repairing, defaults.repair),
         "verifier": verifier,
         "threshold": threshold,
     }
 
 
-def _repair(name: str, tokens: dict[str, Any], default: Repair) -> Repair:
-    if name == "correct":
-        return replace(default if isinstance(default, Correct) else Correct(), **tokens)
-    if name != "rewrite":
+def _repair(name: str, knobs: dict[str, Any], default: Repair) -> Repair:
+    """The repair of a name; what its knobs do not say is as in `default`, where that is one of its kind."""
+    if name not in REPAIRS:
         raise KNOBS["repair"].error(name)
-    if tokens:
+    if others := [knob for knob in knobs if knob not in knobs_of(type(REPAIRS[name]))]:
         raise ConfigError(
-            f"{' and '.join(tokens)} must come with repair correct, got rewrite (the default with a "
-            "verifier, a threshold, keep or a calibration)",
+            f"{' and '.join(others)} must come with repair {_repair_with(others)}, got {name} (the default "
+            "with a verifier, a threshold, keep or a calibration)",
             "repair",
-            *tokens,
+            *others,
         )
-    return default if isinstance(default, Rewrite) else Rewrite()
+    return replace(default if name_of(default) == name else REPAIRS[name], **knobs)  # type: ignore[type-var]
+
+
+def _repair_with(knobs: Iterable[str]) -> str:
+    """The first repair that has some knobs."""
+    return next((name for name in REPAIRS if set(knobs) <= knobs_of(type(REPAIRS[name])).keys()), "")
 
 
 def _judge(

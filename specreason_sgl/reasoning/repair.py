@@ -1,15 +1,15 @@
-"""`Rewrite` and `Correct`: how a drafted text is repaired that the base model does not keep.
+"""How a drafted text is repaired that the base model does not keep.
 
 `Rewrite` is the paper's method: the step is discarded and the base model writes it. `Correct` keeps the text
 before the first token that the base model regrets, puts the base model's own token there, and the draft model
-continues from it.
+continues from it. A new repair is a class here, and its name in `REPAIRS`.
 """
 
 import math
 import random
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import BeforeValidator
 
@@ -17,6 +17,7 @@ from specreason_sgl.reasoning.knobs import JUDGE, SPECULATION, knob, settings
 
 if TYPE_CHECKING:
     from specreason_sgl.lang.logprobs import Choice, TokenLogprob
+    from specreason_sgl.reasoning.trace import Step
 
 AUTO, WHOLE_STEPS = "auto", "step"  # windows that are not a number of tokens
 ALTERNATIVES = 20  # with a temperature, the base model's token is drawn from this many first choices
@@ -27,8 +28,44 @@ def _none_for_whole_steps(window: Any) -> Any:
     return None if window == WHOLE_STEPS else window
 
 
+class Rejected(Protocol):
+    """A drafted text that did not pass, and what can be made of it."""
+
+    def rewrite(self) -> "Step":
+        """The base model's step in its place."""
+
+    def correct(self, how: "Repair") -> "Step":
+        """The text up to where `how.cut` cuts it, and the base model's token there."""
+
+    def accept(self) -> "Step":
+        """The text as it is, within the token budget."""
+
+
+class Repair:
+    """Base of the repairs: a subclass is made by `settings` and defines `apply`.
+
+    Attributes:
+        reads_tokens: whether the base model reads a draft token by token where there is no verifier; if not,
+            the paper's digit judges it.
+        window: see `Correct`; None: whole steps.
+        end_delta: see `Rewrite`.
+    """
+
+    reads_tokens: ClassVar[bool] = False
+    window: int | Literal["auto", "step"] | None = None
+    end_delta: float = 3.0
+
+    def cut(self, tokens: "Sequence[TokenLogprob]", temperature: float) -> int | None:
+        """The position of the first token that is not kept, or None where all of them are."""
+        return None
+
+    def apply(self, rejected: Rejected) -> "Step":
+        """What stands in the place of a draft that did not pass."""
+        raise NotImplementedError
+
+
 @settings
-class Rewrite:
+class Rewrite(Repair):
     """Discard a rejected step and have the base model write it (SpecReason, arXiv 2504.07891, section 4).
 
     The end of a kept step is judged, too: where the draft model ended the thinking or the turn and the base
@@ -43,12 +80,14 @@ class Rewrite:
         places=(),
         ge=0,
     )
-    window: ClassVar[None] = None
-    reads_tokens: ClassVar[bool] = False
+    window: ClassVar[None] = None  # type: ignore[misc]  # not a setting of this repair
+
+    def apply(self, rejected: Rejected) -> "Step":
+        return rejected.rewrite()
 
 
 @settings
-class Correct:
+class Correct(Repair):
     """Replace single tokens of the draft with the base model's own.
 
     The base model reads the draft in one prefill, which gives each token's regret: the logprob of the base
@@ -97,12 +136,14 @@ class Correct:
     reads_tokens: ClassVar[bool] = True
 
     @property
-    def end_delta(self) -> float:
+    def end_delta(self) -> float:  # type: ignore[override]
         """As of `Rewrite`."""
         return self.delta
 
+    def apply(self, rejected: Rejected) -> "Step":
+        return rejected.correct(self)
+
     def cut(self, tokens: "Sequence[TokenLogprob]", temperature: float) -> int | None:
-        """The position of the first token that is not kept, or None."""
         for position, token in enumerate(tokens):
             delta = self.delta
             if self.numeric_delta is not None and _NUMERIC.search(token.text):
@@ -114,7 +155,12 @@ class Correct:
         return None
 
 
-Repair = Rewrite | Correct
+REPAIRS: dict[str, Repair] = {"correct": Correct(), "rewrite": Rewrite()}  # by name; the first is the default
+
+
+def name_of(repair: Repair) -> str:
+    """The name under which a repair, or the class that it extends, can be chosen."""
+    return next(name for name, named in REPAIRS.items() if isinstance(repair, type(named)))
 
 
 def draw(choices: "Sequence[Choice]", temperature: float, top_p: float, rng: random.Random) -> "Choice":

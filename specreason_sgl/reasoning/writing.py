@@ -178,7 +178,7 @@ def final_answer(run: Run, side: Side, stop: Stop) -> tuple[str, Call | None]:
     if stop in ("budget", "context") and config.at_budget == "stop":
         return "", None
     thinking = s.stream_executor.chat_template.thinking
-    s += f"\n{THINK_CLOSE}\n\n" if thinking else config.delimiter + ANSWER_LEAD
+    s += f"\n{THINK_CLOSE}\n\n" if thinking else run.chain.closing + ANSWER_LEAD
     stops = list(config.answer_stop) or None
     written = stream_out(run, "answer", side, "answer", max_tokens=config.answer_tokens, stop=stops)
     s += sgl.assistant_end()

@@ -4,7 +4,7 @@ import random
 import threading
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from programs.correct import correct
@@ -81,6 +81,7 @@ def check_books(pair, trace):
 
 
 @SOME
+@example(seed=187052, share=0.4, patience=3)  # two pieces make the last delimiter together
 @given(seed=st.integers(0, 10**6), share=st.sampled_from([0.0, 0.03, 0.1, 0.4]), patience=st.integers(0, 3))
 def test_every_window_and_lookahead_gives_the_same_text(pair, seed, share, patience):
     results = []

@@ -1,0 +1,51 @@
+"""A repair of one's own."""
+
+import pytest
+
+from specreason_sgl.errors import ConfigError
+from specreason_sgl.reasoning.config import SpecReasonConfig
+from specreason_sgl.reasoning.knobs import knob, settings
+from specreason_sgl.reasoning.repair import REPAIRS, Correct, Repair, Rewrite, name_of
+
+
+@settings
+class KeepFirst(Repair):
+    """Keep so many rejected steps, then rewrite."""
+
+    steps: int = knob(default=1, help="Rejected steps that are kept.", unit="steps", ge=0)
+
+    def apply(self, rejected):
+        return rejected.accept() if len(rejected.run.chain.steps) < self.steps else rejected.rewrite()
+
+
+def two_drafts(side, turn, most):
+    number = turn.count("\n\n") + 1
+    return f"{side} {number}", "eos" if number == 3 else "delimiter", 2
+
+
+def test_a_repair_decides_what_becomes_of_a_rejected_step(pair):
+    pair.start_anew(two_drafts, lambda turn: 0)  # every draft is rejected
+    assert pair.solve(repair=KeepFirst(steps=2)).reasoning == "draft 1\n\ndraft 2\n\nbase 3"
+    assert pair.solve(repair=Rewrite()).reasoning == "base 1\n\nbase 2\n\nbase 3"
+
+
+def test_a_repair_says_whether_steps_are_judged_as_a_whole():
+    assert SpecReasonConfig(repair=KeepFirst()).judge is not None
+    assert SpecReasonConfig(repair=Correct()).judge is None
+    assert SpecReasonConfig(repair=KeepFirst(steps=2)).as_dict()["repair"] == {
+        "kind": "KeepFirst",
+        "steps": 2,
+    }
+
+
+def test_a_repair_that_is_none_is_refused():
+    with pytest.raises(ConfigError, match="repair must be 'correct' or 'rewrite', got"):
+        SpecReasonConfig(repair=object())
+
+
+def test_repairs_are_named_by_their_kind():
+    class Stricter(Correct):
+        pass
+
+    assert [name_of(repair) for repair in REPAIRS.values()] == list(REPAIRS)
+    assert name_of(Stricter(delta=1)) == "correct"
