@@ -117,9 +117,10 @@ def without_windows(trace):
 
 
 def check_state(pair, trace):
-    """The base model's last prompt and the trace have the same chain of thought."""
+    """The base model's last prompt and the trace have the same chain of thought, and one delimiter after it;
+    a chain that ends with an empty step has that delimiter already."""
     (turn,) = [request.turn for request in pair.of("answer")]
-    assert turn.removesuffix("\n\nFinal answer:") == trace.reasoning
+    assert turn == trace.reasoning.removesuffix("\n\n") + "\n\nFinal answer:"
     assert trace.tokens == sum(step.tokens for step in trace.steps) + trace.answer_call.completion_tokens
     assert all(0 <= step.draft_tokens <= step.tokens for step in trace.steps)
 
