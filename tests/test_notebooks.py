@@ -14,11 +14,8 @@ import typer
 
 import specreason_sgl
 from specreason_sgl.cli import app
-from tests.reasoning.conftest import pair, quick
-from tests.reasoning.pair import chance
-from tests.scripted import wait_until
-
-__all__ = ["pair", "quick"]
+from tests.support.pair import chance
+from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

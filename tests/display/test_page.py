@@ -22,9 +22,9 @@ from specreason_sgl.reasoning.trace import Call, Correction, ReadToken
 from specreason_sgl.reasoning.trace_files import read_traces
 from specreason_sgl.serving.api import ChatRequest
 from specreason_sgl.verifiers import UtilityScore, get_calibration
-from tests import browser
-from tests.scripted import wait_until
+from tests.support import browser
 from tests.support.traces import QUESTION, make_alone, make_corrected, make_trace
+from tests.support.waiting import wait_until
 
 pytestmark = browser.needed
 PAIR = "mini"

@@ -9,8 +9,8 @@ from specreason_sgl import Endpoint, Rewrite, SpecReasonConfig, Trace, solve
 from specreason_sgl.errors import ServerError
 from specreason_sgl.runtime.server import wait_healthy
 from specreason_sgl.verifiers import UtilityScore
-from tests.engine.test_runtimes import CLI, QUESTIONS, running, urls
-from tests.scripted import wait_until
+from tests.support.runtimes import CLI, QUESTIONS, running, urls
+from tests.support.waiting import wait_until
 
 SETTINGS = {
     "threshold": 0,  # every drafted step is kept

@@ -9,8 +9,8 @@ import urllib3
 from specreason_sgl import Rewrite, SpecReasonConfig, logprobs, score, solve
 from specreason_sgl.reasoning.acceptance import FixedShare
 from specreason_sgl.reasoning.verifiers import BUILT_IN, Drafted, Judgement, PaperScore, YesNo
-from tests.scripted import wait_until
 from tests.support.ties import assert_near_tie
+from tests.support.waiting import wait_until
 
 QUESTION = "A shop has 17 boxes with 12 pens each. It sells 50 pens. How many pens are left?"
 

@@ -20,7 +20,7 @@ from specreason_sgl import Endpoint, Rewrite, SpecReasonConfig, score, solve
 from specreason_sgl.errors import RequestAborted
 from specreason_sgl.lang.requests import RequestRecord
 from specreason_sgl.verifiers import RewardModel
-from tests.scripted import wait_until
+from tests.support.waiting import wait_until
 
 PROBLEM = "Natalia sold 48 clips in April and half as many in May. How many clips did she sell altogether?"
 BUDGETS = {"token_budget": 45, "step_tokens": 15}

@@ -13,8 +13,8 @@ import urllib3
 from specreason_sgl import Endpoint, Rewrite, SpecReasonConfig, solve
 from specreason_sgl.errors import RequestAborted
 from specreason_sgl.runtime.server import free_port
-from tests.engine.test_runtimes import QUESTIONS, metric, running
-from tests.scripted import wait_until
+from tests.support.runtimes import QUESTIONS, metric, running
+from tests.support.waiting import wait_until
 
 PAPER = {"repair": Rewrite(), "threshold": 0, "temperature": 0}
 CONFIG = SpecReasonConfig(**PAPER, token_budget=120, step_tokens=30, answer_tokens=16)

@@ -14,9 +14,9 @@ import pytest
 import urllib3
 
 from specreason_sgl import Rewrite, SpecReasonConfig, Trace, solve
-from tests import browser
-from tests.engine.test_runtimes import QUESTIONS, running
-from tests.scripted import wait_until
+from tests.support import browser
+from tests.support.runtimes import QUESTIONS, running
+from tests.support.waiting import wait_until
 
 CONFIG = SpecReasonConfig(
     repair=Rewrite(), threshold=3, temperature=0, token_budget=90, step_tokens=40, answer_tokens=24

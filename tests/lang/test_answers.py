@@ -14,7 +14,7 @@ from specreason_sgl.errors import ServerError, SpecReasonError
 from specreason_sgl.lang.logprobs import logprobs
 from specreason_sgl.reasoning.verifiers import Drafted
 from specreason_sgl.verifiers import RewardModel
-from tests.scripted import ScriptedServer, answer, reading, streamed
+from tests.support.scripted import ScriptedServer, answer, reading, streamed
 
 SOME = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 VALUES = st.recursive(

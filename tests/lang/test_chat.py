@@ -1,37 +1,12 @@
 import pytest
 import sglang as sgl
-from sglang.lang.interpreter import ProgramState, StreamExecutor
 from sglang.lang.ir import SglRoleBegin
 
 from specreason_sgl.errors import ConfigError, TemplateError
 from specreason_sgl.lang.chat import TokenizerChatTemplate, exact_messages
 from specreason_sgl.lang.fork import fork_to
-from tests.conftest import SPECIAL_TOKENS, make_tokenizer
-
-
-class Backend:
-    """Just enough of a backend for a state to hold text."""
-
-    def __init__(self, tokenizer, name="test", settings=None):
-        self.tokenizer = tokenizer
-        self.chat_template = TokenizerChatTemplate(tokenizer, name, settings)
-
-    def get_chat_template(self):
-        return self.chat_template
-
-    def end_program(self, s):
-        pass
-
-
-def new_state(tokenizer, settings=None) -> ProgramState:
-    backend = Backend(tokenizer, settings=settings)
-    return ProgramState(StreamExecutor(backend, {}, None, chat_template=None, stream=False))
-
-
-def sent(state: ProgramState) -> list[int]:
-    state.sync()
-    return state.stream_executor.chat_template.encode(state.stream_executor)
-
+from tests.support.states import Backend, new_state, sent
+from tests.support.tokenizers import SPECIAL_TOKENS, make_tokenizer
 
 CONVERSATIONS = {
     "one question": [("user", "What is 2 + 2?")],

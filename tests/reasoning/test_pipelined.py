@@ -10,8 +10,10 @@ from specreason_sgl.errors import DeadlineExceeded, ServerError
 from specreason_sgl.reasoning.acceptance import FixedShare, Quantile
 from specreason_sgl.reasoning.repair import Correct
 from specreason_sgl.reasoning.verifiers import QUESTION, Likelihood, UtilityScore
-from tests.reasoning.pair import Pair, aborted, chance
-from tests.scripted import wait_until
+from tests.support.checks import check_books, what_was_decided
+from tests.support.pair import aborted
+from tests.support.waiting import wait_until
+from tests.support.writers import FAILS, random_writer
 
 TEXTS = st.lists(
     st.one_of(
@@ -40,37 +42,6 @@ VERIFIERS = [
 ]
 
 
-def what_was_decided(trace):
-    steps = [
-        (step.text, step.author, step.score, step.rejected, step.corrections, step.tokens, step.end)
-        for step in trace.steps
-    ]
-    return steps, trace.stop, trace.answer, [[c.purpose for c in step.calls] for step in trace.steps]
-
-
-def books(seed, texts):
-    """What both models write and score, from the prompt alone."""
-
-    def write(side, turn, most):
-        dice = chance(seed, side, turn)
-        tokens = dice.randrange(1, 9)
-        # A turn that grew alike is told apart, so that few runs end by saying the same twice.
-        text = dice.choice(texts) + dice.choice(["", " ", str(dice.randrange(999))])
-        if tokens > most:
-            return text[: max(len(text) // 2, 1)], "length", most
-        return text, dice.choice(["delimiter"] * 12 + ["stray", "eos"]), tokens
-
-    return write, lambda turn: chance(seed, "digit", turn).randrange(10)
-
-
-def check_books(pair: Pair, trace):
-    """Every token that was generated is in the trace once, and nothing is left running."""
-    used = sum(call.completion_tokens for call in trace.calls)
-    wasted = sum(call.completion_tokens for call in trace.wasted)
-    assert used + wasted == pair.generated()
-    assert pair.draft.in_flight() == pair.base.in_flight() == 0
-
-
 @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     seed=st.integers(0, 10**6),
@@ -83,12 +54,12 @@ def test_every_lookahead_writes_the_same_steps(pair, seed, texts, rule, verifier
     if isinstance(verifier, Likelihood) and isinstance(rule, float):
         rule = -rule
     config = {"threshold": rule, "verifier": verifier, "first_base_steps": first}
-    pair.start_anew(*books(seed, texts))
+    pair.start_anew(*random_writer(seed, texts))
     expected = pair.solve(**config)
     check_books(pair, expected)
     assert not expected.wasted
     for lookahead in (1, 2, 4):
-        pair.start_anew(*books(seed, texts))
+        pair.start_anew(*random_writer(seed, texts))
         trace = pair.solve(**config, lookahead=lookahead)
         assert what_was_decided(trace) == what_was_decided(expected), lookahead
         check_books(pair, trace)
@@ -98,7 +69,7 @@ def test_every_lookahead_writes_the_same_steps(pair, seed, texts, rule, verifier
 @given(seed=st.integers(0, 10**6))
 def test_what_is_drafted_ahead_of_a_rejection_is_aborted(pair, seed):
     texts = ["One thing. And more", "Two is 3.5 then. So", "Another one. It is"]
-    plain_write, digit = books(seed, texts)
+    plain_write, digit = random_writer(seed, texts)
 
     def write(side, turn, most):  # a rewrite is never what the draft was
         text, end, tokens = plain_write(side, turn, most)
@@ -207,9 +178,6 @@ def test_steps_that_wait_are_judged_at_once(pair):
     trace = pair.solve(lookahead=3)
     assert trace.reasoning == "draft 1\n\ndraft 2\n\ndraft 3\n\ndraft 4"
     assert not both.broken
-
-
-FAILS = (500, b'{"error": {"message": "boom"}}')
 
 
 @pytest.mark.parametrize("purpose", ["draft", "score"])

@@ -7,9 +7,10 @@ import pytest
 from specreason_sgl import Cancel, Endpoint, Rewrite, SpecReasonConfig, Trace, solve, solve_alone, speculate
 from specreason_sgl.errors import ConfigError, DeadlineExceeded, RequestAborted, ServerError
 from specreason_sgl.reasoning.verifiers import QUESTION
-from tests.conftest import make_tokenizer
-from tests.reasoning.pair import aborted
-from tests.scripted import ScriptedServer, answer, by_character, reading, streamed, wait_until
+from tests.support.pair import aborted
+from tests.support.scripted import ScriptedServer, answer, by_character, reading, streamed
+from tests.support.tokenizers import make_tokenizer
+from tests.support.waiting import wait_until
 
 DELIMITER = {"type": "stop", "matched": "\n\n"}
 END = {"type": "stop", "matched": 42}

@@ -11,7 +11,7 @@ import pytest
 from specreason_sgl.errors import LaunchError
 from specreason_sgl.runtime import launch, supervise
 from specreason_sgl.runtime.server import HOST, Server, ServerSpec, wait_healthy
-from tests.scripted import wait_until
+from tests.support.waiting import wait_until
 
 TREE = """
 import subprocess, sys, time

@@ -12,7 +12,7 @@ from specreason_sgl.runtime.machine import Gpu
 from specreason_sgl.runtime.pairs import Model, PairSpec
 from specreason_sgl.runtime.placement import Share, memory_flags, place, share_gpus
 from specreason_sgl.runtime.server import Server, ServerSpec
-from tests.scripted import wait_until
+from tests.support.waiting import wait_until
 
 GB = 10**9
 

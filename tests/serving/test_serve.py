@@ -9,14 +9,14 @@ import sys
 import pytest
 import urllib3
 
-from tests.serving.conftest import three_steps
+from tests.support.writers import steps_of
 
 SERVE = [sys.executable, "-m", "specreason_sgl.cli", "serve"]
 
 
 @pytest.fixture
 def process(pair):
-    pair.start_anew(three_steps, lambda turn: 9)
+    pair.start_anew(steps_of(3), lambda turn: 9)
     command = [*SERVE, "--draft-url", pair.draft_server.url, "--base-url", pair.base_server.url]
     command += ["--port", "0", "--served-model-name", "two", "--temperature", "0", "--token-budget", "60"]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

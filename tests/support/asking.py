@@ -14,9 +14,3 @@ def run(endpoint):
     state = ask.run(backend=endpoint)
     state.sync()
     return state
-
-
-def hang_up(handler):
-    """Close the connection without an answer; for `ScriptedServer.on_generate`."""
-    handler.close_connection = True
-    handler.connection.close()

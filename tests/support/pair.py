@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from specreason_sgl import Endpoint, Rewrite, SpecReasonConfig, solve
 from specreason_sgl.reasoning.pauses import forget_failures
 from specreason_sgl.reasoning.verifiers import QUESTION
-from tests.scripted import ScriptedServer, answer, by_character, reading, streamed
+from tests.support.scripted import ScriptedServer, answer, by_character, reading, streamed
 
 LEAD = "Final answer:"
 DELIMITER = {"type": "stop", "matched": "\n\n"}

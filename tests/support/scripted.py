@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -49,6 +48,21 @@ def streamed(*events: dict | bytes, done: bool = True, between: Callable = lambd
         handler.close_connection = True
 
     return send
+
+
+def hang_up(handler):
+    """Close the connection without answering; for `ScriptedServer.on_generate`."""
+    handler.close_connection = True
+    handler.connection.close()
+
+
+def half_an_answer(handler):
+    """Break off after a part of the body; for `ScriptedServer.on_generate`."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "100")
+    handler.end_headers()
+    handler.wfile.write(b'{"text": "ha')
+    handler.close_connection = True
 
 
 def by_character(whole: dict) -> list[dict]:
@@ -155,10 +169,3 @@ class ScriptedServer:
 
     def aborted(self) -> list[str]:
         return [payload["rid"] for path, payload in list(self.requests) if path == "/abort_request"]
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        threading.Event().wait(0.01)
