@@ -3,6 +3,7 @@
 import io
 import signal
 import sys
+from collections import Counter
 from typing import NamedTuple
 
 import pytest
@@ -17,6 +18,17 @@ def pytest_collection_modifyitems(items):
         if item.path.suffix == ".ipynb":
             item.add_marker(pytest.mark.engine)
     items.sort(key=lambda item: item.path.suffix != ".ipynb")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say at the end which tests were skipped, and how to run them: the reasons of the skips say how."""
+    reasons = Counter(
+        report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.stats.get("skipped", [])
+    )
+    if reasons:
+        terminalreporter.section("skipped, and how to run them")
+    for reason, count in reasons.most_common():
+        terminalreporter.line(f"{count} test{'s' if count > 1 else ''}: {reason}")
 
 
 @pytest.fixture(params=sorted(SPECIAL_TOKENS))

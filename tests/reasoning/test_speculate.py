@@ -82,6 +82,7 @@ def test_each_model_reads_the_chain_of_thought_so_far_and_no_rejected_step(play)
     one = play(["A", "B", ("C", END)], [9, 3, 7], ["b"])
     one.solve()
     ends = [(who, prompt.split("assistant\n")[-1]) for who, prompt in one.prompts]
+    ends[-3:-1] = sorted(ends[-3:-1])  # the score and the reading of the last step are in flight together
     assert ends == [
         ("draft", ""),
         ("score", "A" + QUESTION),
@@ -89,8 +90,8 @@ def test_each_model_reads_the_chain_of_thought_so_far_and_no_rejected_step(play)
         ("score", "A\n\nB" + QUESTION),
         ("rewrite", "A\n\n"),
         ("draft", "A\n\nb\n\n"),
-        ("score", "A\n\nb\n\nC" + QUESTION),
         ("read", "A\n\nb\n\nC<|im_end|>"),
+        ("score", "A\n\nb\n\nC" + QUESTION),
         ("answer", "A\n\nb\n\nC\n\nFinal answer:"),
     ]
 
