@@ -185,11 +185,11 @@ def test_a_conversation_moves_between_real_runtimes(draft, base):
         s += sgl.gen("b", max_tokens=4, temperature=0)
         s["both"] = (there.text(), s.text())
 
-    mine = "<|im_start|>assistant\nI say"
+    prefix = "<|im_start|>assistant\nI say"
     there, here = both.run(backend=base)["both"]
-    assert mine in there
-    assert mine in here
-    assert there.split(mine)[1] == here.split(mine)[1][: len(there.split(mine)[1])]
+    assert prefix in there
+    assert prefix in here
+    assert there.split(prefix)[1] == here.split(prefix)[1][: len(there.split(prefix)[1])]
 
 
 def test_the_command_line_prints_traces_as_json(pair):

@@ -71,13 +71,13 @@ class Pair:
         )  # fmt: skip
 
     def generated(self) -> int:
-        return sum(one.tokens for one in self.seen)
+        return sum(request.tokens for request in self.seen)
 
     def aborted(self) -> set[str]:
         return {*self.draft_server.aborted(), *self.base_server.aborted()}
 
     def of(self, purpose: str) -> list[Seen]:
-        return [one for one in self.seen if one.purpose == purpose]
+        return [request for request in self.seen if request.purpose == purpose]
 
     def turn_of(self, side: str, ids: list[int]) -> str:
         """What the assistant has said in a prompt."""
@@ -99,12 +99,12 @@ class Pair:
             purpose = "answer"
         else:
             purpose = "draft" if side == "draft" else "rewrite"
-        one = Seen(side, purpose, turn, payload["rid"])
+        request = Seen(side, purpose, turn, payload["rid"])
         with self.lock:
-            self.seen.append(one)
-        if (instead := self.before(one)) is not None:
+            self.seen.append(request)
+        if (instead := self.before(request)) is not None:
             if isinstance(instead, dict):
-                one.tokens = instead["meta_info"]["completion_tokens"]
+                request.tokens = instead["meta_info"]["completion_tokens"]
             return instead
         meta = {"prompt_tokens": len(ids), "completion_tokens": 0}
         text, reason = "", {"type": "length", "length": most}
@@ -130,7 +130,7 @@ class Pair:
                 ]
             if "logprob_start_len" in payload:
                 meta |= {**reading(payload, logprob_of, self.first), **meta}
-        one.tokens = meta["completion_tokens"]
+        request.tokens = meta["completion_tokens"]
         whole = answer(text, reason, **meta)
         return streamed(*by_character(whole)) if payload.get("stream") else whole
 
@@ -147,7 +147,7 @@ class Pair:
                 self.before(seen)
                 likely = 0 if self.digit(turn) >= 5 else 1
             at = payload["logprob_start_len"]
-            entries = [[-0.1 if i == likely else -9.0, one, "x"] for one in ids[at:]]
+            entries = [[-0.1 if i == likely else -9.0, token, "x"] for token in ids[at:]]
             replies.append(answer("", input_token_logprobs=entries, output_token_logprobs=[]))
         return replies
 

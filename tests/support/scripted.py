@@ -19,9 +19,9 @@ def reading(payload: dict, logprob=lambda ids, at: 0.0, first=lambda ids, at: No
     ids, start = payload["input_ids"], payload["logprob_start_len"]
     tokens, tops = [[None, ids[start], None]], [None]
     for at in range(start + 1, len(ids)):
-        own = first(ids, at)
-        tokens.append([logprob(ids, at) if own is None else -10.0, ids[at], None])
-        tops.append([[tokens[-1][0], ids[at], None] if own is None else [-0.5, own, None]])
+        choice = first(ids, at)
+        tokens.append([logprob(ids, at) if choice is None else -10.0, ids[at], None])
+        tops.append([[tokens[-1][0], ids[at], None] if choice is None else [-0.5, choice, None]])
     return {"completion_tokens": 0, "input_token_logprobs": tokens, "input_top_logprobs": tops}
 
 
