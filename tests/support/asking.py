@@ -1,4 +1,4 @@
-"""The program that most tests run, and a fault that most servers can have."""
+"""The program that most tests of an endpoint run."""
 
 import sglang as sgl
 
@@ -10,7 +10,7 @@ def ask(s, regex=None):
 
 
 def run(endpoint):
-    """A state that has asked."""
+    """Run `ask` to its end; returns its state."""
     state = ask.run(backend=endpoint)
     state.sync()
     return state

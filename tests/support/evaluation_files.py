@@ -1,4 +1,4 @@
-"""Files of evaluations, with samples made by hand."""
+"""Evaluation files with hand-made samples."""
 
 from specreason_sgl.evaluation.evaluate import Sample, run_head
 from specreason_sgl.evaluation.problems import Problem

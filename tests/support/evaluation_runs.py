@@ -1,4 +1,4 @@
-"""A small evaluation on the scripted pair, and what of its file does not depend on time."""
+"""A small evaluation on the scripted pair, and its file without what depends on time."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A draft and a base model that always answer the same to the same prompt, whatever the order of requests."""
+"""A scripted draft and base model whose answers depend on the prompt alone, not on the order of requests."""
 
 import hashlib
 import random
@@ -23,7 +23,7 @@ ENDS = {
 
 @dataclass
 class Seen:
-    """A request, as the servers saw it."""
+    """A request that a server received."""
 
     side: str
     purpose: str  # draft, score, read, rewrite, answer or commit
@@ -34,10 +34,18 @@ class Seen:
 
 @dataclass
 class Pair:
-    """Both servers and their endpoints. `write(side, turn, at_most)` gives a step's text, its end and its
-    tokens; `digit(turn)` the score; `first(ids, at)` the token that the base model would have written instead
-    of the one there, or None. `before(seen)` runs in the server's thread and may hold a request back, or
-    return what it answers instead. `lead` is what asks for the answer."""
+    """Both servers and their endpoints.
+
+    Attributes:
+        write: `write(side, turn, at_most)` returns a step's text, its end (a key of `ENDS`, or "length") and
+            its number of tokens.
+        digit: `digit(turn)` returns the score.
+        first: `first(ids, at)` returns the token that the base model prefers to the one at that position, or
+            None.
+        before: `before(seen)` runs in the server's thread; it may block, or return an answer to give instead.
+        seen: the requests so far.
+        lead: the text that asks for the answer.
+    """
 
     draft_server: ScriptedServer
     base_server: ScriptedServer
@@ -159,10 +167,10 @@ def logprob_of(ids: list[int], at: int) -> float:
 
 
 def chance(*what) -> random.Random:
-    """Always the same dice for the same things."""
+    """A random generator seeded by its arguments."""
     return random.Random(hashlib.sha256(repr(what).encode()).digest())
 
 
 def aborted(tokens: int = 2) -> dict:
-    """What SGLang answers to a request that was aborted after so many tokens."""
+    """SGLang's answer to a request that was aborted after `tokens` tokens."""
     return answer("cut", {"type": "abort", "message": "Abort by client"}, completion_tokens=tokens)

@@ -1,4 +1,4 @@
-"""A scripted HTTP server that looks like SGLang, for faults a real one does not produce on demand."""
+"""A scripted HTTP server that speaks SGLang's protocol: answers, streams and faults on demand."""
 
 import json
 import threading
@@ -7,15 +7,18 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 def answer(text: str, finish_reason: dict | None = None, **meta) -> dict:
-    """What SGLang answers to /generate."""
+    """SGLang's answer to /generate."""
     reason = finish_reason or {"type": "stop", "matched": "\n\n"}
     counts = {"prompt_tokens": 5, "cached_tokens": 0, "completion_tokens": 3}
     return {"text": text, "meta_info": {"finish_reason": reason, **counts, **meta}}
 
 
 def reading(payload: dict, logprob=lambda ids, at: 0.0, first=lambda ids, at: None) -> dict:
-    """The meta information of a prefill: each token's logprob, and the model's first choice there, which is
-    the token itself, or, at a logprob of -0.5 against -10, what `first` says."""
+    """The meta information of a prefill: the logprob and the first choice at each token.
+
+    The first choice is the token itself, or else what `first` returns: then it has a logprob of -0.5 and the
+    token one of -10.
+    """
     ids, start = payload["input_ids"], payload["logprob_start_len"]
     tokens, tops = [[None, ids[start], None]], [None]
     for at in range(start + 1, len(ids)):
@@ -26,12 +29,12 @@ def reading(payload: dict, logprob=lambda ids, at: 0.0, first=lambda ids, at: No
 
 
 def part_of(whole: dict, text: str) -> dict:
-    """An event of a stream that goes on."""
+    """A stream's event with the text so far, before the last."""
     return {**whole, "text": text, "meta_info": {**whole["meta_info"], "finish_reason": None}}
 
 
 def streamed(*events: dict | bytes, done: bool = True, between: Callable = lambda: None) -> Callable:
-    """These as SGLang streams them, each with the text so far; `between` is called after each. Without
+    """Stream these events, each with the text so far, as SGLang does; `between` runs after each. Without
     `done` the stream breaks off."""
 
     def send(handler) -> None:
@@ -66,7 +69,7 @@ def half_an_answer(handler):
 
 
 def by_character(whole: dict) -> list[dict]:
-    """The events of an answer's stream, a character more each time, the tokens in proportion."""
+    """The events of an answer's stream, one per character; tokens are counted in proportion."""
     text, tokens = whole["text"], whole["meta_info"]["completion_tokens"]
     events = [part_of(whole, text[:end]) for end in range(1, len(text))]
     for end, event in enumerate(events, 1):
@@ -75,9 +78,12 @@ def by_character(whole: dict) -> list[dict]:
 
 
 class ScriptedServer:
-    """`on_generate(payload)` returns a dict to answer with, or an `(int, bytes)` of status and body, or is a
-    callable on the request handler for anything odd; `on_classify`, `on_abort` and what is in `plays` by path
-    likewise. `requests` records (path, payload)."""
+    """A server whose answers a test chooses.
+
+    `on_generate(payload)` returns a dict to answer with, a tuple of status and body, or a callable that gets
+    the request handler. `on_classify`, `on_abort` and the values of `plays`, by path, do likewise. `requests`
+    records (path, payload).
+    """
 
     def __init__(self, tokenizer_folder: str):
         self.requests: list[tuple[str, dict]] = []
@@ -160,7 +166,7 @@ class ScriptedServer:
         self.server.server_close()
 
     def hang(self, payload: dict) -> dict:
-        """An `on_generate` that answers when the test releases it."""
+        """An `on_generate` that answers once `released` is set."""
         self.released.wait(30)
         return answer("late", {"type": "abort", "message": "Abort by client"})
 
