@@ -1,3 +1,5 @@
+"""programs/gpu_bench.sh: its options, checks and the commands that it would run."""
+
 import os
 import shlex
 import shutil

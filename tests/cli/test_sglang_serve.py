@@ -1,3 +1,5 @@
+"""`sglang serve --model-type specreason`: SGLang's own command starts this package's server."""
+
 import subprocess
 import sys
 import textwrap

@@ -1,3 +1,5 @@
+"""Solving, scoring and the command line on real runtimes."""
+
 import signal
 import subprocess
 

@@ -1,3 +1,5 @@
+"""Judging steps with every verifier, and choosing thresholds from it."""
+
 import json
 import math
 import random

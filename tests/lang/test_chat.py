@@ -1,3 +1,5 @@
+"""Chat templates: what is sent is the model's own template's rendering, and text stays text."""
+
 import pytest
 import sglang as sgl
 from sglang.lang.ir import SglRoleBegin

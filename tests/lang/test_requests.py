@@ -16,7 +16,7 @@ from specreason_sgl.errors import (
     ServerUnreachable,
 )
 from tests.support.asking import ask, run
-from tests.support.scripted import answer, hang_up, part_of, streamed
+from tests.support.scripted import answer, half_an_answer, hang_up, part_of, streamed
 from tests.support.waiting import wait_until
 
 
@@ -81,14 +81,7 @@ def test_retries_are_bounded(scripted, endpoint):
 
 
 def test_an_answer_that_broke_off_is_asked_for_again_after_an_abort(scripted, endpoint):
-    def half(handler):
-        handler.send_response(200)
-        handler.send_header("Content-Length", "100")
-        handler.end_headers()
-        handler.wfile.write(b'{"text": "ha')
-        handler.close_connection = True
-
-    answers = iter([half, answer("whole")])
+    answers = iter([half_an_answer, answer("whole")])
     scripted.on_generate = lambda payload: next(answers)
     assert run(endpoint)["a"] == "whole"
     first, second = scripted.generated()
@@ -97,7 +90,7 @@ def test_an_answer_that_broke_off_is_asked_for_again_after_an_abort(scripted, en
 
 
 def gone_until(scripted, tries):
-    """The server breaks the connection until it was asked so many times."""
+    """Break the connection of the first `tries` requests."""
 
     def reply(payload):
         return answer("ok") if len(scripted.generated()) > tries else hang_up

@@ -1,3 +1,5 @@
+"""Servers as processes: supervised, reported when they fail, gone with their program."""
+
 import os
 import signal
 import socket

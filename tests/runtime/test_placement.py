@@ -1,3 +1,5 @@
+"""Which GPUs the models get, and their shares of memory."""
+
 import json
 import sys
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Weights: fetched from packages, checked, found again."""
+
 import json
 import os
 import subprocess

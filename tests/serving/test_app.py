@@ -20,10 +20,9 @@ from specreason_sgl.verifiers import Likelihood, UtilityScore, get_calibration
 from tests.support.pair import aborted
 from tests.support.serving import CONFIG, serving
 from tests.support.waiting import wait_until
-from tests.support.writers import steps_of
+from tests.support.writers import FAILS, steps_of
 
 ASK = {"model": "two", "messages": [{"role": "user", "content": "q"}]}
-FAILS = (500, b'{"error": {"message": "boom"}}')
 
 
 @pytest.fixture(autouse=True)
