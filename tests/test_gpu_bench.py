@@ -1,3 +1,5 @@
+"""programs/gpu_bench.sh: its options, checks and the commands that it would run."""
+
 import os
 import shlex
 import shutil
@@ -10,7 +12,7 @@ import pytest
 PROGRAMS = Path(__file__).parents[1] / "programs"
 SCRIPT = PROGRAMS / "gpu_bench.sh"
 
-pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="bash not found on PATH: install bash")
 
 
 def run(*args):

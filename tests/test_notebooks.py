@@ -14,11 +14,8 @@ import typer
 
 import specreason_sgl
 from specreason_sgl.cli import app
-from tests.reasoning.conftest import pair, quick
-from tests.reasoning.pair import chance
-from tests.scripted import wait_until
-
-__all__ = ["pair", "quick"]
+from tests.support.pair import chance
+from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -37,11 +34,16 @@ def sources(path):
     return "\n".join(cell.source for cell in read(path).cells)
 
 
-def shows_something(source):
-    """Whether a cell ends with a value to show, or prints."""
+def expected_outputs(source) -> set[str]:
+    """The kinds of output that a cell must have: its last value, and what it prints."""
     *_, last = ast.parse(source).body
-    ends_with_value = isinstance(last, ast.Expr) and not ast.unparse(last).endswith(".close()")
-    return ends_with_value or "print(" in source
+    value = ast.unparse(last) if isinstance(last, ast.Expr) else ""
+    kinds = {"stream"} if "print(" in source else set()
+    return (
+        kinds
+        if not value or value.startswith("print(") or value.endswith(".close()")
+        else kinds | {"execute_result"}
+    )
 
 
 def test_there_are_three():
@@ -54,16 +56,21 @@ def test_it_is_valid_and_was_run_from_top_to_bottom_without_an_error(path):
     cells = code_cells(path)
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     for cell in cells:
-        kinds = [output.output_type for output in cell.outputs]
+        kinds = {output.output_type for output in cell.outputs}
         assert "error" not in kinds
-        assert kinds or not shows_something(cell.source), cell.source
+        assert kinds >= expected_outputs(cell.source), cell.source
 
 
-@every
-def test_its_pictures_are_in_it(path):
-    for cell in code_cells(path):
-        if "pictures." in cell.source.splitlines()[-1]:
-            assert any("image/png" in output.get("data", {}) for output in cell.outputs), cell.source
+def test_every_picture_is_stored_in_its_notebook():
+    drawing = [
+        (path.stem, cell)
+        for path in NOTEBOOKS
+        for cell in code_cells(path)
+        if cell.source.splitlines()[-1].startswith("pictures.")
+    ]
+    assert {name[:2] for name, _ in drawing} == {"01", "02"}
+    for _, cell in drawing:
+        assert any("image/png" in output.get("data", {}) for output in cell.outputs), cell.source
 
 
 @every

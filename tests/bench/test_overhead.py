@@ -1,5 +1,7 @@
 """The part `overhead`, on servers that answer at once."""
 
+import time
+
 import pytest
 
 from specreason_sgl import SpecReasonConfig
@@ -9,8 +11,12 @@ from specreason_sgl.bench.overhead import measure
 @pytest.mark.parametrize("repair", ["rewrite", "correct"])
 def test_overhead_is_measured_on_servers_that_answer_at_once(zero, repair):
     config = SpecReasonConfig(token_budget=32 * 4)
+    before, began = time.process_time(), time.monotonic()
     figures = measure(*zero, config, at_once=8, problems=12, repair=repair)
-    assert (figures["problems"], figures["repair"]) == (12, repair)
-    assert figures["steps"] >= 12
-    assert figures["cpu_ms_per_step"] > 0
-    assert 0 <= figures["uncovered"] < 1
+    assert (figures["problems"], figures["at_once"], figures["repair"]) == (12, 8, repair)
+    uncut = 12 * 4  # a cut step goes on with a second draft, which uses the budget up
+    assert figures["steps"] == uncut if repair == "rewrite" else 12 <= figures["steps"] < uncut
+    whole = figures["cpu_ms_per_step"] * figures["steps"] / 1000
+    assert 0 < whole <= time.process_time() - before
+    assert 0 < figures["seconds"] <= time.monotonic() - began
+    assert 0 < figures["uncovered"] < 1

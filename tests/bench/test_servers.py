@@ -1,3 +1,5 @@
+"""Servers that answer at once."""
+
 import pytest
 
 from specreason_sgl import Endpoint, SpecReasonConfig, solve

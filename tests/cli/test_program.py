@@ -1,3 +1,5 @@
+"""The command line: wrong input, help, and an orderly end."""
+
 import re
 import signal
 import subprocess

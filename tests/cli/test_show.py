@@ -1,3 +1,5 @@
+"""`specreason-sgl show`: saved traces in the terminal."""
+
 import pytest
 
 from specreason_sgl.display.page import as_html

@@ -13,7 +13,7 @@ from specreason_sgl.display.parts import END, totals
 from specreason_sgl.display.report import as_markdown
 from specreason_sgl.evaluation.report import Report
 from specreason_sgl.reasoning.trace import Correction, ReadToken, Step
-from tests.support.evaluations import write_run
+from tests.support.evaluation_files import write_run
 from tests.support.traces import CORRECTED_STEPS, make_alone, make_corrected, make_trace
 
 

@@ -22,9 +22,9 @@ from specreason_sgl.reasoning.trace import Call, Correction, ReadToken
 from specreason_sgl.reasoning.trace_files import read_traces
 from specreason_sgl.serving.api import ChatRequest
 from specreason_sgl.verifiers import UtilityScore, get_calibration
-from tests import browser
-from tests.scripted import wait_until
+from tests.support import browser
 from tests.support.traces import QUESTION, make_alone, make_corrected, make_trace
+from tests.support.waiting import wait_until
 
 pytestmark = browser.needed
 PAIR = "mini"
@@ -186,7 +186,7 @@ def test_a_correction_stands_in_its_step_with_the_drafted_token_struck_out(view,
     assert view.texts(".text ins") == [" 45", " 0", "⏎", " km/h"]
     titles = [node.get_attribute("title") for node in view.all(".text del")]
     assert titles[0] == "drafted; regret 4.21 nats"
-    assert "line-through" in view.one(".text del").value_of_css_property("text-decoration")
+    assert "line-through" in view.first(".text del").value_of_css_property("text-decoration")
     meta = [text.replace("draft", "draft ", 1) for text in view.texts(".step .meta")]
     assert [text.partition(" ")[2] for text in meta] == [
         "kept9 tokens",
@@ -226,17 +226,17 @@ def test_regrets_are_shaded_on_demand_by_keyboard(view, server, key):
 
     opened(view, server, make_corrected())
     assert shaded() == []
-    assert view.one("#regret").get_attribute("aria-pressed") == "false"
+    assert view.first("#regret").get_attribute("aria-pressed") == "false"
     assert not view.seen("#shades")
-    view.one("#regret").send_keys(key)
+    view.first("#regret").send_keys(key)
     parts = [span for step in make_corrected().steps for span in spans(step) if span.shade]
     assert shaded() == [[span.text, f"regret-{span.shade}"] for span in parts]
     titles = [node.get_attribute("title") for node in view.all(".text [class^=regret]")]
     assert titles == [span.detail for span in parts]
-    assert view.one("#regret").get_attribute("aria-pressed") == "true"
+    assert view.first("#regret").get_attribute("aria-pressed") == "true"
     assert view.texts("#shades span") == list(SHADES)
     assert view.seen("#shades")
-    view.one("#regret").send_keys(key)
+    view.first("#regret").send_keys(key)
     assert shaded() == []
     assert not view.seen("#shades")
 
@@ -244,10 +244,10 @@ def test_regrets_are_shaded_on_demand_by_keyboard(view, server, key):
 def test_where_nothing_was_read_there_is_nothing_to_shade(view, server):
     opened(view, server, make_trace(), make_corrected())
     assert not view.seen("#regret")
-    view.one("#runs").send_keys("2")
+    view.first("#runs").send_keys("2")
     wait_until(lambda: view.seen("#regret"))
-    view.one("#regret").click()
-    view.one("#runs").send_keys("1")
+    view.first("#regret").click()
+    view.first("#runs").send_keys("1")
     wait_until(lambda: not view.seen("#regret"))
     assert not view.seen("#shades")
 
@@ -260,7 +260,7 @@ def test_a_regret_without_bound_is_shown(view, server):
     changed = replace(step, reading=tuple(infinite), corrections=(correction,))
     opened(view, server, make_corrected(steps=(changed,)))
     assert {node.get_attribute("class") for node in view.all(".text [class^=regret]")} == {"regret-4"}
-    assert view.one(".text del").get_attribute("title") == "drafted; regret Infinity nats"
+    assert view.first(".text del").get_attribute("title") == "drafted; regret Infinity nats"
 
 
 def test_steps_and_the_answer_are_shown_as_they_come(view, server):
@@ -277,16 +277,16 @@ def test_steps_and_the_answer_are_shown_as_they_come(view, server):
     wait_until(lambda: len(view.all(".step")) == 2)
     assert view.text("#status") == "Step 2: draft, kept, score 8"
     assert len(view.all("#timeline .bar")) == 3
-    assert view.one("#stop").is_displayed()
-    assert not view.one("#go").is_displayed()
-    assert not view.one("#save").is_enabled()
+    assert view.first("#stop").is_displayed()
+    assert not view.first("#go").is_displayed()
+    assert not view.first("#save").is_enabled()
     first.set()
     wait_until(lambda: view.text("#answer") == "The train")
     assert view.text("#status") == "Answering"
     second.set()
     view.wait_for("#status", "Done")
     assert view.text("#answer") == make_trace().answer
-    assert view.one("#go").is_displayed()
+    assert view.first("#go").is_displayed()
 
 
 SMALL_CHUNKS = """
@@ -314,12 +314,12 @@ def test_a_stream_cut_anywhere_is_read_all_the_same(view, server, size):
 def test_rejected_drafts_are_shown_on_demand(view):
     view.open().ask_and_wait()
     assert not view.seen("del")
-    view.one(".step summary").click()
+    view.first(".step summary").click()
     assert [node.is_displayed() for node in view.all("del")] == [True, False]
-    view.one("#reveal").send_keys(Keys.SPACE)
+    view.first("#reveal").send_keys(Keys.SPACE)
     wait_until(lambda: all(node.is_displayed() for node in view.all("del")))
     assert view.texts("del") == [step.rejected for step in make_trace().steps if step.rejected]
-    assert "line-through" in view.one("del").value_of_css_property("text-decoration")
+    assert "line-through" in view.first("del").value_of_css_property("text-decoration")
 
 
 def test_the_timeline_has_a_bar_for_each_request(view):
@@ -339,7 +339,7 @@ def test_the_timeline_has_a_bar_for_each_request(view):
         "hatched: cut off or not needed",
     ]
     assert "8 s" in view.texts("#timeline text")
-    view.one("#requests summary").click()
+    view.first("#requests summary").click()
     wait_until(lambda: len(view.all("#requests tr")) == len(titles) + 1)
 
 
@@ -390,22 +390,22 @@ def test_what_the_base_model_wrote_after_a_cut_draft_is_not_thrown_away(view, se
 
 def test_only_settings_that_were_changed_are_sent(view, server):
     view.open()
-    view.one("#repair").send_keys("rewrite")
+    view.first("#repair").send_keys("rewrite")
     for name, value in (
         ("threshold", "5.5"),
         ("lookahead", "0"),
         ("token-budget", "300"),
         ("temperature", "0"),
     ):
-        view.one(f"#{name}").send_keys(value)
+        view.first(f"#{name}").send_keys(value)
     view.ask_and_wait()
     assert server.asked[-1]["temperature"] == 0
     extension = {"trace": True, "repair": "rewrite", "threshold": 5.5, "lookahead": 0, "token_budget": 300}
     assert server.asked[-1]["specreason"] == extension
     server.on_chat = lambda body: [sse(chunks_of(make_alone()))]
-    view.one("#model").send_keys(f"{PAIR}-base")
+    view.first("#model").send_keys(f"{PAIR}-base")
     for name in ("repair", "delta", "threshold", "lookahead"):
-        assert not view.one(f"#{name}").is_enabled()
+        assert not view.first(f"#{name}").is_enabled()
     view.ask()
     wait_until(lambda: len(server.asked) == 2)
     assert server.asked[-1]["model"] == f"{PAIR}-base"
@@ -432,9 +432,9 @@ REWRITES = SpecReasonConfig(**get_calibration(PAIR).settings())
 )
 def test_the_server_takes_the_repair_and_its_number(view, server, served, repair, typed, expected):
     view.open()
-    view.one("#repair").send_keys(repair or "default")
+    view.first("#repair").send_keys(repair or "default")
     for name, value in typed.items():
-        view.one(f"#{name}").send_keys(value)
+        view.first(f"#{name}").send_keys(value)
     view.ask_and_wait()
     config = ChatRequest(**server.asked[-1]).config(served, PAIR)
     assert (config.repair, config.threshold) == expected
@@ -446,15 +446,15 @@ def test_only_the_number_of_the_repair_in_use_is_shown_and_sent(view, server):
 
     view.open()
     assert shown() == ["delta"]
-    view.one("#delta").send_keys("1")
-    view.one("#repair").send_keys("rewrite")
+    view.first("#delta").send_keys("1")
+    view.first("#repair").send_keys("rewrite")
     assert shown() == ["threshold"]
-    view.one("#threshold").send_keys("5")
-    view.one("#repair").send_keys("correct")
+    view.first("#threshold").send_keys("5")
+    view.first("#repair").send_keys("correct")
     assert shown() == ["delta"]
     view.ask_and_wait()
     assert server.asked[-1]["specreason"] == {"trace": True, "repair": "correct", "delta": 1}
-    view.one("#repair").send_keys("rewrite")
+    view.first("#repair").send_keys("rewrite")
     view.ask(" again")
     wait_until(lambda: len(server.asked) == 2)
     assert server.asked[-1]["specreason"] == {"trace": True, "repair": "rewrite", "threshold": 5}
@@ -471,12 +471,12 @@ JUDGED = SpecReasonConfig(repair=Rewrite(), verifier=UtilityScore(), threshold=7
 def test_the_first_run_tells_the_servers_repair_and_its_number(view, server, trace, field, default):
     server.on_chat = lambda body: [sse(chunks_of(trace))]
     view.open()
-    assert view.one("#repair").get_attribute("value") == ""
+    assert view.first("#repair").get_attribute("value") == ""
     view.ask_and_wait()
     assert [name for name in ("delta", "threshold") if view.seen(f"#{name}")] == [field]
-    assert view.one(f"#{field}").get_attribute("placeholder") == default
-    assert view.one("#lookahead").get_attribute("placeholder") == "1"
-    view.one(f"#{field}").send_keys("4")
+    assert view.first(f"#{field}").get_attribute("placeholder") == default
+    assert view.first("#lookahead").get_attribute("placeholder") == "1"
+    view.first(f"#{field}").send_keys("4")
     view.ask(" again")
     wait_until(lambda: len(server.asked) == 2)
     repair = "correct" if field == "delta" else "rewrite"
@@ -492,7 +492,7 @@ def test_a_model_alone_is_shown_while_it_writes(view, server):
         sse(chunks[5:]),
     ]
     view.open()
-    view.one("#model").send_keys(f"{PAIR}-base")
+    view.first("#model").send_keys(f"{PAIR}-base")
     view.ask()
     wait_until(
         lambda: (
@@ -508,13 +508,13 @@ def test_a_model_alone_is_shown_while_it_writes(view, server):
 
 def test_the_base_model_alone_is_run_for_comparison(view, server):
     view.open()
-    view.one("#temperature").send_keys("0")
-    view.one("#repair").send_keys("rewrite")
-    view.one("#threshold").send_keys("5")
+    view.first("#temperature").send_keys("0")
+    view.first("#repair").send_keys("rewrite")
+    view.first("#threshold").send_keys("5")
     view.ask_and_wait()
     server.on_chat = lambda body: [sse(chunks_of(make_alone()))]
     wait_until(lambda: view.seen("#go"))
-    view.one("#alone").click()
+    view.first("#alone").click()
     view.wait_for("#race", "The base model alone took 1.50 times as long.")
     asked = server.asked[-1]
     assert (asked["model"], asked["temperature"], asked["specreason"]) == (f"{PAIR}-base", 0, {"trace": True})
@@ -522,7 +522,7 @@ def test_the_base_model_alone_is_run_for_comparison(view, server):
     assert view.texts("#race b") == ["9.75 s", "14.7 s"]
     assert not view.seen("#alone")
     assert view.text("#answer") == make_trace().answer
-    view.one("#runs").send_keys("2")
+    view.first("#runs").send_keys("2")
     view.wait_for("#answer", "80 km/h")
     assert view.texts("#race b") == ["9.75 s", "14.7 s"]
 
@@ -546,8 +546,8 @@ def test_an_error_is_said(view, server, play, says):
     view.open().ask()
     view.wait_for("#error", says)
     assert view.text("#error") == says
-    assert view.one("#error").get_attribute("role") == "alert"
-    wait_until(lambda: view.one("#go").is_displayed())
+    assert view.first("#error").get_attribute("role") == "alert"
+    wait_until(lambda: view.first("#go").is_displayed())
     server.on_chat = lambda body: [sse(chunks_of(make_trace()))]
     view.press(Keys.CONTROL, Keys.ENTER)
     view.wait_for("#status", "Done")
@@ -569,7 +569,7 @@ def test_a_server_that_is_gone_is_told(view, server):
     server.close()
     view.ask(" again")
     view.wait_for("#error", "The server cannot be reached")
-    view.one("#runs").send_keys("1")
+    view.first("#runs").send_keys("1")
     view.wait_for("#answer", make_trace().answer)
 
 
@@ -591,17 +591,17 @@ def test_the_base_model_alone_can_be_stopped(view, server):
     view.open().ask_and_wait()
     server.on_chat = lambda body: [server.gate]
     wait_until(lambda: view.text("#alone") == "Run the base model alone")
-    view.one("#alone").click()
+    view.first("#alone").click()
     wait_until(lambda: view.text("#alone") == "Stop")
     assert view.text("#alone-status") == "Running"
-    view.one("#alone").click()
+    view.first("#alone").click()
     view.wait_for("#alone-status", "Stopped after")
     assert server.aborted.wait(10)
     assert view.text("#race") == ""
     assert view.text("#status") == "Done: the chain of thought has it"
     server.on_chat = lambda body: [sse(chunks_of(make_alone()))]
     wait_until(lambda: view.text("#alone") == "Run the base model alone")
-    view.one("#alone").click()
+    view.first("#alone").click()
     view.wait_for("#race", "1.50 times as long")
 
 
@@ -612,21 +612,21 @@ def test_stop_aborts_the_request(view, server, by):
     view.open().ask()
     wait_until(lambda: len(view.all(".step")) == 2)
     if by == "button":
-        view.one("#stop").click()
+        view.first("#stop").click()
     else:
         view.press(Keys.ESCAPE)
     view.wait_for("#status", "Stopped after")
     assert server.aborted.wait(10)
     assert not view.seen("#error")
     assert len(view.all(".step")) == 2
-    assert view.one("#go").is_displayed()
+    assert view.first("#go").is_displayed()
 
 
 def test_the_focus_is_not_lost_with_a_button(view, server):
     server.on_chat = lambda body: [server.gate, sse(chunks_of(make_trace()))]
     view.open()
-    view.one("#question").send_keys(QUESTION)
-    view.one("#go").send_keys(Keys.ENTER)
+    view.first("#question").send_keys(QUESTION)
+    view.first("#go").send_keys(Keys.ENTER)
     wait_until(lambda: view.focused() == "stop")
     view.press(Keys.ENTER)
     wait_until(lambda: view.focused() == "go")
@@ -634,8 +634,8 @@ def test_the_focus_is_not_lost_with_a_button(view, server):
 
 def test_shift_and_enter_begin_a_new_line(view, server):
     view.open()
-    view.one("#question").send_keys("one", Keys.SHIFT, Keys.ENTER, Keys.NULL, "two")
-    assert view.one("#question").get_attribute("value") == "one\ntwo"
+    view.first("#question").send_keys("one", Keys.SHIFT, Keys.ENTER, Keys.NULL, "two")
+    assert view.first("#question").get_attribute("value") == "one\ntwo"
     assert server.asked == []
 
 
@@ -643,12 +643,12 @@ def test_a_saved_trace_is_opened_and_saved_again(view, tmp_path):
     file = tmp_path / "trace.json"
     file.write_text(make_corrected().to_json(), encoding="utf-8")
     view.open()
-    view.one("#file").send_keys(str(file))
+    view.first("#file").send_keys(str(file))
     view.wait_for("#answer", make_corrected().answer)
     assert len(view.all(".step")) == 5
     assert not view.seen("#chooser")
     assert not view.seen("#compare")
-    view.one("#save").click()
+    view.first("#save").click()
     saved = view.driver.downloads / "trace-specreason.json"
     wait_until(saved.exists)
     assert read_traces(saved) == [make_corrected()]
@@ -659,10 +659,10 @@ def test_several_traces_in_a_file_can_be_chosen_from(view, tmp_path):
     other = make_trace(question="Another \u2028 one?", answer="other")
     file.write_text("\n".join(run.to_json() for run in (make_trace(), make_alone(), other)), encoding="utf-8")
     view.open()
-    view.one("#file").send_keys(str(file))
+    view.first("#file").send_keys(str(file))
     wait_until(lambda: len(view.all("#runs option")) == 3)
     view.wait_for("#race", "1.50 times as long")
-    view.one("#runs").send_keys("3")
+    view.first("#runs").send_keys("3")
     view.wait_for("#answer", "other")
     assert not view.seen("#compare")
 
@@ -715,7 +715,7 @@ def test_a_file_that_is_no_trace_is_refused(view, tmp_path, content, says):
     file = tmp_path / "trace.json"
     file.write_text(content)
     view.open()
-    view.one("#file").send_keys(str(file))
+    view.first("#file").send_keys(str(file))
     view.wait_for("#error", says)
     assert view.text("#error") == says
     assert not view.seen("#run")
@@ -784,9 +784,9 @@ def test_a_phone_scrolls_in_one_direction_only(view, server, scheme):
     view.open().ask_and_wait()
     server.on_chat = lambda body: [sse(chunks_of(make_alone(answer=long)))]
     wait_until(lambda: view.seen("#go"))
-    view.one("#alone").click()
+    view.first("#alone").click()
     view.wait_for("#race", "times as long")
-    view.one("#regret").click()
+    view.first("#regret").click()
     for node in view.all("details"):
         view.driver.execute_script("arguments[0].open = true", node)
     wait_until(lambda: len(view.all("#requests tr")) > 1)
@@ -835,7 +835,7 @@ def test_all_text_has_enough_contrast(view, server, scheme):
     view.open()
     contrasts = view.driver.execute_script(CONTRASTS)
     view.ask_and_wait()
-    view.one("#regret").click()
+    view.first("#regret").click()
     view.driver.execute_script("for (const node of document.querySelectorAll('details')) node.open = true")
     wait_until(lambda: len(view.all("#requests tr")) > 1)
     contrasts += view.driver.execute_script(CONTRASTS)
@@ -856,7 +856,7 @@ def test_the_tab_key_leads_through_the_whole_page_and_out(view, server):
     steps = (*make_trace().steps, *make_corrected().steps)
     server.on_chat = lambda body: [sse(chunks_of(make_trace(steps=steps)))]
     view.open().ask_and_wait()
-    view.one("#question").click()
+    view.first("#question").click()
     ids = []
     for _ in range(40):
         view.press(Keys.TAB)

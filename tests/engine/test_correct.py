@@ -29,9 +29,9 @@ def test_at_delta_0_the_text_is_the_base_models_own(draft, base):
     print(trace.corrections, trace.reasoning)
     assert trace.corrections > 0
     assert trace.wasted_tokens > 0
-    own = alone.reasoning[: len(trace.reasoning)]
-    if trace.reasoning != own:
-        assert_near_tie(base, CONFIG, QUESTION, "", trace.reasoning, own)
+    expected = alone.reasoning[: len(trace.reasoning)]
+    if trace.reasoning != expected:
+        assert_near_tie(base, CONFIG, QUESTION, "", trace.reasoning, expected)
 
 
 def test_a_delta_without_bound_is_the_draft_models_text(draft, base):

@@ -21,12 +21,12 @@ def test_every_verifier_judges_every_step_and_a_run_goes_on_where_it_was(tmp_pat
     changed = {**json.loads(lines[1]), "right": not first[0].right}
     record.write_text(lines[0] + json.dumps(changed) + "\n" + '{"id": "cut o')
     both = judge_problems(PROBLEMS, draft=draft, base=base, config=CONFIG, record=record)
-    assert [one.id for one in both] == ["a", "b"]
+    assert [judged.id for judged in both] == ["a", "b"]
     assert both[0].right is not first[0].right
     assert len(record.read_text().splitlines()) == 3
-    for one in both:
-        assert len(one.values) == len(one.steps) > 0
-        for values in one.values:
+    for judged in both:
+        assert len(judged.values) == len(judged.steps) > 0
+        for values in judged.values:
             assert values.keys() == BUILT_IN.keys()
             assert 0 <= values["score-average"] <= 9
             assert 0 <= values["yes-no"] <= 1

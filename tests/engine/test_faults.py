@@ -9,8 +9,8 @@ from specreason_sgl import Endpoint, Rewrite, SpecReasonConfig, Trace, solve
 from specreason_sgl.errors import ServerError
 from specreason_sgl.runtime.server import wait_healthy
 from specreason_sgl.verifiers import UtilityScore
-from tests.engine.test_runtimes import CLI, QUESTIONS, running, urls
-from tests.scripted import wait_until
+from tests.support.runtimes import CLI, QUESTIONS, running, urls
+from tests.support.waiting import wait_until
 
 SETTINGS = {
     "threshold": 0,  # every drafted step is kept
@@ -31,11 +31,11 @@ def test_a_draft_runtime_that_is_stopped_is_done_without_until_it_goes_on(pair, 
     def on_step(step):
         seen.append(step)
         if len(seen) == 1:
-            for one in stopped:
-                one.suspend()
+            for process in stopped:
+                process.suspend()
         elif step.undrafted:
-            for one in stopped:
-                one.resume()
+            for process in stopped:
+                process.resume()
 
     # Steps so short that there are many before the answer, whichever model writes them.
     config = SpecReasonConfig(
@@ -44,8 +44,8 @@ def test_a_draft_runtime_that_is_stopped_is_done_without_until_it_goes_on(pair, 
     try:
         trace = solve(QUESTIONS[0], draft=draft, base=base, config=config, on_step=on_step)
     finally:
-        for one in stopped:
-            one.resume()
+        for process in stopped:
+            process.resume()
     print([(step.author, step.undrafted_reason) for step in trace.steps])
     failed = next(i for i, step in enumerate(trace.steps) if step.undrafted)
     assert trace.steps[0].author == "draft"
@@ -63,8 +63,8 @@ def test_a_run_whose_base_runtime_is_killed_is_gone_on_with_when_it_is_back(pair
     def on_step(step):
         seen.append(step)
         if len(seen) == 2:
-            for one in processes(pair.base):
-                one.kill()
+            for process in processes(pair.base):
+                process.kill()
 
     judge = {"repair": Rewrite(), "verifier": UtilityScore()}  # what the command line makes of a threshold
     config = SpecReasonConfig(**judge, temperature=0, **SETTINGS)

@@ -9,15 +9,15 @@ import urllib3
 from specreason_sgl import Rewrite, SpecReasonConfig, logprobs, score, solve
 from specreason_sgl.reasoning.acceptance import FixedShare
 from specreason_sgl.reasoning.verifiers import BUILT_IN, Drafted, Judgement, PaperScore, YesNo
-from tests.scripted import wait_until
 from tests.support.ties import assert_near_tie
+from tests.support.waiting import wait_until
 
 QUESTION = "A shop has 17 boxes with 12 pens each. It sells 50 pens. How many pens are left?"
 
 
 def running(url: str) -> int:
     loads = urllib3.request("GET", f"{url}/v1/loads").json()["loads"]
-    return sum(one["num_running_reqs"] + one["num_waiting_reqs"] for one in loads)
+    return sum(load["num_running_reqs"] + load["num_waiting_reqs"] for load in loads)
 
 
 def drafted(step):
@@ -46,15 +46,15 @@ def test_two_steps_ahead_write_the_same_steps(pair, draft, base):
     trace = run(2)
     print([call.completion_tokens for call in trace.wasted], trace.rewritten)
     before = ""
-    for one, other in zip(trace.steps, expected.steps, strict=False):
-        if drafted(one) != drafted(other):
-            assert_near_tie(draft, config, QUESTION, before, drafted(one), drafted(other))
+    for step, expected_step in zip(trace.steps, expected.steps, strict=False):
+        if drafted(step) != drafted(expected_step):
+            assert_near_tie(draft, config, QUESTION, before, drafted(step), drafted(expected_step))
             return
-        if one.text != other.text:
-            assert_near_tie(base, config, QUESTION, before, one.text, other.text)
+        if step.text != expected_step.text:
+            assert_near_tie(base, config, QUESTION, before, step.text, expected_step.text)
             return
-        assert (one.author, one.end) == (other.author, other.end)
-        before += one.text + config.delimiter
+        assert (step.author, step.end) == (expected_step.author, expected_step.end)
+        before += step.text + config.delimiter
     assert (trace.stop, len(trace.steps)) == (expected.stop, len(expected.steps))
     if trace.answer != expected.answer:
         lead = before.removesuffix(config.delimiter) + "\n\nFinal answer:"
@@ -73,7 +73,7 @@ def reading(s, before, expression):
 @pytest.mark.parametrize("text", ["3 times 4 is 12.", "Das heißt é 🙂 好的 12"])
 def test_logprobs_are_the_servers_own_of_the_whole_prompt(base, text):
     state = reading.run(before="So:\n\n", expression=lambda start: logprobs("x", text), backend=base)
-    found = state.get_meta_info("x")["logprobs"]
+    tokens = state.get_meta_info("x")["logprobs"]
     ids = base.chat_template.encode(state.stream_executor)
     payload = {
         "input_ids": ids,
@@ -82,11 +82,11 @@ def test_logprobs_are_the_servers_own_of_the_whole_prompt(base, text):
         "logprob_start_len": 0,
     }
     direct = urllib3.request("POST", f"{base.base_url}/generate", json=payload).json()["meta_info"]
-    own = base.tokenizer.encode(text, add_special_tokens=False)
-    entries = direct["input_token_logprobs"][-len(own) :]
-    assert [token for _, token, *_ in entries] == own
+    text_ids = base.tokenizer.encode(text, add_special_tokens=False)
+    entries = direct["input_token_logprobs"][-len(text_ids) :]
+    assert [token for _, token, *_ in entries] == text_ids
     # The direct request computes the whole prompt, the other one the end of it: equal up to rounding.
-    assert [one.logprob for one in found] == pytest.approx([p for p, *_ in entries], abs=0.15)
+    assert [token.logprob for token in tokens] == pytest.approx([p for p, *_ in entries], abs=0.15)
 
     scored = reading.run(
         before="So:\n\n",
@@ -94,11 +94,11 @@ def test_logprobs_are_the_servers_own_of_the_whole_prompt(base, text):
         backend=base,
     ).get_meta_info("x")["logprobs"]
     # ".\n\n" is one token, which is not the step's alone.
-    assert len(scored) == len(own) - text.endswith(".")
-    assert [one.logprob for one in scored] == pytest.approx(
-        [one.logprob for one in found[: len(scored)]], abs=0.15
+    assert len(scored) == len(text_ids) - text.endswith(".")
+    assert [token.logprob for token in scored] == pytest.approx(
+        [token.logprob for token in tokens[: len(scored)]], abs=0.15
     )
-    drafted = Drafted(text, len(own), "delimiter", delimiter="\n\n")
+    drafted = Drafted(text, len(text_ids), "delimiter", delimiter="\n\n")
     ended = reading.run(before="So:\n\n", expression=lambda start: logprobs("x", text + "\n\n"), backend=base)
     tokens = drafted.without_delimiter(ended.get_meta_info("x")["logprobs"])
     assert [token.text for token in tokens] == [token.text for token in scored]
@@ -114,13 +114,13 @@ def judged(s, verifier, drafted, before=""):
 
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_each_verifier_judges_a_step(base, name):
-    found: dict[str, Judgement] = {}
+    judgements: dict[str, Judgement] = {}
     for text in ("3 times 4 is 12.", "3 times 4 is 9998."):
         drafted = Drafted(text, 8, "delimiter")
-        found[text] = judged.run(verifier=BUILT_IN[name], drafted=drafted, backend=base)["found"]
-    right, wrong = found.values()
+        judgements[text] = judged.run(verifier=BUILT_IN[name], drafted=drafted, backend=base)["found"]
+    right, wrong = judgements.values()
     low, high = BUILT_IN[name].bounds
-    assert all(low <= judgement.value <= high for judgement in found.values())
+    assert all(low <= judgement.value <= high for judgement in judgements.values())
     if name in ("likelihood-mean", "likelihood-min", "likelihood-mean-digits", "likelihood-min-digits"):
         assert right.value > wrong.value
     if isinstance(BUILT_IN[name], YesNo):

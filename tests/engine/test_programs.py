@@ -20,7 +20,7 @@ from specreason_sgl import Endpoint, Rewrite, SpecReasonConfig, score, solve
 from specreason_sgl.errors import RequestAborted
 from specreason_sgl.lang.requests import RequestRecord
 from specreason_sgl.verifiers import RewardModel
-from tests.scripted import wait_until
+from tests.support.waiting import wait_until
 
 PROBLEM = "Natalia sold 48 clips in April and half as many in May. How many clips did she sell altogether?"
 BUDGETS = {"token_budget": 45, "step_tokens": 15}
@@ -114,7 +114,7 @@ def test_candidates_keeps_the_version_with_the_highest_score(draft, base):
     chosen = {i: versions for i, versions in enumerate(state["judged"]) if versions}
     assert any(len({text for text, _ in versions}) > 1 for versions in chosen.values())
     for i, versions in chosen.items():  # where all three are empty, which chance may bring, base writes
-        assert state["steps"][i] == max(versions, key=lambda one: one[1])[0]
+        assert state["steps"][i] == max(versions, key=lambda version: version[1])[0]
     first = min(chosen)
     for text, value in chosen[first]:
         steps = [*state["steps"][:first], text]
@@ -208,7 +208,9 @@ def test_reward_guided_keeps_the_steps_with_enough_reward_and_no_others(draft, b
         kept = [value >= threshold for _, value in state["rewards"]]
         assert set(kept) == {True, False}
         drafted = [text for text, _ in state["rewards"]]
-        assert [one == two for one, two in zip(state["steps"], drafted, strict=True)] == kept
+        assert [
+            kept_text == drafted_text for kept_text, drafted_text in zip(state["steps"], drafted, strict=True)
+        ] == kept
 
         fresh(draft, base)
         judge = {"repair": Rewrite(), "verifier": RewardModel(reward), "threshold": threshold}

@@ -13,8 +13,8 @@ import urllib3
 from specreason_sgl import Endpoint, Rewrite, SpecReasonConfig, solve
 from specreason_sgl.errors import RequestAborted
 from specreason_sgl.runtime.server import free_port
-from tests.engine.test_runtimes import QUESTIONS, metric, running
-from tests.scripted import wait_until
+from tests.support.runtimes import QUESTIONS, metric, running
+from tests.support.waiting import wait_until
 
 PAPER = {"repair": Rewrite(), "threshold": 0, "temperature": 0}
 CONFIG = SpecReasonConfig(**PAPER, token_budget=120, step_tokens=30, answer_tokens=16)
@@ -42,10 +42,10 @@ def routed(pair, more):
 
 def is_ready(url: str, workers: int) -> bool:
     try:
-        found = urllib3.request("GET", f"{url}/workers", retries=False, timeout=5).json()["workers"]
+        listed = urllib3.request("GET", f"{url}/workers", retries=False, timeout=5).json()["workers"]
     except (urllib3.exceptions.HTTPError, ValueError):
         return False
-    return sum(worker["is_healthy"] for worker in found) == workers
+    return sum(worker["is_healthy"] for worker in listed) == workers
 
 
 @pytest.fixture
@@ -87,10 +87,12 @@ def test_a_draft_server_that_is_killed_is_not_missed(drafts, base, routed, more)
     # Too different for the router to send them all where the first one went.
     questions = [f"{f'The {name} count their steps. ' * 12}How many?" for name in ("cats", "owls", "elks")]
     with ThreadPoolExecutor(len(questions)) as threads:
-        asking = [threads.submit(solve, one, draft=drafts, base=base, config=config) for one in questions]
+        asking = [
+            threads.submit(solve, question, draft=drafts, base=base, config=config) for question in questions
+        ]
         wait_until(lambda: running(more.draft.url) > 0, 60)
         for child in psutil.Process(more.draft.pid).children(recursive=True):
             child.kill()
-        traces = [one.result() for one in asking]
+        traces = [solved.result() for solved in asking]
     assert all(trace.answer for trace in traces)
     assert {call.side for trace in traces for call in trace.calls} == {"draft", "base"}

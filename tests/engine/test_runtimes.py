@@ -1,11 +1,11 @@
+"""Solving, scoring and the command line on real runtimes."""
+
 import signal
 import subprocess
-import sys
 
 import psutil
 import pytest
 import sglang as sgl
-import urllib3
 
 from programs.specreason import specreason
 from specreason_sgl import Endpoint, Rewrite, SpecReasonConfig, Trace, fork_to, solve, speculate
@@ -13,22 +13,8 @@ from specreason_sgl.bench.prefix import prefix_share, prompts_of
 from specreason_sgl.bench.score import contexts, judged
 from specreason_sgl.errors import ContextLengthExceeded, RequestAborted
 from specreason_sgl.verifiers import UtilityScore
-from tests.scripted import wait_until
-
-QUESTIONS = [
-    "Natalia sold 48 clips in April and half as many in May. How many clips did she sell altogether?",
-    "What is the capital of France?",
-]
-CLI = [sys.executable, "-m", "specreason_sgl.cli"]
-
-
-def metric(url: str, name: str) -> float:
-    lines = urllib3.request("GET", f"{url}/metrics").data.decode().splitlines()
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith((name + "{", name + " ")))
-
-
-def running(url: str) -> float:
-    return metric(url, "sglang:num_running_reqs") + metric(url, "sglang:num_queue_reqs")
+from tests.support.runtimes import CLI, QUESTIONS, metric, running, urls
+from tests.support.waiting import wait_until
 
 
 def test_the_program_to_read_and_the_packages_agree(draft, base):
@@ -201,15 +187,11 @@ def test_a_conversation_moves_between_real_runtimes(draft, base):
         s += sgl.gen("b", max_tokens=4, temperature=0)
         s["both"] = (there.text(), s.text())
 
-    mine = "<|im_start|>assistant\nI say"
+    prefix = "<|im_start|>assistant\nI say"
     there, here = both.run(backend=base)["both"]
-    assert mine in there
-    assert mine in here
-    assert there.split(mine)[1] == here.split(mine)[1][: len(there.split(mine)[1])]
-
-
-def urls(pair):
-    return ["--draft-url", pair.draft.url, "--base-url", pair.base.url, "--temperature", "0"]
+    assert prefix in there
+    assert prefix in here
+    assert there.split(prefix)[1] == here.split(prefix)[1][: len(there.split(prefix)[1])]
 
 
 def test_the_command_line_prints_traces_as_json(pair):

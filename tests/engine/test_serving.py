@@ -14,9 +14,9 @@ import pytest
 import urllib3
 
 from specreason_sgl import Rewrite, SpecReasonConfig, Trace, solve
-from tests import browser
-from tests.engine.test_runtimes import QUESTIONS, running
-from tests.scripted import wait_until
+from tests.support import browser
+from tests.support.runtimes import QUESTIONS, running
+from tests.support.waiting import wait_until
 
 CONFIG = SpecReasonConfig(
     repair=Rewrite(), threshold=3, temperature=0, token_budget=90, step_tokens=40, answer_tokens=24
@@ -75,12 +75,12 @@ def test_a_stream_has_the_steps_and_then_the_answer(client):
         )
     ]
     deltas = [chunk.choices[0].delta for chunk in chunks if chunk.choices]
-    kinds = ["reasoning" if getattr(one, "reasoning_content", None) else "answer" for one in deltas[1:-1]]
+    kinds = ["reasoning" if getattr(delta, "reasoning_content", None) else "answer" for delta in deltas[1:-1]]
     assert kinds == sorted(kinds, reverse=True)
     assert {"reasoning", "answer"} == set(kinds)
     trace = Trace.from_json(json.dumps(chunks[-1].specreason["trace"]))
-    assert "".join(getattr(one, "reasoning_content", None) or "" for one in deltas) == trace.reasoning
-    assert "".join(one.content or "" for one in deltas) == trace.answer
+    assert "".join(getattr(delta, "reasoning_content", None) or "" for delta in deltas) == trace.reasoning
+    assert "".join(delta.content or "" for delta in deltas) == trace.answer
     steps = [chunk.specreason["step"]["text"] for chunk in chunks[:-1] if hasattr(chunk, "specreason")]
     assert steps == [step.text for step in trace.steps]
 

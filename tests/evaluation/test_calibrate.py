@@ -1,3 +1,5 @@
+"""Judging steps with every verifier, and choosing thresholds from it."""
+
 import json
 import math
 import random
@@ -24,7 +26,7 @@ from specreason_sgl.reasoning.acceptance import Quantile
 from specreason_sgl.reasoning.calibration import Calibration
 from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.verifiers import BUILT_IN
-from tests.evaluation.runs import PROBLEMS, answers, write
+from tests.support.evaluation_runs import PROBLEMS, answers, write
 
 
 def solutions(n: int = 40, best: str = "likelihood-min") -> list[JudgedSolution]:

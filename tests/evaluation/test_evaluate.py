@@ -20,8 +20,8 @@ from specreason_sgl.evaluation.problems import Problem
 from specreason_sgl.evaluation.report import COLUMNS, Report, cells, prefills
 from specreason_sgl.evaluation.settings import expand
 from specreason_sgl.files import Record
-from tests.evaluation.runs import KNOBS, PROBLEMS, answers, digit, run, timeless, write
-from tests.reasoning.pair import chance
+from tests.support.evaluation_runs import KNOBS, PROBLEMS, answers, digit, run, timeless, write
+from tests.support.pair import chance
 
 
 @pytest.fixture(autouse=True)

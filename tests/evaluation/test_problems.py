@@ -81,7 +81,8 @@ def test_a_dataset_that_cannot_be_had_is_one_line(hub, monkeypatch):
 
 
 def test_tasks_are_generated_and_graded_by_their_own_scorer():
-    pytest.importorskip("reasoning_gym", reason="it needs reasoning-gym: pip install reasoning-gym")
+    how = "pip install 'specreason-sgl[reasoning-gym]' (needs a C compiler)"
+    pytest.importorskip("reasoning_gym", reason=f"reasoning-gym is not installed: {how}")
     problems = load_data("rg:chain_sum", 5, seed=1)
     assert len({problem.id for problem in problems}) == len(problems) == 5
     assert problems == load_data("rg:chain_sum", 5, seed=1)

@@ -1,3 +1,5 @@
+"""Settings of an evaluation: modes and swept knobs."""
+
 import pytest
 
 from specreason_sgl.errors import ConfigError

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
-from unittest.mock import patch
 
 import sglang as sgl
 import urllib3
@@ -18,26 +17,25 @@ import urllib3
 from specreason_sgl import Correct, Endpoint, Rewrite, Trace
 from specreason_sgl.errors import SpecReasonError
 from specreason_sgl.evaluation.evaluate import read_run
-from specreason_sgl.lang import requests
 from specreason_sgl.reasoning.trace import joined
-from tests.conftest import make_tokenizer
-from tests.evaluation.runs import PROBLEMS
-from tests.evaluation.runs import run as evaluate
 from tests.faults import proxy
 from tests.faults.proxy import Proxy
-from tests.reasoning.pair import ENDS, LEAD, Pair, Seen, chance
-from tests.reasoning.test_degrade import number_of, steps_of
-from tests.reasoning.test_pipelined import what_was_decided
-from tests.reasoning.test_resume import at, digit, what_was_written
-from tests.scripted import ScriptedServer, answer, by_character, part_of, streamed, wait_until
-from tests.serving.conftest import CONFIG, serving
+from tests.support.checks import what_was_decided, what_was_written
+from tests.support.evaluation_runs import PROBLEMS
+from tests.support.evaluation_runs import run as evaluate
+from tests.support.pair import ENDS, LEAD, Pair, Seen, chance
+from tests.support.scripted import ScriptedServer, answer, by_character, part_of, streamed
+from tests.support.serving import CONFIG, serving
+from tests.support.tokenizers import make_tokenizer
+from tests.support.waiting import quick_retries, wait_until
+from tests.support.writers import digit, number_of, replies_at, steps_of
 
 STEPS = 3  # of a run; the second draft is rejected, or its number corrected to 7
 WINDOW = 2  # tokens
 SHORT = 2.0  # seconds until a request that hangs is given up
 RETRY_FOR = 1.5  # seconds
 DEADLINE = 30.0  # seconds; a cell that takes longer hangs
-AT_ONCE = 8
+AT_ONCE = 8  # with more, a busy machine misses the short timeouts
 FINE = {KEPT := "kept", SAVED := "saved", FAILED := "error"}
 REPAIRS = {"rewrite": Rewrite(), "correct": Correct(window=WINDOW)}
 BOTH = tuple(REPAIRS)
@@ -248,7 +246,7 @@ class Rig:
 
     def spoil(self, cell: Cell) -> None:
         fault = midway if cell.phase == "window" else FAULTS[cell.fault]
-        chosen = at(cell.purpose, cell, float("inf") if cell.forever else 1)
+        chosen = replies_at(cell.purpose, cell, float("inf") if cell.forever else 1)
         self.hit = False
 
         def before(seen: Seen):
@@ -437,7 +435,7 @@ def outcomes(cells: list[Cell] = CELLS) -> Iterator[tuple[Cell, str]]:
         return outcome
 
     with (
-        patch.object(requests, "FIRST_WAIT", 0.001),
+        quick_retries(),
         tempfile.TemporaryDirectory() as tokenizer,
         ThreadPoolExecutor(AT_ONCE) as pool,
     ):

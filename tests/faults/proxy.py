@@ -59,17 +59,17 @@ class Link:
 
     def close(self, reset: bool = False) -> None:
         self.closed.set()
-        for one in (self.client, self.server):
+        for sock in (self.client, self.server):
             with contextlib.suppress(OSError):
                 if reset:
-                    one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-                one.shutdown(socket.SHUT_RD if reset else socket.SHUT_RDWR)  # wakes who reads
-            one.close()
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                sock.shutdown(socket.SHUT_RD if reset else socket.SHUT_RDWR)  # wakes who reads
+            sock.close()
 
     @staticmethod
-    def _receive(one: socket.socket) -> bytes:
+    def _receive(sock: socket.socket) -> bytes:
         try:
-            return one.recv(1 << 16)
+            return sock.recv(1 << 16)
         except OSError:
             return b""
 
@@ -172,8 +172,8 @@ class Proxy:
                 server = socket.create_connection(self._target)
             except OSError:
                 return
-            for one in (client, server):
-                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for sock in (client, server):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             link = Link(client, server)
             with self._lock:
                 self._links.append(link)
@@ -182,7 +182,7 @@ class Proxy:
 
 
 def _bound(port: int) -> socket.socket:
-    one = socket.socket()
-    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    one.bind(("127.0.0.1", port))
-    return one
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("127.0.0.1", port))
+    return sock

@@ -1,9 +1,7 @@
-"""Fixtures for an endpoint on a scripted server."""
-
 import pytest
 
 from specreason_sgl import Endpoint
-from specreason_sgl.lang import requests
+from tests.support import waiting
 
 
 @pytest.fixture
@@ -14,6 +12,6 @@ def endpoint(scripted):
 
 
 @pytest.fixture
-def quick(monkeypatch):
-    """Pauses before a request is sent again are short."""
-    monkeypatch.setattr(requests, "FIRST_WAIT", 0.001)
+def quick_retries():
+    with waiting.quick_retries():
+        yield

@@ -12,8 +12,9 @@ from specreason_sgl import Endpoint
 from specreason_sgl.errors import DeadlineExceeded, RequestAborted
 from specreason_sgl.lang import aborts, http, requests
 from specreason_sgl.lang.requests import Request
-from tests.lang.asking import ask, hang_up, run
-from tests.scripted import ScriptedServer, answer, part_of, streamed, wait_until
+from tests.support.asking import ask, run
+from tests.support.scripted import ScriptedServer, answer, hang_up, part_of, streamed
+from tests.support.waiting import wait_until
 
 
 def test_abort_of_a_state_ends_its_requests_and_no_others(scripted, endpoint):

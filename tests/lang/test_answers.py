@@ -14,7 +14,8 @@ from specreason_sgl.errors import ServerError, SpecReasonError
 from specreason_sgl.lang.logprobs import logprobs
 from specreason_sgl.reasoning.verifiers import Drafted
 from specreason_sgl.verifiers import RewardModel
-from tests.scripted import ScriptedServer, answer, reading, streamed
+from tests.support.scripted import ScriptedServer, answer, reading, streamed
+from tests.support.waiting import quick_retries
 
 SOME = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 VALUES = st.recursive(
@@ -36,7 +37,7 @@ def server(chatml_folder):
 
 @pytest.fixture(scope="module")
 def endpoint(server):
-    with Endpoint(server.url, timeout=20, retry_for=0) as endpoint:
+    with quick_retries(), Endpoint(server.url, timeout=20, retry_for=0) as endpoint:
         yield endpoint
 
 

@@ -1,37 +1,14 @@
+"""Chat templates: what is sent is the model's own template's rendering, and text stays text."""
+
 import pytest
 import sglang as sgl
-from sglang.lang.interpreter import ProgramState, StreamExecutor
 from sglang.lang.ir import SglRoleBegin
 
 from specreason_sgl.errors import ConfigError, TemplateError
 from specreason_sgl.lang.chat import TokenizerChatTemplate, exact_messages
 from specreason_sgl.lang.fork import fork_to
-from tests.conftest import SPECIAL_TOKENS, make_tokenizer
-
-
-class Backend:
-    """Just enough of a backend for a state to hold text."""
-
-    def __init__(self, tokenizer, name="test", settings=None):
-        self.tokenizer = tokenizer
-        self.chat_template = TokenizerChatTemplate(tokenizer, name, settings)
-
-    def get_chat_template(self):
-        return self.chat_template
-
-    def end_program(self, s):
-        pass
-
-
-def new_state(tokenizer, settings=None) -> ProgramState:
-    backend = Backend(tokenizer, settings=settings)
-    return ProgramState(StreamExecutor(backend, {}, None, chat_template=None, stream=False))
-
-
-def sent(state: ProgramState) -> list[int]:
-    state.sync()
-    return state.stream_executor.chat_template.encode(state.stream_executor)
-
+from tests.support.states import Backend, new_state, sent
+from tests.support.tokenizers import SPECIAL_TOKENS, make_tokenizer
 
 CONVERSATIONS = {
     "one question": [("user", "What is 2 + 2?")],
@@ -89,12 +66,13 @@ def test_special_tokens_in_a_message_stay_text(tokenizer, role):
         for each_role, each in [*before, (role, text), *after]:
             state += getattr(sgl, each_role)(each)
         state += sgl.assistant_begin()
-        try:
-            ids = sent(state)
-        except TemplateError:
-            pytest.skip("the template has no such role")
+        ids = sent(state)
         return [i for i in ids if i in tokenizer.added_tokens_decoder], tokenizer.decode(ids)
 
+    if role == "system" and "raise_exception" in tokenizer.chat_template:  # a template without that role
+        with pytest.raises(TemplateError):
+            control_tokens(content)
+        return
     hostile, decoded = control_tokens(content.replace("<think>", "").replace("</think>", ""))
     harmless, _ = control_tokens("a b")
     assert hostile == harmless

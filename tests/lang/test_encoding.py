@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specreason_sgl.lang.encoding import GuardedEncoder
-from tests.conftest import SPECIAL_TOKENS, make_tokenizer
+from tests.support.tokenizers import SPECIAL_TOKENS, make_tokenizer
 
 
 def make_encoder(tokenizer) -> GuardedEncoder:

@@ -5,8 +5,8 @@ import sglang as sgl
 
 from specreason_sgl import Endpoint
 from specreason_sgl.errors import ConfigError, ContextLengthExceeded, NotSGLang
-from tests.lang.asking import run
-from tests.scripted import answer
+from tests.support.asking import run
+from tests.support.scripted import answer
 
 
 @pytest.mark.parametrize(

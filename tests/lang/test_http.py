@@ -15,8 +15,9 @@ from specreason_sgl.errors import (
     ServerUnreachable,
     Unauthorized,
 )
-from tests.lang.asking import ask, run
-from tests.scripted import answer, part_of, wait_until
+from tests.support.asking import ask, run
+from tests.support.scripted import answer, part_of
+from tests.support.waiting import wait_until
 
 
 def test_connections_are_kept_alive(scripted, endpoint):

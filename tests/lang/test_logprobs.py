@@ -6,8 +6,8 @@ import sglang as sgl
 from specreason_sgl import Endpoint, logprobs, score
 from specreason_sgl.errors import ConfigError, ServerFailed
 from specreason_sgl.lang.logprobs import Choice, TokenLogprob, read_tokens
-from tests.conftest import make_tokenizer
-from tests.scripted import ScriptedServer, answer, reading
+from tests.support.scripted import ScriptedServer, answer, reading
+from tests.support.tokenizers import make_tokenizer
 
 TEXTS = ["Then 12 are left.", "é 🙂 好的", " x", "\n\ny", "3.5", ".", "a\n", "  two  spaces"]
 

@@ -15,8 +15,9 @@ from specreason_sgl.errors import (
     ServerFailed,
     ServerUnreachable,
 )
-from tests.lang.asking import ask, hang_up, run
-from tests.scripted import answer, part_of, streamed, wait_until
+from tests.support.asking import ask, run
+from tests.support.scripted import answer, half_an_answer, hang_up, part_of, streamed
+from tests.support.waiting import wait_until
 
 
 def test_prompts_are_sent_as_ids_with_ids_of_requests_of_one_length(scripted, endpoint):
@@ -41,7 +42,7 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("failure", FAILURES)
-def test_a_request_that_a_server_fails_at_is_sent_three_times(scripted, quick, failure):
+def test_a_request_that_a_server_fails_at_is_sent_three_times(scripted, quick_retries, failure):
     with Endpoint(scripted.url, timeout=20) as endpoint:
         for failed in (2, 3):
             replies = iter([FAILURES[failure]] * failed + [answer("ok")])
@@ -80,14 +81,7 @@ def test_retries_are_bounded(scripted, endpoint):
 
 
 def test_an_answer_that_broke_off_is_asked_for_again_after_an_abort(scripted, endpoint):
-    def half(handler):
-        handler.send_response(200)
-        handler.send_header("Content-Length", "100")
-        handler.end_headers()
-        handler.wfile.write(b'{"text": "ha')
-        handler.close_connection = True
-
-    answers = iter([half, answer("whole")])
+    answers = iter([half_an_answer, answer("whole")])
     scripted.on_generate = lambda payload: next(answers)
     assert run(endpoint)["a"] == "whole"
     first, second = scripted.generated()
@@ -96,7 +90,7 @@ def test_an_answer_that_broke_off_is_asked_for_again_after_an_abort(scripted, en
 
 
 def gone_until(scripted, tries):
-    """The server breaks the connection until it was asked so many times."""
+    """Break the connection of the first `tries` requests."""
 
     def reply(payload):
         return answer("ok") if len(scripted.generated()) > tries else hang_up
@@ -104,7 +98,7 @@ def gone_until(scripted, tries):
     scripted.on_generate = reply
 
 
-def test_a_request_outlives_a_restart_of_its_server(scripted, quick):
+def test_a_request_outlives_a_restart_of_its_server(scripted, quick_retries):
     gone_until(scripted, 5)
     with Endpoint(scripted.url, timeout=20) as endpoint:
         state = run(endpoint)
@@ -114,7 +108,7 @@ def test_a_request_outlives_a_restart_of_its_server(scripted, quick):
 
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
-def test_a_server_that_is_too_busy_is_asked_again(scripted, quick, status):
+def test_a_server_that_is_too_busy_is_asked_again(scripted, quick_retries, status):
     scripted.on_generate = lambda payload: (
         answer("ok") if len(scripted.generated()) > 3 else (status, b"busy")
     )
@@ -122,7 +116,7 @@ def test_a_server_that_is_too_busy_is_asked_again(scripted, quick, status):
         assert run(endpoint)["a"] == "ok"
 
 
-def test_trying_again_ends_with_one_error_that_says_how_often(scripted, quick):
+def test_trying_again_ends_with_one_error_that_says_how_often(scripted, quick_retries):
     scripted.on_generate = lambda payload: hang_up
     says = r"broke .* \(tried \d+ times in 0\.\d s\)"
     with (
@@ -218,7 +212,7 @@ def test_tied_states_share_the_deadline_and_the_abort(scripted, endpoint):
 
 
 @pytest.fixture
-def recorded(scripted, quick):
+def recorded(scripted, quick_retries):
     """An endpoint, and the records that its `on_request` was called with."""
     records = []
     with Endpoint(scripted.url, timeout=20, retry_for=0, on_request=records.append) as endpoint:

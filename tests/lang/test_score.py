@@ -5,7 +5,7 @@ import sglang as sgl
 
 from specreason_sgl import score
 from specreason_sgl.errors import ConfigError
-from tests.scripted import answer
+from tests.support.scripted import answer
 
 
 def logprobs(values: dict[int, float]):

@@ -11,8 +11,9 @@ from sglang.lang.ir import SglSamplingParams
 
 from specreason_sgl import fork_to
 from specreason_sgl.errors import ServerError
-from tests.lang.asking import run
-from tests.scripted import answer, wait_until
+from tests.support.asking import run
+from tests.support.scripted import answer
+from tests.support.waiting import wait_until
 
 
 def test_a_failure_keeps_earlier_results_and_sends_nothing_more(scripted, endpoint):

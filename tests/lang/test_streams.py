@@ -5,8 +5,8 @@ import sglang as sgl
 
 from specreason_sgl import Endpoint
 from specreason_sgl.errors import ServerUnreachable
-from tests.lang.asking import ask
-from tests.scripted import answer, by_character, part_of, streamed
+from tests.support.asking import ask
+from tests.support.scripted import answer, by_character, part_of, streamed
 
 
 def test_streaming_gives_the_pieces(scripted, endpoint):
@@ -17,7 +17,7 @@ def test_streaming_gives_the_pieces(scripted, endpoint):
     assert scripted.generated()[0]["stream"] is True
 
 
-def test_a_stream_goes_on_where_it_broke_off(scripted, quick):
+def test_a_stream_goes_on_where_it_broke_off(scripted, quick_retries):
     def begun(*texts):
         return [part_of(answer(text, completion_tokens=n), text) for n, text in enumerate(texts, 1)]
 
@@ -35,7 +35,7 @@ def test_a_stream_goes_on_where_it_broke_off(scripted, quick):
     assert [payload["sampling_params"]["max_new_tokens"] for payload in (first, second, third)] == [4, 2, 2]
 
 
-def test_a_stream_that_says_that_the_server_is_busy_is_asked_for_again(scripted, quick):
+def test_a_stream_that_says_that_the_server_is_busy_is_asked_for_again(scripted, quick_retries):
     reason = {"type": "abort", "message": "The request queue is full.", "status_code": 503, "err_type": None}
     scripted.on_generate = lambda payload: (
         streamed(answer("ok")) if len(scripted.generated()) > 4 else streamed(answer("", reason))

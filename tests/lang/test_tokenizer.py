@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from specreason_sgl import Endpoint
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.lang.tokenizer import PROBE, load_tokenizer, read_chat_template
-from tests.conftest import byte_level, make_tokenizer
+from tests.support.tokenizers import byte_level, make_tokenizer
 
 TEXT = " a b\n\ndef f(x):\n    return 12  # é 好 🙂\n"
 

@@ -6,9 +6,8 @@ from specreason_sgl import Correct, Rewrite, SpecReasonConfig, solve_alone
 from specreason_sgl.errors import ContextLengthExceeded
 from specreason_sgl.reasoning.pauses import breaker_of
 from specreason_sgl.reasoning.verifiers import QUESTION, UtilityScore
-from tests.reasoning.test_correct import check_books as check_books_of_streams
-from tests.reasoning.test_degrade import steps_of
-from tests.reasoning.test_pipelined import check_books, what_was_decided
+from tests.support.checks import check_books, check_books_of_streams, what_was_decided
+from tests.support.writers import steps_of
 
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 

@@ -14,9 +14,11 @@ from specreason_sgl.lang.logprobs import Choice, TokenLogprob
 from specreason_sgl.reasoning.pauses import USEFUL_TOKENS
 from specreason_sgl.reasoning.repair import draw
 from specreason_sgl.reasoning.verifiers import Likelihood, UtilityScore
-from tests.conftest import make_tokenizer
-from tests.reasoning.pair import Pair, aborted, chance
-from tests.scripted import ScriptedServer, by_character, streamed, wait_until
+from tests.support.checks import check_books_of_streams
+from tests.support.pair import Pair, aborted, chance
+from tests.support.scripted import ScriptedServer, by_character, streamed
+from tests.support.tokenizers import make_tokenizer
+from tests.support.waiting import wait_until
 
 SOME = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 WORDS = ["So", "it", "is", "3.5", "in", "all.", "é", "🙂", "好的。", "\\boxed", "12+7=19", "\n", "x"]
@@ -71,15 +73,6 @@ def decided(trace):
     return steps, trace.stop, trace.answer
 
 
-def check_books(pair, trace):
-    """Nothing is left running, and no more tokens are told of than were generated: of a stream that was
-    closed early the server may have written more."""
-    wait_until(lambda: pair.draft.in_flight() == pair.base.in_flight() == 0)
-    told = sum(call.completion_tokens for call in (*trace.calls, *trace.wasted))
-    assert told <= pair.generated()
-    assert trace.wasted_tokens >= 0
-
-
 @SOME
 @example(seed=187052, share=0.4, patience=3)  # two pieces make the last delimiter together
 @given(seed=st.integers(0, 10**6), share=st.sampled_from([0.0, 0.03, 0.1, 0.4]), patience=st.integers(0, 3))
@@ -91,7 +84,7 @@ def test_every_window_and_lookahead_gives_the_same_text(pair, seed, share, patie
             repair=Correct(window=window), lookahead=lookahead, patience=patience, token_budget=150
         )
         results.append(decided(trace))
-        check_books(pair, trace)
+        check_books_of_streams(pair, trace)
         assert Trace.from_json(trace.to_json()) == trace
         (asked,) = [seen.turn for seen in pair.of("answer")]
         assert asked.removesuffix("Final answer:").removesuffix("\n\n") == trace.reasoning.removesuffix(
@@ -235,7 +228,7 @@ def test_a_window_is_read_while_the_draft_model_writes_on(pair):
         if request.purpose == "read":
             read.set()
         if request.purpose == "draft":
-            from tests.scripted import answer
+            from tests.support.scripted import answer
 
             whole = answer(
                 "one two three four five six", {"type": "stop", "matched": 42}, completion_tokens=6
@@ -264,7 +257,7 @@ class Paused:
 
 
 def test_a_correction_aborts_the_draft(pair):
-    from tests.scripted import answer
+    from tests.support.scripted import answer
 
     first_turn = []
 

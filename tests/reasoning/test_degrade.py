@@ -15,38 +15,11 @@ from specreason_sgl.lang.requests import Requests
 from specreason_sgl.reasoning import pauses
 from specreason_sgl.reasoning.pauses import Breaker, is_paused
 from specreason_sgl.reasoning.trace import Step
-from specreason_sgl.reasoning.verifiers import QUESTION
-from tests.reasoning.pair import Pair, aborted
-from tests.reasoning.test_pipelined import check_books, what_was_decided
-from tests.scripted import ScriptedServer, answer, wait_until
-
-
-def steps_of(last: int):
-    """Each step says who wrote it and its number; the last ends the turn."""
-
-    def write(side, turn, most):
-        number = turn.count("\n\n") + 1
-        return f"{side} {number}", "eos" if number == last else "delimiter", 3
-
-    return write
-
-
-def number_of(request) -> int:
-    return request.turn.removesuffix(QUESTION).count("\n\n") + 1
-
-
-def hang_up(handler):
-    handler.close_connection = True
-    handler.connection.close()
-
-
-def half(handler):
-    handler.send_response(200)
-    handler.send_header("Content-Length", "100")
-    handler.end_headers()
-    handler.wfile.write(b'{"text": "ha')
-    handler.close_connection = True
-
+from tests.support.checks import check_books, what_was_decided
+from tests.support.pair import Pair, aborted
+from tests.support.scripted import ScriptedServer, answer, half_an_answer, hang_up
+from tests.support.waiting import wait_until
+from tests.support.writers import number_of, steps_of
 
 FAULTS = {
     "an error": (500, b'{"error": {"message": "boom"}}'),
@@ -60,7 +33,7 @@ FAULTS = {
     "numbers for a text": (200, json.dumps(answer(7)).encode()),
     "a list": (200, json.dumps([answer("x")]).encode()),
     "counts that are none": (200, json.dumps(answer("x", completion_tokens="3")).encode()),
-    "half an answer": half,
+    "half an answer": half_an_answer,
     "a broken connection": hang_up,
     "an abort": aborted(0),
 }

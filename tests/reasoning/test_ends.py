@@ -8,11 +8,12 @@ import pytest
 from specreason_sgl import Correct, Endpoint, Rewrite
 from specreason_sgl.errors import ConfigError, ServerError
 from specreason_sgl.reasoning import run as run_module
-from tests.conftest import make_tokenizer
-from tests.reasoning.pair import Pair, aborted
-from tests.reasoning.test_degrade import steps_of
-from tests.reasoning.test_pipelined import FAILS, check_books
-from tests.scripted import ScriptedServer, wait_until
+from tests.support.checks import check_books
+from tests.support.pair import Pair, aborted
+from tests.support.scripted import ScriptedServer
+from tests.support.tokenizers import make_tokenizer
+from tests.support.waiting import wait_until
+from tests.support.writers import FAILS, steps_of
 
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 

@@ -18,9 +18,9 @@ from specreason_sgl.reasoning.verifiers import (
     YesNo,
     is_askable,
 )
-from tests.conftest import SPECIAL_TOKENS, make_tokenizer
-from tests.lang.test_chat import new_state, sent
-from tests.scripted import ScriptedServer, answer, reading
+from tests.support.scripted import ScriptedServer, answer, reading
+from tests.support.states import new_state, sent
+from tests.support.tokenizers import SPECIAL_TOKENS, make_tokenizer
 
 END = {"type": "stop", "matched": 42}
 FAKE = "Step score (0 wrong, 9 right): 9"

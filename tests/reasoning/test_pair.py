@@ -7,7 +7,7 @@ import pytest
 
 from specreason_sgl import AsyncSpecReason, SpecReason, SpecReasonConfig, Step
 from specreason_sgl.errors import ConfigError, ServerError, ServerUnreachable
-from tests.scripted import wait_until
+from tests.support.waiting import wait_until
 
 CONFIG = SpecReasonConfig(repair="rewrite", temperature=0, lookahead=0, token_budget=60)
 

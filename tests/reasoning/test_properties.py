@@ -14,9 +14,9 @@ from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.pauses import USEFUL_TOKENS, is_paused
 from specreason_sgl.reasoning.trace import Call, Correction, ReadToken, Step, Trace
 from specreason_sgl.reasoning.verifiers import UtilityScore
-from tests.reasoning.pair import aborted, chance
-from tests.reasoning.test_correct import check_books as check_books_of_streams
-from tests.reasoning.test_pipelined import books, check_books
+from tests.support.checks import check_books, check_books_of_streams
+from tests.support.pair import aborted, chance
+from tests.support.writers import random_writer
 
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 
@@ -149,7 +149,7 @@ def test_runs_agree_whatever_fails_on_the_draft_side(pair, seed, share, way, pat
 
     runs = []
     for lookahead in (0, 1, 3):
-        pair.start_anew(*books(seed, texts), before, first)
+        pair.start_anew(*random_writer(seed, texts), before, first)
         trace = pair.solve(**config, lookahead=lookahead)
         runs.append(without_windows(trace))
         assert trace.answer

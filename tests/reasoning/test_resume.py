@@ -12,41 +12,25 @@ from specreason_sgl import Cancel, Correct, Endpoint, Trace, cli
 from specreason_sgl.errors import ConfigError, DeadlineExceeded, RequestAborted, ServerError
 from specreason_sgl.reasoning.acceptance import FixedShare
 from specreason_sgl.reasoning.verifiers import UtilityScore
-from tests.reasoning.pair import Pair, aborted
-from tests.reasoning.test_correct import check_books as check_books_of_streams
-from tests.reasoning.test_degrade import half, hang_up, number_of, steps_of
-from tests.reasoning.test_pipelined import check_books, what_was_decided
-from tests.scripted import ScriptedServer, wait_until
+from tests.support.checks import check_books, check_books_of_streams, what_was_decided, what_was_written
+from tests.support.pair import Pair, aborted
+from tests.support.scripted import ScriptedServer, half_an_answer, hang_up
+from tests.support.waiting import wait_until
+from tests.support.writers import FAILS, digit, number_of, replies_at, steps_of
 
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 
-FAILS = (500, b'{"error": {"message": "boom"}}')
 PHASES = ["score", "rewrite", "answer"]
 
 
-def digit(turn):
-    return 0 if turn.endswith("draft 2") else 9
-
-
-def at(phase: str, reply, times: float = float("inf")):
-    """Requests of a phase, from the second step on, get this reply a number of times."""
-    count = []
-
-    def before(request):
-        if request.purpose == phase and number_of(request) > 1 and len(count) < times:
-            count.append(request)
-            return reply
-        return None
-
-    return before
-
-
 @pytest.mark.parametrize("phase", PHASES)
-@pytest.mark.parametrize("reply", [hang_up, half, (503, b"busy")], ids=["gone", "half an answer", "busy"])
+@pytest.mark.parametrize(
+    "reply", [hang_up, half_an_answer, (503, b"busy")], ids=["gone", "half an answer", "busy"]
+)
 def test_requests_to_the_base_runtime_are_retried(pair, phase, reply):
     pair.start_anew(steps_of(3), digit)
     expected = pair.solve()
-    pair.start_anew(steps_of(3), digit, at(phase, reply, times=4))
+    pair.start_anew(steps_of(3), digit, replies_at(phase, reply, times=4))
     assert what_was_decided(pair.solve()) == what_was_decided(expected)
     assert pair.draft.in_flight() == pair.base.in_flight() == 0
 
@@ -56,7 +40,7 @@ def test_requests_to_the_base_runtime_are_retried(pair, phase, reply):
 def test_a_failed_run_can_be_resumed(pair, phase, lookahead):
     pair.start_anew(steps_of(4), digit)
     expected = pair.solve()
-    pair.start_anew(steps_of(4), digit, at(phase, FAILS))
+    pair.start_anew(steps_of(4), digit, replies_at(phase, FAILS))
     with pytest.raises(ServerError, match="boom") as raised:
         pair.solve(lookahead=lookahead)
     partial = raised.value.trace
@@ -89,11 +73,6 @@ def corrected_steps(pair, last: int, wrong: int = 2):
         return seven if ids[at] == two and before.endswith("draft ") else None
 
     return write, digit, lambda request: None, first
-
-
-def what_was_written(trace):
-    """A trace without its requests: their number depends on time."""
-    return [(step.text, step.author, step.corrections, step.tokens, step.end) for step in trace.steps]
 
 
 MIDWAY = {
@@ -246,7 +225,7 @@ def test_only_a_failed_run_of_the_same_question_can_be_resumed(pair):
     whole = pair.solve()
     with pytest.raises(ConfigError, match="must be of a failed run of two models, got"):
         pair.solve(resume=whole)
-    pair.start_anew(steps_of(3), digit, at("answer", FAILS))
+    pair.start_anew(steps_of(3), digit, replies_at("answer", FAILS))
     with pytest.raises(ServerError) as raised:
         pair.solve()
     with pytest.raises(ConfigError, match=r"must have the delimiter .* got"):
@@ -272,7 +251,7 @@ def command_line(pair, capsys, monkeypatch, tmp_path):
 
 
 def test_the_command_line_saves_the_trace_and_resumes_from_it(pair, command_line):
-    pair.start_anew(steps_of(4), digit, at("rewrite", FAILS))
+    pair.start_anew(steps_of(4), digit, replies_at("rewrite", FAILS))
     code, _, said = command_line("How many?")
     assert code == 1
     saying = r"error: .*boom \(tried 3 times .*\); 1 steps are saved: specreason-sgl solve --resume (\S+)\n"
@@ -315,7 +294,7 @@ def test_a_trace_is_saved_elsewhere_if_the_folder_is_read_only(pair, command_lin
         return real(self, *arguments, **options)
 
     monkeypatch.setattr(Path, "write_text", write_text)
-    pair.start_anew(steps_of(4), digit, at("rewrite", FAILS))
+    pair.start_anew(steps_of(4), digit, replies_at("rewrite", FAILS))
     _, _, said = command_line("q")
     saved = Path(said.rpartition(" ")[2].strip())
     assert saved.parent != tmp_path
@@ -328,7 +307,7 @@ def test_a_base_server_that_does_not_come_back_is_one_error(chatml_folder):
         draft = Endpoint(draft_server.url, timeout=20)
         base = Endpoint(base_server.url, timeout=20, retry_for=0.2)
         pair = Pair(draft_server, base_server, draft, base)
-        pair.start_anew(steps_of(3), digit, at("score", hang_up))
+        pair.start_anew(steps_of(3), digit, replies_at("score", hang_up))
         with pytest.raises(ServerError, match="tried") as raised:
             pair.solve()
     assert len(raised.value.trace.steps) == 1

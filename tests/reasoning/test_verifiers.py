@@ -27,9 +27,10 @@ from specreason_sgl.reasoning.verifiers import (
     as_verifier,
     get_verifier,
 )
-from tests.reasoning.test_degrade import steps_of
-from tests.reasoning.test_pipelined import check_books
-from tests.scripted import ScriptedServer, answer, reading, wait_until
+from tests.support.checks import check_books
+from tests.support.scripted import ScriptedServer, answer, reading
+from tests.support.waiting import wait_until
+from tests.support.writers import steps_of
 
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 

@@ -1,3 +1,5 @@
+"""SGLang's speculative decoding of the base server: its flags, checked."""
+
 import argparse
 import json
 

@@ -20,7 +20,7 @@ from specreason_sgl.runtime import keep, server
 from specreason_sgl.runtime.keep import Keeper, Patience, ServerState, hang_limit
 from specreason_sgl.runtime.placement import Share
 from specreason_sgl.runtime.server import HOST, Server, ServerSpec, wait_healthy
-from tests.scripted import wait_until
+from tests.support.waiting import wait_until
 
 # GET /health: 200; /exit: it ends; /hang: /health is not answered any more; /busy: /health says 503.
 # Where its folder has a file `broken`, it ends at its start.

@@ -1,9 +1,12 @@
+"""Servers as processes: supervised, reported when they fail, gone with their program."""
+
 import os
 import signal
 import socket
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import psutil
 import pytest
@@ -11,7 +14,7 @@ import pytest
 from specreason_sgl.errors import LaunchError
 from specreason_sgl.runtime import launch, supervise
 from specreason_sgl.runtime.server import HOST, Server, ServerSpec, wait_healthy
-from tests.scripted import wait_until
+from tests.support.waiting import wait_until
 
 TREE = """
 import subprocess, sys, time
@@ -26,8 +29,10 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("SPECREASON_SGL_CACHE", str(tmp_path))
 
 
-def supervised(code, **options):
-    command = [sys.executable, "-I", "-S", supervise.__file__, sys.executable, "-c", code]
+def supervised(code, *arguments, **options):
+    """Run Python code under a supervisor; `arguments` replace the supervisor's file."""
+    supervisor = arguments or (supervise.__file__,)
+    command = [sys.executable, "-I", "-S", *supervisor, sys.executable, "-c", code]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options)
 
 
@@ -49,7 +54,15 @@ def test_the_end_of_the_parent_ends_the_whole_tree():
 
 
 def test_a_tree_that_ignores_sigterm_is_killed():
-    process = supervised("import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + TREE)
+    impatient = f"""if True:
+        import sys
+        sys.path.insert(0, {str(Path(supervise.__file__).parent)!r})
+        import supervise
+        supervise.GRACE = 0.3
+        sys.exit(supervise.main(sys.argv[1:]))
+    """
+    stubborn = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + TREE
+    process = supervised(stubborn, "-c", impatient)
     grandchild = int(process.stdout.readline())
     (child,) = psutil.Process(process.pid).children()
     process.stdin.close()

@@ -1,3 +1,5 @@
+"""Which GPUs the models get, and their shares of memory."""
+
 import json
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ from specreason_sgl.runtime.machine import Gpu
 from specreason_sgl.runtime.pairs import Model, PairSpec
 from specreason_sgl.runtime.placement import Share, memory_flags, place, share_gpus
 from specreason_sgl.runtime.server import Server, ServerSpec
-from tests.scripted import wait_until
+from tests.support.waiting import wait_until
 
 GB = 10**9
 

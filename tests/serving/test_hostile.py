@@ -5,7 +5,7 @@ import json
 import pytest
 import urllib3
 
-from tests.serving.conftest import three_steps
+from tests.support.writers import steps_of
 
 ASK = {"model": "two", "messages": [{"role": "user", "content": "q"}]}
 
@@ -50,7 +50,7 @@ def post(url, body):
 
 @pytest.mark.parametrize("body", BODIES)
 def test_it_is_refused(pair, url, body):
-    pair.start_anew(three_steps, lambda turn: 9)
+    pair.start_anew(steps_of(3), lambda turn: 9)
     response = post(url, BODIES[body])
     assert response.status in (400, 404)
     error = response.json()["error"]
@@ -62,7 +62,7 @@ def test_it_is_refused(pair, url, body):
 
 @pytest.mark.parametrize("text", ["\u202eab", "e" + "\u0301" * 1000, "\x00\x01", "<|im_end|>", "🙂" * 5_000])
 def test_odd_texts_are_answered(pair, url, text):
-    pair.start_anew(three_steps, lambda turn: 9)
+    pair.start_anew(steps_of(3), lambda turn: 9)
     assert post(url, asking(messages=[{"role": "user", "content": text}])).status == 200
 
 

@@ -3,20 +3,21 @@
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 
 import pytest
 import urllib3
 
-from tests.serving.conftest import three_steps
+from tests.support.writers import steps_of
 
 SERVE = [sys.executable, "-m", "specreason_sgl.cli", "serve"]
 
 
 @pytest.fixture
 def process(pair):
-    pair.start_anew(three_steps, lambda turn: 9)
+    pair.start_anew(steps_of(3), lambda turn: 9)
     command = [*SERVE, "--draft-url", pair.draft_server.url, "--base-url", pair.base_server.url]
     command += ["--port", "0", "--served-model-name", "two", "--temperature", "0", "--token-budget", "60"]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -49,12 +50,20 @@ def test_it_serves_until_it_is_told_to_stop(pair, process, number):
     assert "Traceback" not in err
 
 
-def test_a_taken_port_is_told_before_anything_is_started(pair, process):
-    port = url_of(process).rpartition(":")[2]
-    other = subprocess.run([*SERVE, "--pair", "mini", "--port", port], capture_output=True, text=True)
-    assert other.returncode == 1
-    assert other.stderr.startswith(f"error: cannot listen at 127.0.0.1, port {port}")
-    assert len(other.stderr.splitlines()) == 1
+@pytest.fixture
+def refused(run_command, monkeypatch):
+    """Runs `serve` in this process, where it must start no other."""
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a process was started"))
+    return lambda *arguments: run_command("serve", *arguments)
+
+
+def test_a_taken_port_is_told_before_anything_is_started(refused):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = refused("--pair", "mini", "--port", str(port))
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: cannot listen at 127.0.0.1, port {port}")
+    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -73,15 +82,14 @@ def test_a_taken_port_is_told_before_anything_is_started(pair, process):
         (["--decode", "guess"], "--decode must be one of"),
     ],
 )
-def test_wrong_options_are_refused_before_anything_is_started(arguments, says):
-    done = subprocess.run([*SERVE, *arguments], capture_output=True, text=True)
+def test_wrong_options_are_refused_before_anything_is_started(refused, arguments, says):
+    done = refused(*arguments)
     assert done.returncode == 2
     assert says in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_the_description_of_the_api_names_what_it_takes(process):
-    url = url_of(process)
+def test_the_description_of_the_api_names_what_it_takes(url):
     schema = urllib3.request("GET", f"{url}/openapi.json").json()
     assert "422" not in json.dumps(schema["paths"])
     knobs = schema["components"]["schemas"]["Extension"]["properties"]

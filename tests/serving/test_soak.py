@@ -8,10 +8,11 @@ import psutil
 import pytest
 
 from tests import soak
-from tests.reasoning.test_degrade import hang_up
-from tests.scripted import ScriptedServer, wait_until
-from tests.serving.conftest import serving, three_steps
 from tests.soak import Sample, Tally, ask, growth, left, load
+from tests.support.scripted import ScriptedServer, hang_up
+from tests.support.serving import serving
+from tests.support.waiting import wait_until
+from tests.support.writers import steps_of
 
 
 def test_what_is_asked_is_answered_refused_cancelled_or_fails_clearly(pair, monkeypatch):
@@ -33,7 +34,7 @@ def test_what_is_asked_is_answered_refused_cancelled_or_fails_clearly(pair, monk
         wait_until(lambda: all(ends[how] for how in until), seconds=120)
 
     monkeypatch.setattr(soak, "ask", counted)
-    pair.start_anew(three_steps, lambda turn: 9, before)
+    pair.start_anew(steps_of(3), lambda turn: 9, before)
     events = [
         (0.0, "the draft fails", lambda: fails("draft", "answered", "refused", "cancelled")),
         (0.0, "the base", lambda: fails("base", "failed")),
@@ -60,7 +61,7 @@ def test_an_answer_that_does_not_come_is_lost(chatml_folder):
 
 
 def test_an_answer_to_another_question_is_seen(pair, url):
-    pair.start_anew(three_steps, lambda turn: 9)
+    pair.start_anew(steps_of(3), lambda turn: 9)
 
     class Crossed(openai.OpenAI):
         def post(self, path, *, body, **options):

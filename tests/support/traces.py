@@ -1,4 +1,4 @@
-"""One small trace of each kind; together they have every kind of step."""
+"""A small trace per mode; together they have every kind of step."""
 
 from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.repair import Rewrite

@@ -1,3 +1,5 @@
+"""Attention on a CPU."""
+
 from types import SimpleNamespace
 
 import pytest

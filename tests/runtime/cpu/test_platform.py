@@ -1,3 +1,5 @@
+"""The CPU platform that SGLang finds as a plugin."""
+
 import os
 from types import SimpleNamespace
 

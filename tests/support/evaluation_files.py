@@ -1,11 +1,11 @@
-"""Files of evaluations, with samples made by hand."""
+"""Evaluation files with hand-made samples."""
 
 from specreason_sgl.evaluation.evaluate import Sample, run_head
 from specreason_sgl.evaluation.problems import Problem
 from specreason_sgl.evaluation.settings import expand
 from specreason_sgl.files import Record
 from specreason_sgl.reasoning.trace import Call, Correction, Step, Trace
-from tests.evaluation.runs import KNOBS
+from tests.support.evaluation_runs import KNOBS
 
 PROBLEMS = [Problem(f"p{i}", "q", "1") for i in range(4)]
 

@@ -1,4 +1,4 @@
-"""A small evaluation on the scripted pair, and what of its file does not depend on time."""
+"""A small evaluation on the scripted pair, and its file without what depends on time."""
 
 import json
 
@@ -6,8 +6,8 @@ from specreason_sgl.evaluation.evaluate import Sample, evaluate, run_head
 from specreason_sgl.evaluation.problems import Problem
 from specreason_sgl.evaluation.settings import expand
 from specreason_sgl.files import Record
-from tests.reasoning.pair import ENDS, chance
-from tests.scripted import answer
+from tests.support.pair import ENDS, chance
+from tests.support.scripted import answer
 
 PROBLEMS = [Problem(f"p{i}", f"What is {i} + {i}?", str(2 * i)) for i in range(4)]
 KNOBS = {

@@ -1,4 +1,4 @@
-"""A draft and a base model that always answer the same to the same prompt, whatever the order of requests."""
+"""A scripted draft and base model whose answers depend on the prompt alone, not on the order of requests."""
 
 import hashlib
 import random
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from specreason_sgl import Endpoint, Rewrite, SpecReasonConfig, solve
 from specreason_sgl.reasoning.pauses import forget_failures
 from specreason_sgl.reasoning.verifiers import QUESTION
-from tests.scripted import ScriptedServer, answer, by_character, reading, streamed
+from tests.support.scripted import ScriptedServer, answer, by_character, reading, streamed
 
 LEAD = "Final answer:"
 DELIMITER = {"type": "stop", "matched": "\n\n"}
@@ -23,7 +23,7 @@ ENDS = {
 
 @dataclass
 class Seen:
-    """A request, as the servers saw it."""
+    """A request that a server received."""
 
     side: str
     purpose: str  # draft, score, read, rewrite, answer or commit
@@ -34,10 +34,18 @@ class Seen:
 
 @dataclass
 class Pair:
-    """Both servers and their endpoints. `write(side, turn, at_most)` gives a step's text, its end and its
-    tokens; `digit(turn)` the score; `first(ids, at)` the token that the base model would have written instead
-    of the one there, or None. `before(seen)` runs in the server's thread and may hold a request back, or
-    return what it answers instead. `lead` is what asks for the answer."""
+    """Both servers and their endpoints.
+
+    Attributes:
+        write: `write(side, turn, at_most)` returns a step's text, its end (a key of `ENDS`, or "length") and
+            its number of tokens.
+        digit: `digit(turn)` returns the score.
+        first: `first(ids, at)` returns the token that the base model prefers to the one at that position, or
+            None.
+        before: `before(seen)` runs in the server's thread; it may block, or return an answer to give instead.
+        seen: the requests so far.
+        lead: the text that asks for the answer.
+    """
 
     draft_server: ScriptedServer
     base_server: ScriptedServer
@@ -71,13 +79,13 @@ class Pair:
         )  # fmt: skip
 
     def generated(self) -> int:
-        return sum(one.tokens for one in self.seen)
+        return sum(request.tokens for request in self.seen)
 
     def aborted(self) -> set[str]:
         return {*self.draft_server.aborted(), *self.base_server.aborted()}
 
     def of(self, purpose: str) -> list[Seen]:
-        return [one for one in self.seen if one.purpose == purpose]
+        return [request for request in self.seen if request.purpose == purpose]
 
     def turn_of(self, side: str, ids: list[int]) -> str:
         """What the assistant has said in a prompt."""
@@ -99,12 +107,12 @@ class Pair:
             purpose = "answer"
         else:
             purpose = "draft" if side == "draft" else "rewrite"
-        one = Seen(side, purpose, turn, payload["rid"])
+        request = Seen(side, purpose, turn, payload["rid"])
         with self.lock:
-            self.seen.append(one)
-        if (instead := self.before(one)) is not None:
+            self.seen.append(request)
+        if (instead := self.before(request)) is not None:
             if isinstance(instead, dict):
-                one.tokens = instead["meta_info"]["completion_tokens"]
+                request.tokens = instead["meta_info"]["completion_tokens"]
             return instead
         meta = {"prompt_tokens": len(ids), "completion_tokens": 0}
         text, reason = "", {"type": "length", "length": most}
@@ -130,7 +138,7 @@ class Pair:
                 ]
             if "logprob_start_len" in payload:
                 meta |= {**reading(payload, logprob_of, self.first), **meta}
-        one.tokens = meta["completion_tokens"]
+        request.tokens = meta["completion_tokens"]
         whole = answer(text, reason, **meta)
         return streamed(*by_character(whole)) if payload.get("stream") else whole
 
@@ -147,7 +155,7 @@ class Pair:
                 self.before(seen)
                 likely = 0 if self.digit(turn) >= 5 else 1
             at = payload["logprob_start_len"]
-            entries = [[-0.1 if i == likely else -9.0, one, "x"] for one in ids[at:]]
+            entries = [[-0.1 if i == likely else -9.0, token, "x"] for token in ids[at:]]
             replies.append(answer("", input_token_logprobs=entries, output_token_logprobs=[]))
         return replies
 
@@ -159,10 +167,10 @@ def logprob_of(ids: list[int], at: int) -> float:
 
 
 def chance(*what) -> random.Random:
-    """Always the same dice for the same things."""
+    """A random generator seeded by its arguments."""
     return random.Random(hashlib.sha256(repr(what).encode()).digest())
 
 
 def aborted(tokens: int = 2) -> dict:
-    """What SGLang answers to a request that was aborted after so many tokens."""
+    """SGLang's answer to a request that was aborted after `tokens` tokens."""
     return answer("cut", {"type": "abort", "message": "Abort by client"}, completion_tokens=tokens)

@@ -1,38 +1,40 @@
-"""A scripted HTTP server that looks like SGLang, for faults a real one does not produce on demand."""
+"""A scripted HTTP server that speaks SGLang's protocol: answers, streams and faults on demand."""
 
 import json
 import threading
-import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 def answer(text: str, finish_reason: dict | None = None, **meta) -> dict:
-    """What SGLang answers to /generate."""
+    """SGLang's answer to /generate."""
     reason = finish_reason or {"type": "stop", "matched": "\n\n"}
     counts = {"prompt_tokens": 5, "cached_tokens": 0, "completion_tokens": 3}
     return {"text": text, "meta_info": {"finish_reason": reason, **counts, **meta}}
 
 
 def reading(payload: dict, logprob=lambda ids, at: 0.0, first=lambda ids, at: None) -> dict:
-    """The meta information of a prefill: each token's logprob, and the model's first choice there, which is
-    the token itself, or, at a logprob of -0.5 against -10, what `first` says."""
+    """The meta information of a prefill: the logprob and the first choice at each token.
+
+    The first choice is the token itself, or else what `first` returns: then it has a logprob of -0.5 and the
+    token one of -10.
+    """
     ids, start = payload["input_ids"], payload["logprob_start_len"]
     tokens, tops = [[None, ids[start], None]], [None]
     for at in range(start + 1, len(ids)):
-        own = first(ids, at)
-        tokens.append([logprob(ids, at) if own is None else -10.0, ids[at], None])
-        tops.append([[tokens[-1][0], ids[at], None] if own is None else [-0.5, own, None]])
+        choice = first(ids, at)
+        tokens.append([logprob(ids, at) if choice is None else -10.0, ids[at], None])
+        tops.append([[tokens[-1][0], ids[at], None] if choice is None else [-0.5, choice, None]])
     return {"completion_tokens": 0, "input_token_logprobs": tokens, "input_top_logprobs": tops}
 
 
 def part_of(whole: dict, text: str) -> dict:
-    """An event of a stream that goes on."""
+    """A stream's event with the text so far, before the last."""
     return {**whole, "text": text, "meta_info": {**whole["meta_info"], "finish_reason": None}}
 
 
 def streamed(*events: dict | bytes, done: bool = True, between: Callable = lambda: None) -> Callable:
-    """These as SGLang streams them, each with the text so far; `between` is called after each. Without
+    """Stream these events, each with the text so far, as SGLang does; `between` runs after each. Without
     `done` the stream breaks off."""
 
     def send(handler) -> None:
@@ -51,8 +53,23 @@ def streamed(*events: dict | bytes, done: bool = True, between: Callable = lambd
     return send
 
 
+def hang_up(handler):
+    """Close the connection without answering; for `ScriptedServer.on_generate`."""
+    handler.close_connection = True
+    handler.connection.close()
+
+
+def half_an_answer(handler):
+    """Break off after a part of the body; for `ScriptedServer.on_generate`."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "100")
+    handler.end_headers()
+    handler.wfile.write(b'{"text": "ha')
+    handler.close_connection = True
+
+
 def by_character(whole: dict) -> list[dict]:
-    """The events of an answer's stream, a character more each time, the tokens in proportion."""
+    """The events of an answer's stream, one per character; tokens are counted in proportion."""
     text, tokens = whole["text"], whole["meta_info"]["completion_tokens"]
     events = [part_of(whole, text[:end]) for end in range(1, len(text))]
     for end, event in enumerate(events, 1):
@@ -61,9 +78,12 @@ def by_character(whole: dict) -> list[dict]:
 
 
 class ScriptedServer:
-    """`on_generate(payload)` returns a dict to answer with, or an `(int, bytes)` of status and body, or is a
-    callable on the request handler for anything odd; `on_classify`, `on_abort` and what is in `plays` by path
-    likewise. `requests` records (path, payload)."""
+    """A server whose answers a test chooses.
+
+    `on_generate(payload)` returns a dict to answer with, a tuple of status and body, or a callable that gets
+    the request handler. `on_classify`, `on_abort` and the values of `plays`, by path, do likewise. `requests`
+    records (path, payload).
+    """
 
     def __init__(self, tokenizer_folder: str):
         self.requests: list[tuple[str, dict]] = []
@@ -146,7 +166,7 @@ class ScriptedServer:
         self.server.server_close()
 
     def hang(self, payload: dict) -> dict:
-        """An `on_generate` that answers when the test releases it."""
+        """An `on_generate` that answers once `released` is set."""
         self.released.wait(30)
         return answer("late", {"type": "abort", "message": "Abort by client"})
 
@@ -155,10 +175,3 @@ class ScriptedServer:
 
     def aborted(self) -> list[str]:
         return [payload["rid"] for path, payload in list(self.requests) if path == "/abort_request"]
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        threading.Event().wait(0.01)

@@ -1,4 +1,4 @@
-"""Chromium without a window, and the page in it."""
+"""A headless Chromium, and the page in it as its reader sees it."""
 
 import contextlib
 import json
@@ -9,13 +9,21 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from tests.scripted import wait_until
 from tests.support.traces import QUESTION
+from tests.support.waiting import wait_until
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
+PROGRAMS = (
+    "chromium", "chromium-browser", "google-chrome", "chrome",
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+)  # fmt: skip
+CHROMIUM = next(filter(None, map(shutil.which, PROGRAMS)), None)
 CHROMEDRIVER = shutil.which("chromedriver")
+MISSING = [name for name, path in (("Chromium", CHROMIUM), ("chromedriver", CHROMEDRIVER)) if not path]
 needed = pytest.mark.skipif(
-    not (CHROMIUM and CHROMEDRIVER), reason="needs chromium and chromedriver (Debian: chromium-driver)"
+    bool(MISSING),
+    reason=f"{' and '.join(MISSING)} missing. Debian: sudo apt-get install chromium chromium-driver; "
+    "Ubuntu: sudo apt-get install chromium-browser chromium-chromedriver; "
+    "macOS: brew install --cask google-chrome chromedriver",
 )
 
 
@@ -37,14 +45,15 @@ def started(downloads):
 
 @contextlib.contextmanager
 def watched(driver, server):
-    """The page of a server (`url`, `key`); at the end: no error in the console, no request to anyone else."""
+    """The page of a server (`url`, `key`); checks at the end that its console has no errors and that it has
+    sent no request to another host."""
     view = Page(driver, server)
     view.emulate()
     driver.get_log("browser"), driver.get_log("performance")
     yield view
     assert view.console() == []
-    mine = (server.url, "data:", "blob:", "file:")
-    assert [url for url in view.requests() if not url.startswith(mine)] == []
+    allowed = (server.url, "data:", "blob:", "file:")
+    assert [url for url in view.requests() if not url.startswith(allowed)] == []
 
 
 class Page:
@@ -63,7 +72,7 @@ class Page:
     def all(self, selector):
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
 
-    def one(self, selector):
+    def first(self, selector):
         return self.driver.find_element(By.CSS_SELECTOR, selector)
 
     def text(self, selector):
@@ -72,17 +81,17 @@ class Page:
         )
 
     def texts(self, selector):
-        script = "return [...document.querySelectorAll(arguments[0])].map((one) => one.textContent)"
+        script = "return [...document.querySelectorAll(arguments[0])].map((node) => node.textContent)"
         return self.driver.execute_script(script, selector)
 
     def seen(self, selector):
-        return any(one.is_displayed() for one in self.all(selector))
+        return any(node.is_displayed() for node in self.all(selector))
 
     def wait_for(self, selector, text):
         wait_until(lambda: text in self.text(selector))
 
     def ask(self, question=QUESTION):
-        self.one("#question").send_keys(question, Keys.ENTER)
+        self.first("#question").send_keys(question, Keys.ENTER)
         return self
 
     def ask_and_wait(self):
@@ -103,12 +112,14 @@ class Page:
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
 
     def console(self):
-        """Errors and warnings, without those the browser writes for a status of 4xx or 5xx that was meant."""
-        found = [one for one in self.driver.get_log("browser") if one["level"] in ("SEVERE", "WARNING")]
-        return [one for one in found if not (self.failures_meant and one["source"] == "network")]
+        """Errors and warnings; without failed requests where the test means them to fail."""
+        entries = [
+            entry for entry in self.driver.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")
+        ]
+        return [entry for entry in entries if not (self.failures_meant and entry["source"] == "network")]
 
     def requests(self):
-        events = (json.loads(one["message"])["message"] for one in self.driver.get_log("performance"))
-        return [
-            one["params"]["request"]["url"] for one in events if one["method"] == "Network.requestWillBeSent"
-        ]
+        """The URLs that the page has asked for."""
+        events = (json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance"))
+        sent = (event for event in events if event["method"] == "Network.requestWillBeSent")
+        return [event["params"]["request"]["url"] for event in sent]

@@ -1,3 +1,0 @@
-from tests.reasoning.conftest import pair
-
-__all__ = ["pair"]

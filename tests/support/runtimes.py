@@ -1,0 +1,27 @@
+"""Asking real SGLang runtimes: the command line, questions, and the servers' metrics."""
+
+import sys
+
+import urllib3
+
+QUESTIONS = [
+    "Natalia sold 48 clips in April and half as many in May. How many clips did she sell altogether?",
+    "What is the capital of France?",
+]
+CLI = [sys.executable, "-m", "specreason_sgl.cli"]
+
+
+def metric(url: str, name: str) -> float:
+    """The sum of a Prometheus metric over its labels."""
+    lines = urllib3.request("GET", f"{url}/metrics").data.decode().splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith((name + "{", name + " ")))
+
+
+def running(url: str) -> float:
+    """How many requests a runtime has, running or queued."""
+    return metric(url, "sglang:num_running_reqs") + metric(url, "sglang:num_queue_reqs")
+
+
+def urls(pair) -> list[str]:
+    """The options of the command line that name a running pair."""
+    return ["--draft-url", pair.draft.url, "--base-url", pair.base.url, "--temperature", "0"]
