@@ -89,7 +89,7 @@ class Chain:
             self._finish(finished)
         if step.end:
             self._finish(step)
-        elif step.text:
+        elif step.text or step.tokens:  # tokens without text count, or a run could go on for ever
             self.open_step = step
         return text
 

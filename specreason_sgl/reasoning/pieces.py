@@ -155,7 +155,7 @@ def _continue(run: Run, judged: Judged, position: int) -> Step:
         text=head + written.text,
         author="both" if head else "base",
         end=None if written.end == "length" else written.end,
-        tokens=position + written.call.completion_tokens,
+        tokens=position + max(written.call.completion_tokens, 1),
         draft_tokens=position,
         corrections=(_correction(judged, position, len(head), written.text),),
         reading=tuple(token for token in reading[:position] if token.at < len(head)),
