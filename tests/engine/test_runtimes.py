@@ -203,9 +203,11 @@ def test_the_command_line_prints_traces_as_json(pair):
     assert traces[0].question == QUESTIONS[1]
 
 
-def test_ctrl_c_aborts_the_requests_of_both_servers(pair):
+def test_ctrl_c_aborts_the_requests_of_both_servers(pair, tmp_path):
     command = [*CLI, "solve", "Count to 5000.", *urls(pair), "--step-tokens", "4000", "--instruction", ""]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(  # where its trace is saved
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     wait_until(lambda: running(pair.draft.url) + running(pair.base.url) >= 1, 120)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
