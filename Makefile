@@ -28,7 +28,7 @@ notebook-outputs: $(VENV)/.installed  ## runs them and stores what they show
 	$(BIN)/python -m nbconvert --coalesce-streams --inplace notebooks/*.ipynb  # of a bar, how it was at last
 
 docs-tables: $(VENV)/.installed  ## writes docs/settings.md from the declarations of the knobs
-	$(BIN)/python -c "from specreason_sgl.reasoning.plain import settings_page as p; print(p(), end='')" > docs/settings.md
+	$(BIN)/python -c "from specreason_sgl.display.settings_page import settings_page as p; print(p(), end='')" > docs/settings.md
 
 soak: $(VENV)/.installed  ## 20 minutes of load and killed runtimes, apart from the tests
 	$(BIN)/python -m tests.soak

@@ -34,8 +34,8 @@ class SpecReason:
         config: the settings of each run; default `SpecReasonConfig()`.
         timeout: deadline of each run, in seconds; None leaves it to the endpoints' own.
         api_key: of the servers at the URLs.
-        launch: further arguments of `launch_pair`, such as `pin=True` or `base_args=("--tp", "2")`. Without
-            `status` and `progress` a line is printed for what is waited for.
+        launch: further arguments of `launch_pair`, such as `pin=True` or `base_args=("--tp", "2")`. By
+            default, one line of standard output shows the progress.
 
     Attributes:
         draft, base: the two endpoints, inside the context.
@@ -226,19 +226,10 @@ class AsyncSpecReason:
         return AsyncStream(self._pair.stream(question, config=config, **options), self._in_thread)
 
     async def batch(
-        self, questions: Sequence[str], *, config: SpecReasonConfig | None = None, concurrency: int = 64
+        self, questions: Sequence[str], *, config: SpecReasonConfig | None = None, **options: Any
     ) -> list[Trace | SpecReasonError]:
-        """As `SpecReason.batch`, `concurrency` problems at a time."""
-        turn = asyncio.Semaphore(concurrency)
-
-        async def attempt(question: str) -> Trace | SpecReasonError:
-            async with turn:
-                try:
-                    return await self.solve(question, config=config)
-                except SpecReasonError as error:
-                    return error
-
-        return await asyncio.gather(*map(attempt, questions))
+        """As `SpecReason.batch`."""
+        return await self._cancelling(self._pair.batch, questions, config=config, **options)
 
     async def _cancelling(self, work: Callable[..., T], *args: Any, **options: Any) -> T:
         cancel = Cancel()

@@ -2,20 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from importlib import import_module
 from typing import Any
 
 from rich.table import Table
 
-from specreason_sgl.bench import identity, latency, overhead, prefix, score
+from specreason_sgl.bench import PARTS as NAMES
 from specreason_sgl.bench.setup import Bench
 
-PARTS = {
-    "score": score,
-    "prefix": prefix,
-    "latency": latency,
-    "identity": identity,
-    "overhead": overhead,
-}
+PARTS = {name: import_module(f"specreason_sgl.bench.{name}") for name in NAMES}
 
 
 def measure(names: Sequence[str], bench: Bench) -> dict[str, Any]:

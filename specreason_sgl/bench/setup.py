@@ -7,12 +7,12 @@ from typing import Any
 
 from rich.table import Table
 
+from specreason_sgl.bench import DEFAULT_MODES
 from specreason_sgl.lang.endpoint import Endpoint
 from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.knobs import knob, settings
 from specreason_sgl.reasoning.repair import Correct
 
-MODES = ("base", "draft", "sequential", "pipelined", "correct")  # of the latency; there is also `rejected`
 QUESTIONS = (
     "A shop sells pens at 3 dollars. Tom buys 4 pens and pays with a 20 dollar note. What is his change?",
     "A train leaves at 14:20 and arrives at 17:05. It stops for 25 minutes. How long does it move?",
@@ -72,7 +72,7 @@ class Bench:
     config: SpecReasonConfig
     problems: Sequence[str] = QUESTIONS[:3]
     acceptances: Sequence[float] = (0.8, 0.95)
-    modes: Sequence[str] = MODES
+    modes: Sequence[str] = DEFAULT_MODES
     correct: Correct = field(default_factory=Correct)
     at_once: Sequence[int] = (1, 16, 64)
     on_stage: Callable[[str], None] = lambda _: None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from specreason_sgl.bench import DEFAULT_MODES, MODES, PARTS
 from specreason_sgl.cli.options import Given, Models, Servers, knob_options, option, split
 from specreason_sgl.cli.output import check_folder, out, status, written
 from specreason_sgl.cli.runtimes import endpoints
@@ -15,8 +16,6 @@ from specreason_sgl.reasoning.knobs import knobs_of
 from specreason_sgl.reasoning.plain import KNOBS
 from specreason_sgl.reasoning.repair import Correct
 
-PARTS = ("score", "prefix", "latency", "identity", "overhead")
-MODES = ("base", "draft", "sequential", "pipelined", "correct", "rejected")
 DEFAULTS = {"token_budget": 160, "step_tokens": 64, "answer_tokens": 32}
 FIXED = ("repair", "threshold", "verifier", "keep", "calibration", "temperature", "top_p", "confidence")
 
@@ -38,7 +37,7 @@ class Options:
     ] = None
     modes: Annotated[
         str, option(f"Modes of the latency: some of {', '.join(MODES)}; with commas.", front=True)
-    ] = "base,draft,sequential,pipelined,correct"
+    ] = ",".join(DEFAULT_MODES)
     correct_every: Annotated[
         int | None,
         option("Instead of --delta: correct about every N-th token, to time random weights.", min=1),
@@ -75,7 +74,7 @@ def bench(options: Options, models: Models, servers: Servers, knobs: Knobs) -> N
 
 
 def _parsed(options: Options, knobs: Knobs) -> Callable[[], dict[str, Any]]:
-    """Checks the options; returns what makes arguments of a `Bench`, which imports SGLang."""
+    """Check the options. The function that is returned makes arguments of a `Bench`, and imports SGLang."""
     from specreason_sgl.evaluation.problems import load_problems
 
     modes = split("modes", options.modes, str, MODES)

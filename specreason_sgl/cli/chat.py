@@ -8,7 +8,7 @@ from typing import Annotated
 
 from rich.text import Text
 
-from specreason_sgl.cli.options import MODELS, Given, Models, Servers, knob_options, option
+from specreason_sgl.cli.options import Given, Models, Remote, Servers, knob_options, option
 from specreason_sgl.cli.output import err, out
 from specreason_sgl.cli.runtimes import endpoints
 from specreason_sgl.display import terminal
@@ -23,32 +23,26 @@ Turn = Callable[[list[Message]], Trace]
 
 @dataclass(frozen=True)
 class Options:
-    server: Annotated[
-        str, option("Talk to this running `serve` instead of a pair.", MODELS, front=True, metavar="URL")
-    ] = ""
-    api_key: Annotated[
-        str, option("Key of the server at --server.", MODELS, envvar="SPECREASON_SGL_API_KEY")
-    ] = ""
     timeout: Annotated[float, option("Deadline of an answer, in seconds.", "Budget and sampling")] = 3600.0
     quiet: Annotated[bool, option("Show the answers only, not the steps.", None, "--quiet", front=True)] = (
         False
     )
 
 
-def chat(options: Options, models: Models, servers: Servers, knobs: Knobs) -> None:
+def chat(options: Options, models: Models, remote: Remote, servers: Servers, knobs: Knobs) -> None:
     """Hold a conversation with a pair, or with a running `serve`.
 
-    An empty line is skipped; Ctrl-D ends the conversation. Ctrl-C ends an answer, and at the prompt the
-    conversation. A failed answer leaves the conversation as it was.
+    Ctrl-C interrupts an answer; at the prompt, Ctrl-C or Ctrl-D ends the conversation. After a failed or
+    interrupted answer the conversation continues from before the question.
     """
     given = knobs.values()
     config = config_of(given, pair=models.named)
     on_step = None if options.quiet else partial(terminal.print_step, out)
     told = {"timeout": options.timeout, "on_step": on_step}
-    if options.server:
+    if remote.server:
         from specreason_sgl.serving.client import ask
 
-        _converse(lambda messages: ask(options.server, messages, given, options.api_key, **told))
+        _converse(lambda messages: ask(remote.server, messages, given, remote.api_key, **told))
         return
     with endpoints(models, servers, options.timeout) as (draft, base):
         from specreason_sgl.reasoning.solve import solve

@@ -12,7 +12,6 @@ import typer
 from specreason_sgl.cli.help import HELP_ALL, show_all
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.reasoning.knobs import Knob
-from specreason_sgl.reasoning.plain import KNOBS
 from specreason_sgl.runtime.decode import DECODINGS
 from specreason_sgl.runtime.pairs import PAIRS, PairSpec, get_model, get_pair
 
@@ -22,11 +21,12 @@ MODELS, SERVERS = "Models", "Servers"
 def option(
     help: str, panel: str | None = None, *names: str, front: bool = False, **settings: Any
 ) -> typer.models.OptionInfo:
-    """An option in a panel of the help; unless `front`, only `--help-all` shows it.
+    """An option in a panel of the help.
 
     Args:
-        names: where they are not the parameter's.
-        settings: further ones of `typer.Option`.
+        names: the option's names, if they do not follow from the parameter's.
+        front: whether `--help` shows it; `--help-all` shows every option.
+        settings: further arguments of `typer.Option`.
     """
     return typer.Option(*names, help=help, rich_help_panel=panel, hidden=not front, **settings)
 
@@ -69,6 +69,18 @@ class Models:
 
 
 @dataclass(frozen=True)
+class Remote:
+    """A running `serve` to ask instead of a pair."""
+
+    server: Annotated[
+        str, option("Ask this running `serve` instead of a pair.", MODELS, front=True, metavar="URL")
+    ] = ""
+    api_key: Annotated[
+        str, option("Key of the server at --server.", MODELS, envvar="SPECREASON_SGL_API_KEY")
+    ] = ""
+
+
+@dataclass(frozen=True)
 class Servers:
     """How the two runtimes are started."""
 
@@ -98,7 +110,7 @@ class Servers:
     ] = ""
 
     def arguments(self, *flags: str) -> dict[str, Any]:
-        """Of `launch_pair`; `flags` go to both servers, before the user's."""
+        """Arguments of `launch_pair`. Both servers get `flags`, before the user's own."""
         return {
             "draft_args": [*flags, *_flags(self.draft_args)],
             "base_args": [*flags, *_flags(self.base_args)],
@@ -113,41 +125,36 @@ class Servers:
 
 
 class Given:
-    """What was given of the knobs: a group of options that `knob_options` makes."""
-
-    def values(self) -> dict[str, Any]:
-        """By name; of those that were not given, nothing."""
-        texts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {name: KNOBS[name].parse(text) for name, text in texts.items() if text is not None}
-
-
-class Swept:
-    """The same, several values each."""
+    """Values of knobs, as options that `knob_options` makes."""
 
     knobs: Mapping[str, Knob]
 
-    def values(self) -> dict[str, list[Any]]:
-        texts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {
-            name: [self.knobs[name].parse(part.strip()) for part in self._parts(name, text)]
-            for name, text in texts.items()
-            if text is not None
-        }
+    def values(self) -> dict[str, Any]:
+        """The values that were given, by knob name."""
+        texts = {name: getattr(self, name) for name in self.knobs}
+        return {name: self._parse(name, text) for name, text in texts.items() if text is not None}
 
-    def _parts(self, name: str, text: str) -> list[str]:
-        is_free_text = self.knobs[name].kind is str and not self.knobs[name].words
-        return [text] if is_free_text else text.split(",")
+    def _parse(self, name: str, text: str) -> Any:
+        return self.knobs[name].parse(text)
+
+
+class Swept(Given):
+    """The same, with a list of values for each knob."""
+
+    def _parse(self, name: str, text: str) -> list[Any]:
+        knob = self.knobs[name]
+        is_free_text = knob.kind is str and not knob.words
+        return [knob.parse(part.strip()) for part in ([text] if is_free_text else text.split(","))]
 
 
 def knob_options(
-    base: type, knobs: Iterable[Knob], *, front: bool = True, defaults: Mapping[str, Any] | None = None
+    base: type[Given], knobs: Iterable[Knob], *, defaults: Mapping[str, Any] | None = None
 ) -> type:
-    """A group of options from knobs.
+    """A group of options, one per knob.
 
     Args:
         base: `Given` or `Swept`.
-        front: whether those that are in front elsewhere are here.
-        defaults: a command's own, for its help; it has to use them.
+        defaults: the command's own defaults, for its help; the command applies them.
     """
     knobs = {knob.name: knob for knob in knobs if "cli" in knob.places}
     fields = []
@@ -157,7 +164,7 @@ def knob_options(
             knob.help + _words(knob) + _default(default),
             knob.panel,
             knob.option,
-            front=front and knob.front,
+            front=knob.front,
             metavar=_metavar(knob) + (",..." if base is Swept else ""),
             show_default=False,
         )
@@ -168,7 +175,7 @@ def knob_options(
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Make options of a command's parameters that are groups; the command gets the groups."""
+    """Make a command of a function: each parameter that is a group becomes the options of its fields."""
     parameters, groups = {}, {}
     for parameter in inspect.signature(function, eval_str=True).parameters.values():
         if dataclasses.is_dataclass(parameter.annotation):
@@ -198,10 +205,10 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def split(name: str, text: str, kind: type, allowed: Iterable[Any] = ()) -> list[Any]:
-    """A list that was given with commas.
+    """Read a list with commas.
 
     Raises:
-        ConfigError: a part is not of the kind, or none of the `allowed`.
+        ConfigError: an item is not of the kind, or not `allowed`.
     """
     allowed = tuple(allowed)
     try:

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from specreason_sgl.cli.options import MODELS, Given, Models, Servers, knob_options, option
+from specreason_sgl.cli.options import Given, Models, Remote, Servers, knob_options, option
 from specreason_sgl.cli.output import err, out, status
 from specreason_sgl.cli.runtimes import endpoints
 from specreason_sgl.display import terminal
@@ -29,12 +29,6 @@ Knobs = knob_options(Given, KNOBS.values())
 @dataclass(frozen=True)
 class Options:
     question: Annotated[str, typer.Argument(help="The problem; - reads it from standard input.")] = ""
-    server: Annotated[
-        str, option("Ask this running `serve` instead of a pair.", MODELS, front=True, metavar="URL")
-    ] = ""
-    api_key: Annotated[
-        str, option("Key of the server at --server.", MODELS, envvar="SPECREASON_SGL_API_KEY")
-    ] = ""
     timeout: Annotated[float, option("Deadline of a run, in seconds.", "Budget and sampling")] = 3600.0
     resume: Annotated[
         Path | None, option("Go on with a run that failed, from the file that its error names.", front=True)
@@ -45,19 +39,17 @@ class Options:
         option("Print the trace (a line of JSON per run) instead of the steps.", None, "--json", front=True),
     ] = False
 
-    def __post_init__(self):
-        if self.server and (self.resume or self.compare):
-            raise ConfigError("--server must come without --resume and --compare")
-        if self.question and self.resume:
-            raise ConfigError("give a problem or --resume, not both: the file has the problem")
 
-
-def solve(options: Options, models: Models, servers: Servers, knobs: Knobs) -> None:
+def solve(options: Options, models: Models, remote: Remote, servers: Servers, knobs: Knobs) -> None:
     """Solve one problem with a draft and a base model, showing the steps as they come.
 
     Starts the two servers and stops them at the end, unless --draft-url and --base-url name running ones, or
     --server names a running `serve`.
     """
+    if remote.server and (options.resume or options.compare):
+        raise ConfigError("--server must come without --resume and --compare")
+    if options.question and options.resume:
+        raise ConfigError("give a problem or --resume, not both: the file has the problem")
     given, timeout = knobs.values(), options.timeout
     config = config_of(given, pair=models.named)
     question: Question = sys.stdin.read().strip() if options.question == "-" else options.question
@@ -66,11 +58,11 @@ def solve(options: Options, models: Models, servers: Servers, knobs: Knobs) -> N
         question = _question_of(earlier)
     config.messages(question)  # checks it
     on_step = None if options.json else partial(terminal.print_step, out)
-    if options.server:
+    if remote.server:
         from specreason_sgl.serving.client import ask
 
         asked = [{"role": "user", "content": str(question)}]
-        trace = ask(options.server, asked, given, options.api_key, timeout=timeout, on_step=on_step)
+        trace = ask(remote.server, asked, given, remote.api_key, timeout=timeout, on_step=on_step)
         _show(trace, options.json)
         return
     with endpoints(models, servers, timeout) as (draft, base):
@@ -103,7 +95,7 @@ def _question_of(trace: Trace) -> Question:
 
 
 def _resumed(file: Path, config: SpecReasonConfig) -> Trace:
-    """The trace of a file to go on with; says which settings are not those it was made with."""
+    """The trace to resume from; prints the settings that have changed since."""
     trace, *others = read_traces(file)
     if others or not trace.resumable:
         raise ConfigError(f"{file} is not the trace of one run that failed: there is nothing to go on with")

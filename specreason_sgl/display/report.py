@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from specreason_sgl.display import pictures
+from specreason_sgl.display.markdown import markdown_table
 from specreason_sgl.evaluation.report import COLUMNS, NOTES, Group, Row, cells
 
 _PAGE = """<!doctype html>
@@ -39,9 +40,7 @@ def table(rows: Sequence[Row]) -> Table:
 
 
 def as_markdown(rows: Sequence[Row]) -> str:
-    lines = [COLUMNS, ["---"] * len(COLUMNS), *map(cells, rows)]
-    escaped = ([text.replace("|", r"\|") for text in line] for line in lines)
-    return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
+    return markdown_table(COLUMNS, map(cells, rows))
 
 
 def table_with_notes(rows: Sequence[Row]) -> str:

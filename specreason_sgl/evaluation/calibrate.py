@@ -31,10 +31,7 @@ from specreason_sgl.reasoning.verifiers import (
     RESULT,
     Drafted,
     Likelihood,
-    PaperScore,
     UtilityScore,
-    Verifier,
-    YesNo,
 )
 
 KEPT_VALUES = 1001
@@ -165,22 +162,20 @@ def _judge_steps(
 
 
 def _judge(s: ProgramState, text: str, delimiter: str) -> dict[str, float]:
-    """A step's value by each built-in verifier. Three requests suffice: that of `score` also gives the
-    average and the likelihoods."""
+    """A step's value by each built-in verifier. The request of `score` also gives the average and the
+    likelihoods; the other verifiers ask for themselves."""
     drafted = Drafted(text, 0, "delimiter", delimiter)
-    questions: dict[str, Verifier] = {
-        "score": UtilityScore(with_logprobs=True), "yes-no": YesNo(), "score-paper": PaperScore(),
-    }  # fmt: skip
-    states, values = {}, {}
-    for name, verifier in questions.items():  # in turn: the first puts the step into the cache
-        states[name] = verifier.ask(s.fork(1)[0], drafted)
-        values[name] = verifier.judgement(states[name], drafted).value
-    meta = states["score"].get_meta_info(RESULT)
+    score = UtilityScore(with_logprobs=True)
+    asked = score.ask(s.fork(1)[0], drafted)
+    values = {"score": score.judgement(asked, drafted).value}  # first: it puts the step into the cache
+    meta = asked.get_meta_info(RESULT)
     average = sum(float(digit) * p for digit, p in meta["probabilities"].items())
-    values["score-average"] = UtilityScore().value({**meta, "score": average})
+    values["score-average"] = score.value({**meta, "score": average})
     for name, verifier in BUILT_IN.items():
         if isinstance(verifier, Likelihood):
             values[name] = verifier.read(meta, drafted).value
+        elif name not in values:
+            values[name] = verifier.judgement(verifier.ask(s.fork(1)[0], drafted), drafted).value
     return values
 
 

@@ -9,6 +9,7 @@ from tqdm import tqdm
 from specreason_sgl.errors import ConfigError, SpecReasonError
 from specreason_sgl.lang.endpoint import Endpoint
 from specreason_sgl.reasoning.config import SpecReasonConfig
+from specreason_sgl.reasoning.run import Cancel
 from specreason_sgl.reasoning.solve import solve, solve_alone
 from specreason_sgl.reasoning.trace import Side, Trace
 
@@ -26,6 +27,7 @@ def solve_batch(
     concurrency: int = 64,
     progress_bar: bool = False,
     on_done: Callable[[int, "Trace | SpecReasonError"], None] | None = None,
+    cancel: Cancel | None = None,
 ) -> list["Trace | SpecReasonError"]:
     """Solve many problems concurrently.
 
@@ -35,6 +37,7 @@ def solve_batch(
         concurrency: maximum number of problems at once.
         progress_bar: whether to draw a progress bar on standard error.
         on_done: called with a problem's index and its result as soon as it is solved.
+        cancel: ends all problems when called; those that are not solved return `RequestAborted`.
 
     Returns:
         The trace of each problem, in order. A failure is returned in its place and the rest continue.
@@ -43,7 +46,9 @@ def solve_batch(
         ConfigError: `concurrency` is below 1.
     """
     return run_batch(
-        lambda question: solve(question, draft=draft, base=base, config=config, timeout=timeout),
+        lambda question: solve(
+            question, draft=draft, base=base, config=config, timeout=timeout, cancel=cancel
+        ),
         questions, [draft, base], concurrency, progress_bar, on_done,
     )  # fmt: skip
 

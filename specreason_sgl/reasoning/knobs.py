@@ -226,19 +226,3 @@ def _json(text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError("not a mapping")
     return value
-
-
-def as_markdown(knobs: dict[str, Knob]) -> str:
-    """A table for the docs, one row per knob."""
-    rows = [
-        "| Python | command line | API | default | value | what it is for |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for knob in knobs.values():
-        option = f"`{knob.option}`" if "cli" in knob.places else ""
-        field = f"`{knob.name}`" if "api" in knob.places else ""
-        default = "" if knob.default is None else f"`{knob.default!r}`"
-        unit = f" ({knob.unit})" if knob.unit else ""
-        cells = (f"`{knob.name}`", option, field, default, knob.expected + unit, knob.help)
-        rows.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
-    return "\n".join(rows) + "\n"

@@ -9,7 +9,7 @@ from specreason_sgl.errors import ConfigError
 from specreason_sgl.reasoning.acceptance import Quantile
 from specreason_sgl.reasoning.calibration import Calibration, get_calibration
 from specreason_sgl.reasoning.config import PAPER_THRESHOLD, SpecReasonConfig
-from specreason_sgl.reasoning.knobs import JUDGE, as_markdown, knob, knobs_of, settings
+from specreason_sgl.reasoning.knobs import JUDGE, knob, knobs_of, settings
 from specreason_sgl.reasoning.repair import REPAIRS, Repair, name_of
 from specreason_sgl.reasoning.verifiers import BUILT_IN, UtilityScore, Verifier
 
@@ -99,16 +99,17 @@ def _repair_and_judge(
 
 def _repair(name: str, knobs: dict[str, Any], default: Repair) -> Repair:
     """The repair of a name; what its knobs do not say is as in `default`, where that is one of its kind."""
-    if name not in REPAIRS:
+    repair = default if name == name_of(default) else REPAIRS.get(name)
+    if repair is None:
         raise KNOBS["repair"].error(name)
-    if others := [knob for knob in knobs if knob not in knobs_of(type(REPAIRS[name]))]:
+    if others := [knob for knob in knobs if knob not in knobs_of(type(repair))]:
         raise ConfigError(
             f"{' and '.join(others)} must come with repair {_repair_with(others)}, got {name} (the default "
             "with a verifier, a threshold, keep or a calibration)",
             "repair",
             *others,
         )
-    return replace(default if name_of(default) == name else REPAIRS[name], **knobs)  # type: ignore[type-var]
+    return replace(repair, **knobs)  # type: ignore[type-var]
 
 
 def _repair_with(knobs: Iterable[str]) -> str:
@@ -162,15 +163,3 @@ def _verifier(name: str) -> Verifier:
 
 def _pop(values: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {name: values.pop(name) for name in names if name in values}
-
-
-def settings_page() -> str:
-    """The text of docs/settings.md."""
-    return f"""# Settings
-
-Every setting of a run is declared once, in `specreason_sgl/reasoning`; `make docs-tables` writes this page
-from the declarations. `delta`, `numeric_delta` and `window` are arguments of `Correct`, the others of
-`SpecReasonConfig`; `keep` and `calibration` take the place of a threshold on the command line and in the API.
-In the API a setting is a field of `specreason`; `temperature` and `top_p` are OpenAI's own parameters.
-
-{as_markdown(KNOBS)}"""

@@ -80,7 +80,6 @@ class Rewrite(Repair):
         places=(),
         ge=0,
     )
-    window: ClassVar[None] = None  # type: ignore[misc]  # not a setting of this repair
 
     def apply(self, rejected: Rejected) -> "Step":
         return rejected.rewrite()
@@ -159,8 +158,8 @@ REPAIRS: dict[str, Repair] = {"correct": Correct(), "rewrite": Rewrite()}  # by 
 
 
 def name_of(repair: Repair) -> str:
-    """The name under which a repair, or the class that it extends, can be chosen."""
-    return next(name for name, named in REPAIRS.items() if isinstance(repair, type(named)))
+    """The name under which a repair, or the class that it extends, can be chosen; empty if it has none."""
+    return next((name for name, named in REPAIRS.items() if isinstance(repair, type(named))), "")
 
 
 def draw(choices: "Sequence[Choice]", temperature: float, top_p: float, rng: random.Random) -> "Choice":

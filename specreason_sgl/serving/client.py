@@ -15,8 +15,7 @@ from specreason_sgl.errors import (
 )
 from specreason_sgl.reasoning.config import Message
 from specreason_sgl.reasoning.trace import Step, Trace
-
-SAMPLING = ("temperature", "top_p")  # OpenAI's own parameters
+from specreason_sgl.serving.api import OPENAI_NAMES, SAMPLING
 
 
 def ask(
@@ -45,17 +44,18 @@ def ask(
     import openai
 
     base_url = url.rstrip("/").removesuffix("/v1") + "/v1"
-    given = dict(given)
-    sampling = {name: given.pop(name) for name in SAMPLING if name in given}
-    template = {"chat_template_kwargs": given.pop("template")} if "template" in given else {}
-    extension = {"specreason": {**given, "trace": True}, **template}
+    extension: dict[str, Any] = {"trace": True}
+    parameters: dict[str, Any] = {"specreason": extension}
+    for name, value in given.items():
+        is_openais = name in SAMPLING or name in OPENAI_NAMES
+        (parameters if is_openais else extension)[OPENAI_NAMES.get(name, name)] = value
     trace = None
     try:
         client = openai.OpenAI(base_url=base_url, api_key=api_key or "none", timeout=timeout, max_retries=0)
         with client:
             model = client.models.list().data[0].id
             for chunk in client.chat.completions.create(
-                model=model, messages=list(messages), stream=True, extra_body=extension, **sampling
+                model=model, messages=list(messages), stream=True, extra_body=parameters
             ):
                 event = (chunk.model_extra or {}).get("specreason") or {}
                 if on_step and "step" in event:
@@ -68,7 +68,7 @@ def ask(
     except openai.OpenAIError as error:
         raise _error(error, url) from None
     if trace is None:
-        raise ServerError(f"{url} sent an answer without a trace: it is no server of specreason-sgl")
+        raise ServerError(f"{url} sent an answer without a trace: it must be a server of specreason-sgl")
     return trace
 
 

@@ -25,7 +25,7 @@ from specreason_sgl.files import Record
 from specreason_sgl.reasoning.acceptance import Quantile
 from specreason_sgl.reasoning.calibration import Calibration
 from specreason_sgl.reasoning.config import SpecReasonConfig
-from specreason_sgl.reasoning.verifiers import BUILT_IN
+from specreason_sgl.reasoning.verifiers import BUILT_IN, as_verifier
 from tests.support.evaluation_runs import PROBLEMS, answers, write
 
 
@@ -89,6 +89,15 @@ def test_the_threshold_keeps_the_wanted_share(keep):
     rule = calibration.settings(keep)["threshold"]
     assert isinstance(rule, Quantile)
     assert sum(rule.keeps(value, []) for value in values) / len(values) == pytest.approx(keep, abs=0.02)
+
+
+def test_a_verifier_that_is_added_is_measured_too(pair, tmp_path, monkeypatch):
+    pair.start_anew(write, lambda turn: 6, answers)
+    monkeypatch.setitem(work.BUILT_IN, "length", as_verifier(lambda s, drafted: len(drafted.text)))
+    config = SpecReasonConfig(temperature=0.0, token_budget=100, answer_tokens=8)
+    common = {"draft": pair.draft, "base": pair.base, "config": config}
+    (solution,) = work.judge_problems(PROBLEMS[:1], record=tmp_path / "record.jsonl", **common)
+    assert [values["length"] for values in solution.values] == [len(step) for step in solution.steps]
 
 
 def test_every_built_in_verifier_judges_every_step_and_a_record_goes_on(pair, tmp_path, monkeypatch):

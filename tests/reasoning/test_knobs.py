@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from specreason_sgl.reasoning.plain import settings_page
+from specreason_sgl.display.settings_page import settings_page
 
 ROOT = Path(__file__).parents[2]
 KNOB = """    sharpness: int = knob(
@@ -19,7 +19,7 @@ from specreason_sgl.cli.program import main
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.evaluation.settings import expand
 from specreason_sgl.reasoning.config import SpecReasonConfig
-from specreason_sgl.reasoning.plain import settings_page
+from specreason_sgl.display.settings_page import settings_page
 from specreason_sgl.serving.api import ChatRequest, Extension
 from specreason_sgl.serving.refusals import api_error, invalid
 

@@ -115,7 +115,17 @@ def test_the_same_for_asyncio(servers):
     assert [isinstance(result, ConfigError) for result in batch] == [False, True, False]
 
 
-def test_a_task_that_is_cancelled_ends_its_run(pair, servers):
+def test_a_batch_of_none_at_a_time_is_refused(servers):
+    async def work():
+        async with AsyncSpecReason(**servers) as specreason:
+            await specreason.batch(["q"], concurrency=0)
+
+    with pytest.raises(ConfigError, match="concurrency must be at least 1, got 0"):
+        asyncio.run(work())
+
+
+@pytest.mark.parametrize("ask", [lambda pair: pair.solve("q"), lambda pair: pair.batch(["q", "q"])])
+def test_a_task_that_is_cancelled_ends_its_runs(pair, servers, ask):
     held, arrived = threading.Event(), threading.Event()
 
     def hold(request):
@@ -126,7 +136,7 @@ def test_a_task_that_is_cancelled_ends_its_run(pair, servers):
 
     async def work():
         async with AsyncSpecReason(**servers) as specreason:
-            task = asyncio.create_task(specreason.solve("q"))
+            task = asyncio.create_task(ask(specreason))
             await asyncio.to_thread(arrived.wait, 30)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):

@@ -1,10 +1,13 @@
 """A repair of one's own."""
 
+from dataclasses import replace
+
 import pytest
 
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.knobs import knob, settings
+from specreason_sgl.reasoning.plain import config_of
 from specreason_sgl.reasoning.repair import REPAIRS, Correct, Repair, Rewrite, name_of
 
 
@@ -43,9 +46,18 @@ def test_a_repair_that_is_none_is_refused():
         SpecReasonConfig(repair=object())
 
 
+def test_a_servers_repair_stays_where_a_request_asks_for_no_other():
+    server = SpecReasonConfig(repair=KeepFirst(steps=2), threshold=3)
+    assert config_of({"threshold": 5}, defaults=server) == replace(server, threshold=5)
+    assert config_of({"lookahead": 2}, defaults=server) == replace(server, lookahead=2)
+    assert config_of({"delta": 1.0}, defaults=server).repair == Correct(delta=1.0)
+    assert config_of({"repair": "rewrite"}, defaults=server).repair == Rewrite()
+
+
 def test_repairs_are_named_by_their_kind():
     class Stricter(Correct):
         pass
 
     assert [name_of(repair) for repair in REPAIRS.values()] == list(REPAIRS)
     assert name_of(Stricter(delta=1)) == "correct"
+    assert name_of(KeepFirst()) == ""

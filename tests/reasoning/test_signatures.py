@@ -17,7 +17,7 @@ ALONE = ("question", "side", "config", "run")
 SOLVE_ALONE = ("question", "endpoint", "side", "config", "timeout", "on_text", "cancel")
 SOLVE = ("question", "draft", "base", "config", "timeout", "on_step", "on_text", "cancel", "resume")
 SOLVE_BATCH = (
-    "questions", "draft", "base", "config", "timeout", "concurrency", "progress_bar", "on_done",
+    "questions", "draft", "base", "config", "timeout", "concurrency", "progress_bar", "on_done", "cancel",
 )  # fmt: skip
 
 SIGNATURES = {

@@ -1,0 +1,28 @@
+"""docs/settings.md, made from the declarations of the settings."""
+
+from specreason_sgl.display.markdown import markdown_table
+from specreason_sgl.reasoning.knobs import Knob
+from specreason_sgl.reasoning.plain import KNOBS
+
+TITLES = ("Python", "command line", "API", "default", "value", "what it is for")
+
+
+def settings_page() -> str:
+    """The text of the page."""
+    return f"""# Settings
+
+Every setting of a run is declared once, in `specreason_sgl/reasoning`; `make docs-tables` writes this page
+from the declarations. `delta`, `numeric_delta` and `window` are arguments of `Correct`, the others of
+`SpecReasonConfig`; `keep` and `calibration` take the place of a threshold on the command line and in the API.
+In the API a setting is a field of `specreason`; `temperature` and `top_p` are OpenAI's own parameters.
+
+{markdown_table(TITLES, map(_cells, KNOBS.values()))}
+"""
+
+
+def _cells(knob: Knob) -> list[str]:
+    option = f"`{knob.option}`" if "cli" in knob.places else ""
+    field = f"`{knob.name}`" if "api" in knob.places else ""
+    default = "" if knob.default is None else f"`{knob.default!r}`"
+    unit = f" ({knob.unit})" if knob.unit else ""
+    return [f"`{knob.name}`", option, field, default, knob.expected + unit, knob.help]
