@@ -4,6 +4,6 @@ Each part is a file with `run(bench)`, which returns plain data, and `tables(fig
 the terminal. `parts.py` runs them.
 """
 
-PARTS = ("score", "prefix", "latency", "identity", "overhead")  # the names of the files, in order
+PARTS = ("score", "prefix", "latency", "identity", "overhead", "scale")  # the names of the files, in order
 DEFAULT_MODES = ("base", "draft", "sequential", "pipelined", "correct")
 MODES = (*DEFAULT_MODES, "rejected")  # of the latency

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from specreason_sgl.bench.servers import STEP_TOKENS, zero_servers
+from specreason_sgl.bench.servers import STEP_TOKENS, Pace, paced_servers
 from specreason_sgl.bench.setup import Bench, CorrectEvery, always_drafting, make_table, questions
 from specreason_sgl.bench.times import uncovered
 from specreason_sgl.lang.endpoint import Endpoint
@@ -34,7 +34,11 @@ def run(bench: Bench) -> list[dict[str, Any]]:
         figures = measure(bench.draft, bench.base, short if n > 1 else bench.config, n)
         rows.append({"servers": "real", **figures})
     tokenizer = bench.draft.tokenizer.name_or_path
-    with zero_servers(tokenizer) as urls, Endpoint(urls[0]) as draft, Endpoint(urls[1]) as base:
+    with (
+        paced_servers(tokenizer, Pace(), Pace()) as servers,
+        Endpoint(servers.urls[0]) as draft,
+        Endpoint(servers.urls[1]) as base,
+    ):
         long = replace(bench.config, token_budget=20 * STEP_TOKENS, step_tokens=STEP_TOKENS)
         measure(draft, base, long, 1)  # warm-up: what is done once
         for repair in ("rewrite", "correct"):

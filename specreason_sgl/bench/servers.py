@@ -1,19 +1,19 @@
-"""Servers that speak enough of SGLang's HTTP to run the algorithm on.
+"""Servers that speak enough of SGLang's HTTP to run the algorithm on, and keep a pace.
 
-Zero latency: it answers at once, so that what is left is this package's own time. A process each:
-`python -m specreason_sgl.bench.servers TOKENIZER PORT`
+At no latency what is left of a run's time is this package's own. At the pace of a GPU's models they show what
+one client process carries. A process each: `python -m specreason_sgl.bench.servers SETTINGS`
 """
 
+import asyncio
 import contextlib
-import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
+import msgspec
+import psutil
 import uvicorn
-from fastapi import FastAPI, Request
-from fastapi.responses import StreamingResponse
 
 from specreason_sgl.errors import LaunchError
 from specreason_sgl.runtime import supervise
@@ -21,30 +21,87 @@ from specreason_sgl.runtime.server import HOST, free_port
 
 STEP = "The number of clips in May is 48 / 2 = 24, so together there are 48 + 24 of them by the end of May."
 STEP_TOKENS = 32
+JSON, EVENTS = (b"content-type", b"application/json"), (b"content-type", b"text/event-stream")
 
 
-def make_app(tokenizer: str) -> FastAPI:
-    app = FastAPI()
+class Pace(msgspec.Struct, frozen=True):
+    """How long a server takes: for reading a prompt, and for each token that it writes, in seconds."""
 
-    @app.get("/model_info")
-    async def model_info():
-        return {"model_path": "zero-latency", "tokenizer_path": tokenizer}
+    prefill: float = 0.0
+    token: float = 0.0
 
-    @app.post("/generate")
-    async def generate(request: Request):
-        payload = await request.json()
-        answer = _answer(payload)
-        if not payload.get("stream"):
-            return answer
-        events = (f"data: {event}\n\n" for event in (json.dumps(answer), "[DONE]"))
-        return StreamingResponse(events, media_type="text/event-stream")
+    def seconds(self, tokens: int) -> float:
+        """Of a request that writes so many tokens."""
+        return self.prefill + tokens * self.token
 
-    @app.post("/flush_cache")
-    @app.post("/abort_request")
-    async def do_nothing():
-        return {}
 
-    return app
+class PacedServer:
+    """An ASGI application: SGLang's native API, as far as this package asks for it.
+
+    Args:
+        tokenizer: the folder that the server names as its model's.
+        pace: how long it takes.
+    """
+
+    def __init__(self, tokenizer: str, pace: Pace):
+        self._info = {"model_path": "paced", "tokenizer_path": tokenizer}
+        self._pace = pace
+        self._aborted: set[str] = set()
+
+    async def __call__(self, scope: dict[str, Any], receive: Callable, send: Callable) -> None:
+        if scope["type"] != "http":
+            return
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message.get("body", b""), message.get("more_body", False)
+        payload = msgspec.json.decode(body) if body else {}
+        if scope["path"] == "/generate":
+            await self._generate(payload, send)
+        elif scope["path"] == "/model_info":
+            await _respond(send, self._info)
+        else:
+            self._aborted.add(payload.get("rid", ""))
+            await _respond(send, {})
+
+    async def _generate(self, payload: dict[str, Any], send: Callable) -> None:
+        if payload.get("stream"):
+            await send({"type": "http.response.start", "status": 200, "headers": [EVENTS]})
+            async for answer in self._written(payload):
+                event = b"data: " + msgspec.json.encode(answer) + b"\n\n"
+                await send({"type": "http.response.body", "body": event, "more_body": True})
+            await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+        else:
+            answer = _answer(payload)
+            await self._wait(self._pace.seconds(answer["meta_info"]["completion_tokens"]))
+            await _respond(send, answer)
+
+    async def _written(self, payload: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        """The events of a stream: as many tokens at a time as the payload's `stream_interval` says."""
+        whole = _answer(payload)
+        text, meta = whole["text"], whole["meta_info"]
+        tokens = meta["completion_tokens"]
+        interval = payload["sampling_params"].get("stream_interval") or 1
+        if not self._pace.token:
+            interval = tokens
+        await self._wait(self._pace.prefill)
+        for written in range(interval, tokens, interval):
+            await self._wait(interval * self._pace.token)
+            if payload["rid"] in self._aborted:
+                break
+            part = text[: len(text) * written // tokens]
+            yield {
+                **whole,
+                "text": part,
+                "meta_info": {**meta, "completion_tokens": written, "finish_reason": None},
+            }
+        else:
+            await self._wait(((tokens - 1) % interval + 1) * self._pace.token)
+            yield whole
+
+    async def _wait(self, seconds: float) -> None:
+        if seconds:
+            await asyncio.sleep(seconds)
 
 
 def _answer(payload: dict[str, Any]) -> dict[str, Any]:
@@ -70,30 +127,55 @@ def _reading(ids: list[int], start: int) -> dict[str, Any]:
     return {"input_token_logprobs": tokens, "input_top_logprobs": firsts}
 
 
+async def _respond(send: Callable, answer: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [JSON]})
+    await send({"type": "http.response.body", "body": msgspec.json.encode(answer)})
+
+
+class Servers:
+    """Paced servers that run.
+
+    Attributes:
+        urls: of each.
+    """
+
+    def __init__(self, ports: Sequence[int], processes: Sequence[subprocess.Popen]):
+        self.urls = [f"http://{HOST}:{port}" for port in ports]
+        self._processes = [psutil.Process(process.pid) for process in processes]
+
+    def cpu_seconds(self) -> float:
+        """Processor time of all of them so far."""
+        everyone = [each for parent in self._processes for each in (parent, *parent.children(recursive=True))]
+        return sum(sum(process.cpu_times()[:2]) for process in everyone)
+
+
 @contextlib.contextmanager
-def zero_servers(tokenizer: str, n: int = 2) -> Iterator[list[str]]:
-    """Start `n` zero-latency servers, each in a process of its own; yields their URLs."""
+def paced_servers(tokenizer: str, *paces: Pace) -> Iterator[Servers]:
+    """Start a server for each pace, each in a process of its own."""
     supervised = [sys.executable, "-I", "-S", supervise.__file__]
-    ports = [free_port() for _ in range(n)]
-    servers = [
+    ports = [free_port() for _ in paces]
+    settings = [
+        (tokenizer, str(port), msgspec.json.encode(pace)) for port, pace in zip(ports, paces, strict=True)
+    ]
+    processes = [
         subprocess.Popen(
-            [*supervised, sys.executable, "-m", __name__, tokenizer, str(port)],
+            [*supervised, sys.executable, "-m", __name__, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        for port in ports
+        for arguments in settings
     ]
     try:
-        for server in servers:
-            if server.stdout.readline() != "ready\n":
-                raise LaunchError("the zero-latency server did not start")
-        yield [f"http://{HOST}:{port}" for port in ports]
+        for process in processes:
+            if process.stdout.readline() != "ready\n":
+                raise LaunchError("the paced server did not start")
+        yield Servers(ports, processes)
     finally:
-        for server in servers:
-            server.terminate()
-        for server in servers:
-            server.wait()
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait()
 
 
 class _Server(uvicorn.Server):
@@ -103,5 +185,6 @@ class _Server(uvicorn.Server):
 
 
 if __name__ == "__main__":
-    app = make_app(sys.argv[1])
-    _Server(uvicorn.Config(app, host=HOST, port=int(sys.argv[2]), log_level="error")).run()
+    folder, port, pace = sys.argv[1:]
+    app = PacedServer(folder, msgspec.json.decode(pace, type=Pace))
+    _Server(uvicorn.Config(app, host=HOST, port=int(port), log_level="error", backlog=4096)).run()

@@ -176,7 +176,7 @@ class TokenizerChatTemplate(ChatTemplate):
             ConfigError: there is an image in it.
             TemplateError: the chat template cannot render it.
         """
-        _check_has_no_images(s)
+        check_has_no_images(s)
         if not s.messages_ and s.cur_role is None:
             return self.tokenizer.encode(s.text_[:until] + extra)
         head, at = self._head(s)
@@ -261,7 +261,7 @@ def exact_messages(s: StreamExecutor) -> tuple[list[dict], str]:
         ConfigError: there is an image in them.
         TemplateError: the text has something between roles.
     """
-    _check_has_no_images(s)
+    check_has_no_images(s)
     text, at = s.text_, 0
     messages: list[dict] = []
     for message in s.messages_:
@@ -282,7 +282,8 @@ def exact_messages(s: StreamExecutor) -> tuple[list[dict], str]:
     return messages, text[at if s.cur_role is None else s.cur_role_begin_pos :]
 
 
-def _check_has_no_images(s: StreamExecutor) -> None:
+def check_has_no_images(s: StreamExecutor) -> None:
+    """Raises ConfigError if there is an image in the conversation."""
     if s.images_ or not all(isinstance(message["content"], str) for message in s.messages_):
         raise ConfigError("images are not supported: prompts are sent as token ids")
 

@@ -56,7 +56,7 @@ class GuardedEncoder:
             content: a message's, or a part of it.
             keep: positions in it where a control token is to remain one.
         """
-        if _MARK_OPEN not in content and not any(token in content for token in self._controls):
+        if _MARK_OPEN not in content and not self._control.search(content):
             return content
         content = _MARK.sub(lambda forged: forged[0].replace(_MARK_OPEN, "\ufffd"), content)
 

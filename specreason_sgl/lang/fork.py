@@ -3,12 +3,14 @@
 from sglang.lang.chat_template import ChatTemplate
 from sglang.lang.interpreter import ProgramState, StreamExecutor
 
-from specreason_sgl.lang.chat import THINK_OPEN, TokenizerChatTemplate, exact_messages
+from specreason_sgl.lang.chat import THINK_OPEN, TokenizerChatTemplate, check_has_no_images, exact_messages
 from specreason_sgl.lang.endpoint import Endpoint
 from specreason_sgl.lang.sglang_fixes import failure_of
 
 
-def fork_to(state: ProgramState, endpoint: Endpoint, stream: bool | None = None) -> ProgramState:
+def fork_to(
+    state: ProgramState, endpoint: Endpoint, stream: bool | None = None, use_thread: bool = True
+) -> ProgramState:
     """A copy of a state that continues on another runtime, in that model's chat template.
 
     Waits for the state, like `fork`. Finished messages and an unfinished turn are carried over, with the
@@ -20,6 +22,8 @@ def fork_to(state: ProgramState, endpoint: Endpoint, stream: bool | None = None)
         state: where the conversation is now. It is not changed.
         endpoint: the runtime to continue on.
         stream: whether the copy's text can be read as it comes (`text_iter`); default: the state's setting.
+        use_thread: whether the copy works in a thread of its own, beside the program; otherwise the program
+            waits for each expression (`use_thread` of `SglFunction.run`).
 
     Returns:
         A new state. Like any state of a program it ends when nothing refers to it.
@@ -30,19 +34,20 @@ def fork_to(state: ProgramState, endpoint: Endpoint, stream: bool | None = None)
     """
     source = state.stream_executor
     source.sync()
+    check_has_no_images(source)
     fork = StreamExecutor(
         endpoint,
         source.arguments,
         source.default_sampling_para,
         chat_template=None,
         stream=source.stream if stream is None else stream,
+        use_thread=use_thread,
     )
     fork.variables = dict(source.variables)
     fork.messages_ = list(source.messages_)
-    fork.images_ = list(source.images_)
     fork.cur_role = source.cur_role
-    if failure_of(source):
-        fork.text_ = source.text_
+    if failure_of(source) or source.chat_template is fork.chat_template:
+        fork.text_, fork.cur_role_begin_pos = source.text_, source.cur_role_begin_pos
     else:
         _write_text(source, fork)
     fork.fork_start_text_pos = len(fork.text_)

@@ -2,13 +2,11 @@
 
 import contextlib
 import json
-import socket
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
-import urllib3
+import msgspec
 
 from specreason_sgl.errors import (
     ConfigError,
@@ -21,12 +19,11 @@ from specreason_sgl.errors import (
     Unauthorized,
 )
 from specreason_sgl.lang.answers import one_line
+from specreason_sgl.lang.connection import Address, Connection, Pool, Wire
 
 CONNECT_TIMEOUT = 5.0  # seconds
-CONNECTIONS = 256  # kept alive; more are opened and closed
-LEAST_TIMEOUT = 0.01  # seconds: urllib3 refuses a timeout of 0
+LEAST_TIMEOUT = 0.01  # seconds: with a timeout of 0 a socket would not wait at all
 JSON_TIMEOUT = 30.0  # seconds for a request that generates nothing
-CHUNK = 1 << 20  # bytes
 REFUSED = (401, 403)
 BUSY = (429, 502, 503, 504)
 TOO_LONG = ("context length", "longer than the model", "maximum allowed length")  # SGLang's words
@@ -72,23 +69,23 @@ class Http:
         self.api_key = api_key
         self.model_name = "the model"
         self._timeout = min(timeout, JSON_TIMEOUT)
-        self._headers = {"Content-Type": "application/json"}
-        if api_key:
-            self._headers["Authorization"] = f"Bearer {api_key}"
+        if api_key and not (api_key.isascii() and api_key.isprintable()):
+            raise ConfigError("an API key must be printable ASCII characters")
         try:
-            self._pool = urllib3.connection_from_url(self.url, maxsize=CONNECTIONS)
-        except urllib3.exceptions.LocationValueError:
-            raise ConfigError(f"{base_url!r} is not a server's URL: it names no host") from None
-        self._pool.ConnectionCls = type("Connection", (_Connection, self._pool.ConnectionCls), {})
-        self._path = urllib3.util.parse_url(self.url).path or ""
+            address = Address.parse(self.url)
+        except ValueError as error:
+            raise ConfigError(f"{base_url!r} is not a server's URL: {error}") from None
+        self._pool = Pool(address)
+        key = f"Authorization: Bearer {api_key}\r\n" if api_key else ""
+        self._headers = f"Host: {address.name}\r\nContent-Type: application/json\r\n{key}Content-Length: "
 
     def send(
         self,
         method: str,
         path: str,
         deadline: Deadline,
-        body: bytes | None = None,
-        wire: "Wire | None" = None,
+        body: bytes = b"",
+        wire: Wire | None = None,
     ) -> "Response":
         """Send a request, and return when the answer's headers are there.
 
@@ -99,34 +96,34 @@ class Http:
             ServerUnreachable: nobody answers, or the connection broke.
             DeadlineExceeded: there was no answer in time.
         """
-        timeout = deadline.remaining()
-        _sending.wire = wire
+        head = f"{method} {self._pool.address.path}{path} HTTP/1.1\r\n{self._headers}{len(body)}\r\n\r\n"
+        try:
+            connection = self._pool.take(min(CONNECT_TIMEOUT, deadline.remaining()))
+        except OSError as error:
+            raise ServerUnreachable(
+                f"nobody answers at {self.url}; is the server running? ({_reason(error)})"
+            ) from None
+        response = Response(self, connection, deadline, wire)
         try:
             with self._errors(deadline):
-                response = self._pool.urlopen(
-                    method,
-                    self._path + path,
-                    body=body,
-                    headers=self._headers,
-                    retries=False,
-                    assert_same_host=False,
-                    preload_content=False,
-                    timeout=urllib3.Timeout(connect=min(CONNECT_TIMEOUT, timeout), read=timeout),
-                )
-        finally:
-            _sending.wire = None
-        return Response(self, response, deadline)
+                connection.send(head.encode() + body, deadline.remaining())
+                while connection.status is None:
+                    connection.receive(deadline.remaining())
+        except BaseException:
+            response.close()
+            raise
+        return response
 
     def call(
         self, method: str, path: str, payload: Any = None, timeout: float | None = None
     ) -> tuple[int, bytes]:
         """Status and body of a small request. Raises as `send` does."""
-        body = None if payload is None else json.dumps(payload).encode()
+        body = b"" if payload is None else msgspec.json.encode(payload)
         response = self.send(method, path, Deadline(timeout or self._timeout), body)
         try:
             return response.status, response.read()
         finally:
-            response.close(early=False)
+            response.close()
 
     def json(self, method: str, path: str, payload: Any = None) -> Any:
         """The parsed answer of a small request. Raises as `send` and `parse` do."""
@@ -175,16 +172,12 @@ class Http:
 
     @contextlib.contextmanager
     def _errors(self, deadline: Deadline) -> Iterator[None]:
-        """Raise urllib3's exceptions as this package's."""
+        """Raise a socket's errors as this package's."""
         try:
             yield
-        except (urllib3.exceptions.ConnectTimeoutError, urllib3.exceptions.NewConnectionError) as error:
-            raise ServerUnreachable(
-                f"nobody answers at {self.url}; is the server running? ({_reason(error)})"
-            ) from None
-        except urllib3.exceptions.ReadTimeoutError:
+        except TimeoutError:
             raise self._missed(deadline) from None
-        except urllib3.exceptions.HTTPError as error:
+        except OSError as error:
             raise ServerUnreachable(f"the connection to {self.url} broke ({_reason(error)})") from None
 
     def _missed(self, deadline: Deadline) -> DeadlineExceeded:
@@ -197,9 +190,15 @@ class Http:
 class Response:
     """An answer whose body is still to be read, by a deadline that no pause between two bytes extends."""
 
-    def __init__(self, http: Http, response: urllib3.BaseHTTPResponse, deadline: Deadline):
-        self.status = response.status
-        self._http, self._response, self._deadline = http, response, deadline
+    def __init__(self, http: Http, connection: Connection, deadline: Deadline, wire: Wire | None):
+        self._http, self._connection, self._deadline = http, connection, deadline
+        self._wire = wire or Wire()
+        self._wire.put_on(connection)
+        self._is_closed = False
+
+    @property
+    def status(self) -> int:
+        return self._connection.status or 0
 
     def read(self) -> bytes:
         """The whole body.
@@ -225,72 +224,35 @@ class Response:
             f"{self._http.url} broke off in the middle of an answer; is it still running?"
         )
 
-    def close(self, early: bool = True) -> None:
-        """Give the connection back; `early`, with bytes unread, it cannot be used again and is closed."""
-        if early:
-            self._response.close()
-        self._response.release_conn()
+    def close(self) -> None:
+        """Give the connection back, once; with bytes unread it cannot be used again and is closed."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._wire.put_on(None)
+            self._http._pool.give_back(self._connection)
 
     def _chunks(self) -> Iterator[bytes]:
+        connection, deadline = self._connection, self._deadline
         while True:
-            with self._http._errors(self._deadline):
-                # The timeout that the request was sent with begins anew at each read.
-                if sock := getattr(self._response.connection, "sock", None):
-                    sock.settimeout(self._deadline.remaining())
-                chunk = self._response.read1(CHUNK)
-            if not chunk:
+            if body := connection.take_body():
+                yield body
+            if connection.is_complete:
+                self.close()
                 return
-            yield chunk
-            if self._deadline.has_passed():
-                raise self._http._missed(self._deadline)
-
-
-class Wire:
-    """The connection that one request is on, so that another thread can shut it down."""
-
-    def __init__(self):
-        self._connection: _Connection | None = None
-        self._sock: socket.socket | None = None
-
-    def shut_down(self) -> None:
-        """End the connection, if the request is still on it: who waits for the answer gets an error at once,
-        and the server sees that its client has gone."""
-        with _wires:
-            connection, sock = self._connection, self._sock
-            if connection is not None and sock is not None and connection.wire is self:
-                with contextlib.suppress(OSError):  # it is closed already
-                    socket.socket.shutdown(sock, socket.SHUT_RDWR)  # below TLS, which is not thread-safe
-
-    def _is_on(self, connection: "_Connection") -> None:
-        self._connection, self._sock = connection, connection.sock
-
-
-class _Connection:
-    """Mixed into urllib3's connections: notes which request each one carries."""
-
-    sock: socket.socket | None
-    wire: Wire | None = None  # the latest; the pool gives a connection to one request at a time
-
-    def request(self, *args: Any, **settings: Any) -> None:
-        wire = getattr(_sending, "wire", None)
-        with _wires:
-            self.wire = wire
-        super().request(*args, **settings)  # type: ignore[misc]  # urllib3's connection
-        if wire is not None:
-            with _wires:
-                wire._is_on(self)
-
-
-_sending = threading.local()  # `wire`: of the request that this thread sends; urllib3 passes nothing on
-_wires = threading.Lock()
+            if deadline.has_passed():
+                raise self._http._missed(deadline)
+            with self._http._errors(deadline):
+                connection.receive(deadline.remaining())
 
 
 def _load(body: bytes) -> Any:
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        return None
+    with contextlib.suppress(ValueError, RecursionError):
+        try:
+            return msgspec.json.decode(body)
+        except msgspec.DecodeError:  # half surrogates and NaN, which Python's own module reads
+            return json.loads(body)
+    return None
 
 
-def _reason(error: Exception) -> str:
-    return str(error).rsplit(": ", 1)[-1]
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error) or type(error).__name__

@@ -1,6 +1,5 @@
 """Requests in flight to one server: their deadlines, retries and aborts, and the states they belong to."""
 
-import json
 import logging
 import math
 import threading
@@ -10,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import msgspec
 from sglang.lang.interpreter import ProgramState
 
 from specreason_sgl.errors import (
@@ -21,7 +21,8 @@ from specreason_sgl.errors import (
 )
 from specreason_sgl.lang.aborts import Aborts
 from specreason_sgl.lang.answers import check_answer, each, one_line
-from specreason_sgl.lang.http import CONNECT_TIMEOUT, REFUSED, Deadline, Http, Response, Wire
+from specreason_sgl.lang.connection import Wire
+from specreason_sgl.lang.http import CONNECT_TIMEOUT, REFUSED, Deadline, Http, Response
 
 FIRST_WAIT, LONGEST_WAIT = 0.2, 5.0  # seconds before a request is sent again; doubled each time
 MAX_FAILURES = 3  # of a server that is there: then the request fails
@@ -227,7 +228,7 @@ class Request:
         return self
 
     def __exit__(self, kind, error, _) -> None:
-        self.close(early=bool(kind))
+        self.close()
         self._requests.unregister(self)
         if kind and not self.aborted.is_set() and not isinstance(error, ServerUnreachable):
             self._abort_on_server()
@@ -243,7 +244,7 @@ class Request:
         self.payload = payload
         prompts = payload["input_ids"] if is_batch(payload) else None
         self._rids = [f"{self.rid}-{i}" for i in range(len(prompts))] if prompts else [self.rid]
-        body = json.dumps({**payload, "rid": self._rids if prompts else self.rid}).encode()
+        body = msgspec.json.encode({**payload, "rid": self._rids if prompts else self.rid})
         self._response = self._http.send("POST", self.path, self.deadline, body, self.wire)
         return self._response
 
@@ -315,10 +316,10 @@ class Request:
         """The error for what was aborted while nothing of it was on the server."""
         return RequestAborted(f"the state was aborted; nothing more was sent to {self._http.url}", meta)
 
-    def close(self, early: bool = True) -> None:
-        """Give the connection back, if there is one; `early`: with bytes unread."""
+    def close(self) -> None:
+        """Give the connection back, if there is one."""
         if self._response is not None:
-            self._response.close(early)
+            self._response.close()
             self._response = None
 
     def _abort_on_server(self) -> None:

@@ -111,9 +111,9 @@ class Ahead:
             drafts = self._next_drafts()
             if isinstance(drafts, Skipped):
                 return drafts
-            before = self._run.chain.lead
+            before, side_by_side = self._run.chain.lead, len(drafts) > 1
             for drafted in drafts:
-                self._pending.append(self._start_judging(drafted, before))
+                self._pending.append(self._start_judging(drafted, before, side_by_side))
                 before += drafted.whole
         return self._finish_judging(self._pending.popleft())
 
@@ -187,8 +187,12 @@ class Ahead:
 
     # Judging.
 
-    def _start_judging(self, drafted: Drafted, before: str) -> _Pending:
-        """Have the base model judge a text that follows the chain and `before`; does not wait."""
+    def _start_judging(self, drafted: Drafted, before: str, side_by_side: bool) -> _Pending:
+        """Have the base model judge a text that follows the chain and `before`.
+
+        Args:
+            side_by_side: whether other texts are judged beside it; a text alone is waited for.
+        """
         run, verifier = self._run, self._run.config.judge
         ends_thinking = drafted.end in ("eos", "think")
         has_tokens = bool(drafted.whole) or ends_thinking
@@ -197,14 +201,15 @@ class Ahead:
             return _Pending(drafted)
         if self._is_sure(drafted):
             return _Pending(drafted, is_sure=True)
+        side_by_side = side_by_side or bool(verifier and ends_thinking)
         return _Pending(
             drafted,
-            verifier=self._ask_verifier(verifier, drafted, before) if verifier else None,
-            reader=read(run, drafted, before) if ends_thinking or not verifier else None,
+            verifier=self._ask_verifier(verifier, drafted, before, side_by_side) if verifier else None,
+            reader=read(run, drafted, before, side_by_side) if ends_thinking or not verifier else None,
         )
 
-    def _ask_verifier(self, verifier: Verifier, drafted: Drafted, before: str) -> Request:
-        fork = self._run.adopt(self._s.fork(1)[0])
+    def _ask_verifier(self, verifier: Verifier, drafted: Drafted, before: str, side_by_side: bool) -> Request:
+        fork = self._run.fork(side_by_side)
         if before:
             fork += before
         with verifier_errors(verifier):
@@ -252,10 +257,10 @@ class Ahead:
         return config.repair.cut(tokens, config.temperature) is None
 
 
-def read(run: Run, drafted: Drafted, before: str) -> Request:
-    """Have the base model read a text and its end, token by token; does not wait."""
+def read(run: Run, drafted: Drafted, before: str, side_by_side: bool = False) -> Request:
+    """Have the base model read a text and its end, token by token; waits unless `side_by_side`."""
     top = ALTERNATIVES if run.config.temperature else 1
-    fork = run.adopt(run.main.fork(1)[0])
+    fork = run.fork(side_by_side)
     if before:
         fork += before
     fork += logprobs(RESULT, text_to_read(drafted), top, end_of_turn=drafted.end == "eos")

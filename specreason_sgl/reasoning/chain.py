@@ -32,6 +32,9 @@ class Chain:
         self.steps = list(steps)
         self.open_step = self.steps.pop() if steps and steps[-1].end is None else None
         self._on_step = on_step
+        # Counted as the chain grows: a long one is not joined again for each piece.
+        self._tokens = sum(max(step.tokens, 1) for step in self.steps)
+        self._length = len(joined(self.steps, config.delimiter))  # characters, without the unfinished step
         self._written = len(self.text)  # characters of the text that are in the program's state
 
     def copy(self) -> "Chain":
@@ -65,7 +68,7 @@ class Chain:
         of it if the base model has already written its beginning."""
         if self.open_step or not self.steps or self.steps[-1].end == "length":
             return ""
-        return (self.text + self.config.delimiter)[self._written :]
+        return self.config.delimiter[self._written - self._length :]
 
     @property
     def closing(self) -> str:
@@ -94,6 +97,10 @@ class Chain:
         return text
 
     def _finish(self, step: Step) -> None:
+        if self.steps and self.steps[-1].end != "length":
+            self._length += len(self.config.delimiter)
+        self._length += len(step.text)
+        self._tokens += max(step.tokens, 1)
         self.steps.append(step)
         if self._on_step:
             self._on_step(step)
@@ -118,7 +125,8 @@ class Chain:
     @property
     def tokens_left(self) -> int:
         """Tokens left of the budget. A step counts at least one token, whatever its server reported."""
-        return self.config.token_budget - sum(max(step.tokens, 1) for step in self.all_steps)
+        unfinished = max(self.open_step.tokens, 1) if self.open_step else 0
+        return self.config.token_budget - self._tokens - unfinished
 
     @property
     def step_tokens_left(self) -> int:

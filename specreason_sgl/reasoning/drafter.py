@@ -188,6 +188,8 @@ class Drafter:
     def _write_step(self) -> Step:
         run = self._run
         run.adopt(self._state, "draft")  # `draft_timeout` starts again
+        if window := self._pace.window:
+            self._state.stream_executor.backend.stream_every(self._state, window)
         request = begin(
             run, self._state, "draft", "draft", lead=self._chain.lead,
             max_tokens=self._chain.step_tokens_left, logprobs=run.config.confidence is not None,

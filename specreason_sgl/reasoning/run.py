@@ -13,6 +13,8 @@ from sglang.lang.interpreter import ProgramState
 
 from specreason_sgl.errors import ConfigError, DeadlineExceeded, RequestAborted, SpecReasonError
 from specreason_sgl.lang.endpoint import Endpoint
+from specreason_sgl.lang.fork import fork_to
+from specreason_sgl.lang.sglang_fixes import copy_defaults_quickly
 from specreason_sgl.reasoning.chain import Chain, OnStep
 from specreason_sgl.reasoning.config import Question, SpecReasonConfig
 from specreason_sgl.reasoning.pauses import breaker_of
@@ -119,6 +121,7 @@ class Run:
             endpoints: `base`, `draft` or both.
         """
         self.main, self.endpoints = s, endpoints
+        copy_defaults_quickly(s.stream_executor)
         self.thinking = any(endpoint.chat_template.thinking for endpoint in endpoints.values())
         self._began = time.monotonic()
         self._started = self._began - self._seconds_before
@@ -225,6 +228,14 @@ class Run:
         )
 
     # What the run owns.
+
+    def fork(self, use_thread: bool = False) -> ProgramState:
+        """An adopted fork of the program's state.
+
+        Args:
+            use_thread: whether it works beside the program; otherwise the program waits for its requests.
+        """
+        return self.adopt(fork_to(self.main, self.endpoints["base"], stream=False, use_thread=use_thread))
 
     def adopt(self, state: ProgramState, side: Side = "base") -> ProgramState:
         """Tie a fork to the run's lifetime and deadline.

@@ -52,7 +52,9 @@ def solve(
         question, config, timeout=timeout, on_step=on_step, on_text=on_text, cancel=cancel, resume=resume
     )
     draft, base = (endpoint.with_template(config.template) for endpoint in (draft, base))
-    return speculate.run(question=question, draft=draft, config=config, run=run, backend=base)["trace"]
+    return speculate.run(
+        question=question, draft=draft, config=config, run=run, backend=base, use_thread=False
+    )["trace"]
 
 
 def solve_alone(
@@ -75,4 +77,6 @@ def solve_alone(
     config = config or SpecReasonConfig()
     run = Run(question, config, timeout=timeout, on_text=on_text, cancel=cancel)
     endpoint = endpoint.with_template(config.template)
-    return alone.run(question=question, side=side, config=config, run=run, backend=endpoint)["trace"]
+    return alone.run(
+        question=question, side=side, config=config, run=run, backend=endpoint, use_thread=False
+    )["trace"]

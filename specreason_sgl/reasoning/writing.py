@@ -123,7 +123,7 @@ def discard(run: Run, request: Request) -> None:
 
 def write_with_base(run: Run, lead: str, max_tokens: int) -> Written:
     """Have the base model write after the chain of thought and `lead`, up to the end of the step."""
-    fork = run.main.fork(1)[0]
+    fork = run.fork()
     try:
         return finish(run, begin(run, fork, "base", "rewrite", lead=lead, max_tokens=max_tokens))
     finally:

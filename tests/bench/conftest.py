@@ -1,11 +1,15 @@
 import pytest
 
 from specreason_sgl import Endpoint
-from specreason_sgl.bench.servers import zero_servers
+from specreason_sgl.bench.servers import Pace, paced_servers
 
 
 @pytest.fixture(scope="package")
 def zero(chatml_folder):
     """Draft and base endpoints of servers that answer at once."""
-    with zero_servers(chatml_folder) as urls, Endpoint(urls[0]) as draft, Endpoint(urls[1]) as base:
+    with (
+        paced_servers(chatml_folder, Pace(), Pace()) as servers,
+        Endpoint(servers.urls[0]) as draft,
+        Endpoint(servers.urls[1]) as base,
+    ):
         yield draft, base
