@@ -81,8 +81,11 @@ def _repair_and_judge(
 ) -> dict[str, Any]:
     """The values of `repair`, `verifier` and `threshold`."""
     default = name_of(defaults.repair)
-    if not repair:
-        repair = _repair_with(repairing) if not judging else default if defaults.judge else "rewrite"
+    if not repair and judging:
+        repair = default if defaults.judge else "rewrite"
+    elif not repair:
+        fits = repairing.keys() <= knobs_of(type(defaults.repair)).keys()
+        repair = default if fits else _repair_with(repairing)
     names_verifier = "verifier" in judging or "calibration" in judging
     if defaults.judge and not names_verifier and (judging or repair == default):
         verifier, threshold = defaults.verifier, _threshold(defaults.threshold, **judging)

@@ -41,8 +41,8 @@ class Rejected(Protocol):
         """The base model's step in its place; where a part of the step is kept, the rest of the step."""
 
     def correct(self, how: "Repair") -> "Step":
-        """The text up to where `how.cut` first cuts it, and the base model's token there, from which the draft
-        model goes on."""
+        """The text up to where `how.cut` first cuts it, and the base model's token there; the draft model
+        goes on from it."""
 
     def accept(self) -> "Step":
         """The text as it is, within the token budget."""

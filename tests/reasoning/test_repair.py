@@ -65,4 +65,5 @@ def test_repairs_are_named_by_their_kind(monkeypatch):
     monkeypatch.setitem(REPAIRS, "stricter", Stricter())
     assert [name_of(repair) for repair in REPAIRS.values()] == list(REPAIRS)
     assert name_of(Strictest(delta=1)) == "stricter"
+    assert config_of({"delta": 2.0}, defaults=SpecReasonConfig(repair=Stricter())).repair == Stricter(delta=2)
     assert name_of(KeepFirst()) == ""
