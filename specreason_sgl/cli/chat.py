@@ -24,9 +24,7 @@ Turn = Callable[[list[Message]], Trace]
 @dataclass(frozen=True)
 class Options:
     timeout: Annotated[float, option("Deadline of an answer, in seconds.", "Budget and sampling")] = 3600.0
-    quiet: Annotated[bool, option("Show the answers only, not the steps.", None, "--quiet", front=True)] = (
-        False
-    )
+    quiet: Annotated[bool, option("Show the answers only, not the steps.", front=True)] = False
 
 
 def chat(options: Options, models: Models, remote: Remote, servers: Servers, knobs: Knobs) -> None:

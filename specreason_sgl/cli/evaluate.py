@@ -36,9 +36,7 @@ class Options:
         int, option("Samples at a time; 1 measures latency.", front=True, min=1, max=1024)
     ] = 1
     seed: Annotated[int, option("Of generated problems, and of the order of choices.")] = 0
-    retry_failed: Annotated[
-        bool, option("Also do again the samples that failed.", None, "--retry-failed")
-    ] = False
+    retry_failed: Annotated[bool, option("Also do again the samples that failed.")] = False
     reward_url: Annotated[
         str, option("A reward model's SGLang server, for the mode reward.", MODELS, metavar="URL")
     ] = ""

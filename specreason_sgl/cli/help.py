@@ -10,10 +10,12 @@ HELP_ALL = "--help-all"
 
 
 class Command(TyperCommand):
-    """A command whose options are listed by panel."""
+    """A command whose options are listed by panel, and whose flags have no `--no-...`."""
 
     def __init__(self, *args: Any, **settings: Any):
         super().__init__(*args, **{**settings, "rich_markup_mode": None})
+        for parameter in self.params:
+            parameter.secondary_opts = []
 
     def format_options(self, ctx, formatter) -> None:
         panels: dict[str, list[tuple[str, str]]] = {}

@@ -24,6 +24,7 @@ def option(
     """An option in a panel of the help.
 
     Args:
+        panel: a heading of the help; None: "Options".
         names: the option's names, if they do not follow from the parameter's.
         front: whether `--help` shows it; `--help-all` shows every option.
         settings: further arguments of `typer.Option`.
@@ -98,12 +99,10 @@ class Servers:
     base_gpus: Annotated[
         str, option("GPUs of the base model, with commas: tensor parallel.", SERVERS, metavar="N,...")
     ] = ""
-    colocate: Annotated[
-        bool, option("Both models on the same GPUs, which share their memory.", SERVERS, "--colocate")
-    ] = False
-    pin: Annotated[
-        bool, option("Give each runtime its own half of the processor's cores.", SERVERS, "--pin")
-    ] = False
+    colocate: Annotated[bool, option("Both models on the same GPUs, which share their memory.", SERVERS)] = (
+        False
+    )
+    pin: Annotated[bool, option("Give each runtime its own half of the processor's cores.", SERVERS)] = False
     decode: Annotated[
         str,
         option(f"Token-level speculative decoding in the base model: {', '.join(DECODINGS)}.", SERVERS),

@@ -13,7 +13,7 @@ def report(
     runs: Annotated[
         list[Path], typer.Argument(metavar="RUN...", help="Files of `eval`; their settings are compared.")
     ],
-    markdown: Annotated[bool, option("Print the table as Markdown.", None, "--markdown", front=True)] = False,
+    markdown: Annotated[bool, option("Print the table as Markdown.", front=True)] = False,
     csv: Annotated[Path | None, option("Also write the figures in full to this file.", front=True)] = None,
     html: Annotated[
         Path | None, option("Also write tables and pictures as one page to this file.", front=True)

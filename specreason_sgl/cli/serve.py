@@ -25,9 +25,7 @@ class Options:
     api_key: Annotated[
         str, option("Key that clients must send.", SERVER, envvar="SPECREASON_SGL_API_KEY", front=True)
     ] = ""
-    without_key: Annotated[bool, option("Serve other machines without a key.", SERVER, "--without-key")] = (
-        False
-    )
+    without_key: Annotated[bool, option("Serve other machines without a key.", SERVER)] = False
     served_model_name: Annotated[
         str, option("Model name for clients; default: the pair's.", SERVER, front=True, metavar="NAME")
     ] = ""

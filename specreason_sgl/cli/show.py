@@ -22,7 +22,7 @@ def show(
     ] = None,
     regret: Annotated[
         bool,
-        option("Shade the tokens that are not the base model's first choice.", None, "--regret", front=True),
+        option("Shade the tokens that are not the base model's first choice.", front=True),
     ] = False,
 ) -> None:
     """Show saved traces: steps, scores, what was corrected or rejected, and what each model did when."""

@@ -33,10 +33,10 @@ class Options:
     resume: Annotated[
         Path | None, option("Go on with a run that failed, from the file that its error names.", front=True)
     ] = None
-    compare: Annotated[bool, option("Also run the base model alone.", None, "--compare", front=True)] = False
+    compare: Annotated[bool, option("Also run the base model alone.", front=True)] = False
     json: Annotated[
         bool,
-        option("Print the trace (a line of JSON per run) instead of the steps.", None, "--json", front=True),
+        option("Print the trace (a line of JSON per run) instead of the steps.", front=True),
     ] = False
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from specreason_sgl.errors import ConfigError
-from specreason_sgl.reasoning.config import PAPER_THRESHOLD, SpecReasonConfig
+from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.knobs import Knob, Scope, knobs_of
 from specreason_sgl.reasoning.knobs import knob as declare
 from specreason_sgl.reasoning.knobs import settings as checked
@@ -131,7 +131,7 @@ def _config(mode: str, chosen: dict[str, Any], pair: str | None, reward: Any) ->
         threshold = values.pop("reward_threshold", RewardKnobs().reward_threshold)
         return replace(config_of(values), verifier=RewardModel(reward), threshold=threshold)
     if mode == "paper":
-        values.setdefault("threshold", PAPER_THRESHOLD)
+        values.setdefault("threshold", UtilityScore.default_threshold)
     return config_of(values, pair=pair)
 
 

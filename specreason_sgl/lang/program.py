@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Concatenate, Generic, ParamSpec, TypeVar
 
 from sglang.lang.interpreter import ProgramState
 from sglang.lang.ir import SglFunction
@@ -38,17 +38,6 @@ class Program(SglFunction, Generic[BodyT]):
 
     if not TYPE_CHECKING:
         __call__: BodyT  # jedi (Jupyter, IPython) reads this; it does not know ParamSpec
-
-    def run(self, *args: Any, **kwargs: Any) -> ProgramState:
-        """Run it.
-
-        Args:
-            args, kwargs: the program's arguments, and those of `SglFunction.run`, such as `backend`.
-
-        Returns:
-            The state, with the program's variables.
-        """
-        return super().run(*args, **kwargs)
 
 
 def program(body: Body) -> Program[Body]:

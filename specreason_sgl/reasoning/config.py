@@ -16,7 +16,6 @@ from specreason_sgl.reasoning.verifiers import BUILT_IN, UtilityScore, Verifier,
 INSTRUCTION = (
     "Reason step by step, with a blank line after each step. Put the final answer into \\boxed{} at the end."
 )
-PAPER_THRESHOLD = 7.0
 MOST = 1_000_000
 ROLES = ("system", "user", "assistant")
 
@@ -196,7 +195,7 @@ class SpecReasonConfig:
                     "threshold must come with repair=Rewrite(), or with a verifier, got neither", "threshold"
                 )
         elif threshold is None:
-            if not isinstance(judge, UtilityScore):
+            if judge.default_threshold is None:
                 raise ConfigError(f"threshold must be given with the verifier {self.verifier!r}", "threshold")
         elif not _is_number(threshold) or not judge.bounds[0] <= threshold <= judge.bounds[1]:
             low, high = (bound if math.isfinite(bound) else None for bound in judge.bounds)
@@ -213,9 +212,10 @@ class SpecReasonConfig:
     @property
     def rule(self) -> Rule:
         """The rule that decides whether a judged step is kept."""
-        if callable(getattr(self.threshold, "keeps", None)):
-            return self.threshold
-        return Threshold(PAPER_THRESHOLD if self.threshold is None else self.threshold)
+        threshold = self.threshold
+        if threshold is None and self.judge:
+            threshold = self.judge.default_threshold
+        return threshold if callable(getattr(threshold, "keeps", None)) else Threshold(threshold)
 
     @property
     def window(self) -> int | Literal["auto"] | None:

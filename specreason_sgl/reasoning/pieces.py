@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from specreason_sgl.lang.chat import THINK_CLOSE
 from specreason_sgl.lang.logprobs import UNFINISHED, Choice, TokenLogprob
 from specreason_sgl.reasoning.ahead import Judged, call_of, read, text_to_read
+from specreason_sgl.reasoning.chain import Chain
 from specreason_sgl.reasoning.repair import Repair, draw
 from specreason_sgl.reasoning.run import Run
 from specreason_sgl.reasoning.trace import Correction, End, ReadToken, Step
@@ -63,6 +64,10 @@ class RejectedText:
 
     run: Run
     judged: Judged
+
+    @property
+    def chain(self) -> Chain:
+        return self.run.chain
 
     def rewrite(self) -> Step:
         step = _judged_step(self.judged)

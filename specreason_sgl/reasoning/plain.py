@@ -8,10 +8,10 @@ from typing import Any
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.reasoning.acceptance import Quantile
 from specreason_sgl.reasoning.calibration import Calibration, get_calibration
-from specreason_sgl.reasoning.config import PAPER_THRESHOLD, SpecReasonConfig
+from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.knobs import JUDGE, knob, knobs_of, settings
 from specreason_sgl.reasoning.repair import REPAIRS, Repair, name_of
-from specreason_sgl.reasoning.verifiers import BUILT_IN, UtilityScore, Verifier
+from specreason_sgl.reasoning.verifiers import BUILT_IN, Verifier
 
 
 @settings
@@ -81,8 +81,11 @@ def _repair_and_judge(
 ) -> dict[str, Any]:
     """The values of `repair`, `verifier` and `threshold`."""
     default = name_of(defaults.repair)
-    if not repair:
-        repair = _repair_with(repairing) if not judging else default if defaults.judge else "rewrite"
+    if not repair and judging:
+        repair = default if defaults.judge else "rewrite"
+    elif not repair:
+        fits = repairing.keys() <= knobs_of(type(defaults.repair)).keys()
+        repair = default if fits else _repair_with(repairing)
     names_verifier = "verifier" in judging or "calibration" in judging
     if defaults.judge and not names_verifier and (judging or repair == default):
         verifier, threshold = defaults.verifier, _threshold(defaults.threshold, **judging)
@@ -141,12 +144,12 @@ def _judge(
         calibrated = source.settings(keep)
         return calibrated["verifier"], calibrated["threshold"] if threshold is None else threshold
     judge = _verifier(verifier or "score")
-    if threshold is None and keep is None and not isinstance(judge, UtilityScore):
+    if threshold is None and keep is None and judge.default_threshold is None:
         raise ConfigError(
             f"threshold, keep or calibration must be given with the verifier {verifier}",
             "threshold", "keep", "calibration", "verifier",
         )  # fmt: skip
-    return judge, _threshold(PAPER_THRESHOLD, threshold, keep)
+    return judge, _threshold(judge.default_threshold, threshold, keep)
 
 
 def _threshold(default: Any, threshold: float | None = None, keep: float | None = None) -> Any:

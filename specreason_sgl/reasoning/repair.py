@@ -2,7 +2,8 @@
 
 `Rewrite` is the paper's method: the step is discarded and the base model writes it. `Correct` keeps the text
 before the first token that the base model regrets, puts the base model's own token there, and the draft model
-continues from it. A new repair is a class here, and its name in `REPAIRS`.
+continues from it. A new repair is a class here, of its own or one that extends another, and its name in
+`REPAIRS`.
 """
 
 import math
@@ -17,6 +18,7 @@ from specreason_sgl.reasoning.knobs import JUDGE, SPECULATION, knob, settings
 
 if TYPE_CHECKING:
     from specreason_sgl.lang.logprobs import Choice, TokenLogprob
+    from specreason_sgl.reasoning.chain import Chain
     from specreason_sgl.reasoning.trace import Step
 
 AUTO, WHOLE_STEPS = "auto", "step"  # windows that are not a number of tokens
@@ -29,20 +31,26 @@ def _none_for_whole_steps(window: Any) -> Any:
 
 
 class Rejected(Protocol):
-    """A drafted text that did not pass, and what can be made of it."""
+    """A drafted text that did not pass, and what can be made of it. It is a step, or a part of one."""
+
+    @property
+    def chain(self) -> "Chain":
+        """What is kept so far; `chain.open_step` is the part of this step, with its corrections, or None."""
 
     def rewrite(self) -> "Step":
-        """The base model's step in its place."""
+        """The base model's step in its place; where a part of the step is kept, the rest of the step."""
 
     def correct(self, how: "Repair") -> "Step":
-        """The text up to where `how.cut` cuts it, and the base model's token there."""
+        """The text up to where `how.cut` first cuts it, and the base model's token there; the draft model
+        goes on from it."""
 
     def accept(self) -> "Step":
         """The text as it is, within the token budget."""
 
 
 class Repair:
-    """Base of the repairs: a subclass is made by `settings` and defines `apply`.
+    """Base of the repairs: a subclass is made by `settings` and defines `apply`. It is shared by runs and
+    immutable: what it has to know of a run is in `Rejected`.
 
     Attributes:
         reads_tokens: whether the base model reads a draft token by token where there is no verifier; if not,
@@ -159,7 +167,8 @@ REPAIRS: dict[str, Repair] = {"correct": Correct(), "rewrite": Rewrite()}  # by 
 
 def name_of(repair: Repair) -> str:
     """The name under which a repair, or the class that it extends, can be chosen; empty if it has none."""
-    return next((name for name, named in REPAIRS.items() if isinstance(repair, type(named))), "")
+    names = {type(named): name for name, named in REPAIRS.items()}
+    return next((names[kind] for kind in type(repair).__mro__ if kind in names), "")
 
 
 def draw(choices: "Sequence[Choice]", temperature: float, top_p: float, rng: random.Random) -> "Choice":

@@ -99,12 +99,17 @@ class Judgement:
 class Verifier:
     """Base class of verifiers; a subclass defines `ask` and `read`.
 
+    Make it a frozen dataclass: traces show its fields. `Likelihood` is an example that reads the step's
+    tokens, `UtilityScore` one that asks a question.
+
     Attributes:
         bounds: the least and the greatest value, for checking a threshold.
+        default_threshold: used where no threshold is given; None: one must be given.
         question: the text after the step. A draft that contains its opening words is rejected unread.
     """
 
     bounds: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
+    default_threshold: ClassVar[float | None] = None
     question: str = ""
 
     def ask(self, s: ProgramState, drafted: Drafted) -> ProgramState:
@@ -116,7 +121,12 @@ class Verifier:
         raise NotImplementedError
 
     def read(self, meta: Mapping[str, Any], drafted: Drafted) -> Judgement:
-        """Make a judgement of the meta information of `RESULT`."""
+        """Make a judgement of the result.
+
+        Args:
+            meta: `get_meta_info(RESULT)` of the state that `ask` returned.
+            drafted: as for `ask`.
+        """
         raise NotImplementedError
 
     def judgement(self, s: ProgramState, drafted: Drafted) -> Judgement:
@@ -219,6 +229,7 @@ class UtilityScore(_ScoreToken):
     question: str = QUESTION
     least_mass: float = 0.1
     bounds = (0.0, 9.0)
+    default_threshold = 7.0
     choices = tuple("0123456789")
 
     def __post_init__(self) -> None:

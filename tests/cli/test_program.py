@@ -9,6 +9,7 @@ import time
 import pytest
 
 from specreason_sgl.cli.program import COMMANDS
+from specreason_sgl.reasoning.plain import KNOBS
 
 CLI = [sys.executable, "-m", "specreason_sgl.cli"]
 
@@ -35,7 +36,7 @@ CLI = [sys.executable, "-m", "specreason_sgl.cli"]
         (["solve", "q", "--calibration", "missing.json"], 2, "missing.json cannot be read: No such file"),
         (["solve", "q", "--calibration", "LICENSE"], 2, "LICENSE: this is not a calibration"),
         (["solve", "q", "--lookahead", "-1"], 2, "--lookahead must be a whole number from 0 to 16, got -1"),
-        (["solve", "q", "--repair", "mend"], 2, "--repair must be 'correct' or 'rewrite', got 'mend'"),
+        (["solve", "q", "--repair", "mend"], 2, f"--repair must be {KNOBS['repair'].expected}, got 'mend'"),
         (["solve", "q", "--delta=-1"], 2, "--delta must be a number of at least 0, got -1.0"),
         (["solve", "q", "--numeric-delta", "nan"], 2, "--numeric-delta must be a number of at least 0"),
         (
@@ -67,6 +68,7 @@ CLI = [sys.executable, "-m", "specreason_sgl.cli"]
             "nobody answers at http://127.0.0.1:9",
         ),
         (["solve", "q", "--nonsense"], 2, "--nonsense"),
+        (["solve", "q", "--no-json"], 2, "No such option: --no-json"),
         (["models", "fetch", "micro"], 2, "models fetch takes a pair (mini, nano, paper, qwen3), a model's"),
         (["models", "path", "nosuch"], 2, "models path takes a pair (mini, nano, paper, qwen3), a model's"),
         (["models", "fetch", "nano", "--source", "moon"], 2, "auto, hub or packages"),

@@ -3,8 +3,9 @@ import dataclasses
 import pytest
 
 from specreason_sgl.errors import ConfigError
-from specreason_sgl.reasoning.acceptance import FixedShare
+from specreason_sgl.reasoning.acceptance import FixedShare, Threshold
 from specreason_sgl.reasoning.config import SpecReasonConfig
+from specreason_sgl.reasoning.plain import config_of
 from specreason_sgl.reasoning.repair import Correct, Rewrite
 from specreason_sgl.reasoning.verifiers import BUILT_IN, Likelihood, UtilityScore
 
@@ -98,6 +99,15 @@ def test_by_default_tokens_are_corrected_and_nothing_judges_steps():
 def test_rewriting_is_judged_by_the_papers_digit_and_threshold():
     config = SpecReasonConfig(repair=Rewrite())
     assert (config.judge, config.rule.at, config.window) == (UtilityScore(), 7, None)
+
+
+def test_a_verifier_can_have_a_default_threshold(monkeypatch):
+    class Unsure(Likelihood):
+        default_threshold = -0.5
+
+    monkeypatch.setitem(BUILT_IN, "unsure", Unsure())
+    for config in (SpecReasonConfig(verifier=Unsure()), config_of({"verifier": "unsure"})):
+        assert (config.judge, config.rule) == (Unsure(), Threshold(-0.5))
 
 
 def test_steps_that_a_verifier_judges_first_are_not_read_by_windows():

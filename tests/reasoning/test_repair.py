@@ -18,7 +18,7 @@ class KeepFirst(Repair):
     steps: int = knob(default=1, help="Rejected steps that are kept.", unit="steps", ge=0)
 
     def apply(self, rejected):
-        return rejected.accept() if len(rejected.run.chain.steps) < self.steps else rejected.rewrite()
+        return rejected.accept() if len(rejected.chain.steps) < self.steps else rejected.rewrite()
 
 
 def two_drafts(side, turn, most):
@@ -42,7 +42,7 @@ def test_a_repair_says_whether_steps_are_judged_as_a_whole():
 
 
 def test_a_repair_that_is_none_is_refused():
-    with pytest.raises(ConfigError, match="repair must be 'correct' or 'rewrite', got"):
+    with pytest.raises(ConfigError, match=r"repair must be .*'correct'.*, got"):
         SpecReasonConfig(repair=object())
 
 
@@ -54,10 +54,16 @@ def test_a_servers_repair_stays_where_a_request_asks_for_no_other():
     assert config_of({"repair": "rewrite"}, defaults=server).repair == Rewrite()
 
 
-def test_repairs_are_named_by_their_kind():
+def test_repairs_are_named_by_their_kind(monkeypatch):
     class Stricter(Correct):
         pass
 
-    assert [name_of(repair) for repair in REPAIRS.values()] == list(REPAIRS)
+    class Strictest(Stricter):
+        pass
+
     assert name_of(Stricter(delta=1)) == "correct"
+    monkeypatch.setitem(REPAIRS, "stricter", Stricter())
+    assert [name_of(repair) for repair in REPAIRS.values()] == list(REPAIRS)
+    assert name_of(Strictest(delta=1)) == "stricter"
+    assert config_of({"delta": 2.0}, defaults=SpecReasonConfig(repair=Stricter())).repair == Stricter(delta=2)
     assert name_of(KeepFirst()) == ""

@@ -10,6 +10,7 @@ import sys
 import pytest
 import urllib3
 
+from specreason_sgl.reasoning.repair import REPAIRS
 from tests.support.writers import steps_of
 
 SERVE = [sys.executable, "-m", "specreason_sgl.cli", "serve"]
@@ -97,7 +98,7 @@ def test_the_description_of_the_api_names_what_it_takes(url):
         knobs
     )
     assert not {"eager_rewrite", "candidates", "salvage"} & set(knobs)
-    assert knobs["repair"]["anyOf"][0]["enum"] == ["correct", "rewrite"]
+    assert knobs["repair"]["anyOf"][0]["enum"] == list(REPAIRS)
     assert [kind.get("type") for kind in knobs["window"]["anyOf"]] == ["integer", "string", "null"]
     asked = schema["components"]["schemas"]["ChatRequest"]["properties"]
     assert asked["model"]["enum"] == ["two", "two-base", "two-draft"]
