@@ -16,6 +16,7 @@ from specreason_sgl.runtime import hardware
 BFLOAT16 = 2  # bytes
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 HIP_VISIBLE = "HIP_VISIBLE_DEVICES"  # AMD's; wins over CUDA's, and counts within ROCR_VISIBLE_DEVICES
+CPU_ENGINE = "SGLANG_USE_CPU_ENGINE"  # SGLang's own, which needs a CPU build of sgl-kernel
 CPU_OVERHEAD = 1_500_000_000  # bytes that a server on a CPU needs beside its weights: processes, KV cache
 
 
@@ -104,7 +105,7 @@ def has_accelerator() -> bool:
 
 def uses_cpu_platform() -> bool:
     """Whether SGLang will run on this package's CPU platform here."""
-    if os.environ.get("SGLANG_USE_CPU_ENGINE", "0") == "1" or has_accelerator():
+    if os.environ.get(CPU_ENGINE, "0") == "1" or has_accelerator():
         return False
     return not broken_gpu()
 
@@ -119,7 +120,7 @@ def broken_gpu() -> str:
     hidden = any(
         os.environ.get(name) in ("", "-1") for name in (VISIBLE, HIP_VISIBLE, "ROCR_VISIBLE_DEVICES")
     )
-    wanted = os.environ.get("SPECREASON_SGL_CPU", "0") == "1"
+    wanted = any(os.environ.get(name, "0") == "1" for name in ("SPECREASON_SGL_CPU", CPU_ENGINE))
     if hidden or wanted or has_accelerator() or not (sign := hardware.gpu_sign()):
         return ""
     version = torch.version

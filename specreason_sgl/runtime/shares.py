@@ -116,13 +116,16 @@ def _need_room(servers: Sequence[Placed], available: Sequence[Gpu]) -> tuple[lis
         )
     reserves = len(servers) * _reserve(gpus)
     if free < (needed := sum(weights) + sum(kv_caches) + reserves):
-        who = " and ".join(server.wish.role for server in servers)
         raise LaunchError(
-            f"GPU {numbers(indices)}: {needed / 1e9:.1f} GB are needed for {who} (weights {_sum(weights)}, KV "
-            f"cache {_sum(kv_caches)}, reserve {reserves / 1e9:.1f}) and {free / 1e9:.1f} GB are free; use more "
-            "GPUs (--base-gpus) or a smaller pair"
+            f"{needed / 1e9:.1f} GB of GPU {numbers(indices)} are needed for {_roles(servers)} (weights "
+            f"{_sum(weights)}, KV cache {_sum(kv_caches)}, reserve {reserves / 1e9:.1f}) and "
+            f"{free / 1e9:.1f} GB are free: use more GPUs (--base-gpus) or a smaller pair"
         )
     return gpus, free
+
+
+def _roles(servers: Sequence[Placed]) -> str:
+    return " and ".join(f"the {server.wish.role} model" for server in servers)
 
 
 def _sum(sizes: Sequence[int]) -> str:

@@ -38,7 +38,8 @@ class Int8HeadMethod(UnquantizedEmbeddingMethod):
 def quantize_linears(model: torch.nn.Module) -> int:
     """Quantize the plain bfloat16 linear layers of a loaded model in place; returns how many.
 
-    Routers of mixtures of experts stay as they are: they are small, and a rounded logit chooses other experts.
+    Routers of mixtures of experts stay as they are: they are small, and a rounded logit can choose another
+    expert.
     """
     count = 0
     for name, layer in model.named_modules():

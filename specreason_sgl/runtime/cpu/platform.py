@@ -2,8 +2,8 @@
 
 Registered under the entry point group `sglang.srt.platforms`, where `sglang serve` finds it (SGLang
 documentation, "Plugin System"). Inactive if there is an accelerator, or if the user chose SGLang's own CPU
-engine (`SGLANG_USE_CPU_ENGINE=1`), which needs a CPU build of sgl-kernel. Inactive, too, where the system has a
-GPU that PyTorch does not see, so that a broken GPU does not pass unnoticed; `SPECREASON_SGL_CPU=1` activates it.
+engine (`SGLANG_USE_CPU_ENGINE=1`), which needs a CPU build of sgl-kernel. Inactive, too, where the system has
+a GPU that PyTorch does not see: a broken GPU should not pass unnoticed. `SPECREASON_SGL_CPU=1` activates it.
 
 Tested with the versions of SGLang in `TESTED`. Its defaults suit a small machine; each can be overridden:
 
