@@ -19,10 +19,10 @@ Tested with the versions of SGLang in `TESTED`. Its defaults suit a small machin
 import logging
 import os
 
-import sglang
 from sglang.srt.platforms.cpu import CpuDeviceMixin
 from sglang.srt.platforms.device_mixin import PlatformEnum
 from sglang.srt.platforms.interface import PlatformCapabilities, SRTPlatform
+from sglang.version import __version__
 
 from specreason_sgl.runtime.machine import broken_gpu, uses_cpu_platform, uses_int8_weights
 
@@ -42,10 +42,8 @@ def activate() -> str | None:
         return None
     if not uses_cpu_platform():
         return None
-    if sglang.__version__ not in TESTED:
-        logger.warning(
-            "this CPU platform is tested with SGLang %s, not %s", ", ".join(TESTED), sglang.__version__
-        )
+    if __version__ not in TESTED:
+        logger.warning("this CPU platform is tested with SGLang %s, not %s", ", ".join(TESTED), __version__)
     # OpenMP reads these when it loads: too late for this process, in time for the scheduler it spawns.
     for name, value in PASSIVE_OPENMP.items():
         os.environ.setdefault(name, value)
