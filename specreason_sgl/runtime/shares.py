@@ -116,9 +116,10 @@ def _need_room(servers: Sequence[Placed], available: Sequence[Gpu]) -> tuple[lis
         )
     reserves = len(servers) * _reserve(gpus)
     if free < (needed := sum(weights) + sum(kv_caches) + reserves):
+        each = "each of " if len(indices) > 1 else ""
         raise LaunchError(
-            f"{needed / 1e9:.1f} GB of GPU {numbers(indices)} are needed for {_roles(servers)} (weights "
-            f"{_sum(weights)}, KV cache {_sum(kv_caches)}, reserve {reserves / 1e9:.1f}) and "
+            f"{needed / 1e9:.1f} GB of {each}GPU {numbers(indices)} are needed for {_roles(servers)} "
+            f"(weights {_sum(weights)}, KV cache {_sum(kv_caches)}, reserve {reserves / 1e9:.1f}) and "
             f"{free / 1e9:.1f} GB are free: use more GPUs (--base-gpus) or a smaller pair"
         )
     return gpus, free
