@@ -83,8 +83,8 @@ def launch_pair(
     loads = with_proposer(decode, base.flags, *map(load_of, folders))
     shares = share(Placed(draft, gpus[0], loads[0]), Placed(base, gpus[1], loads[1]), available)
     specs = [
-        ServerSpec(wish.role, path, port, gpus, (*parallel_flags(wish, gpus), *args), cpus, share)
-        for wish, path, port, gpus, args, cpus, share in zip(
+        ServerSpec(wish.role, path, port, indices, (*parallel_flags(wish, indices), *args), *rest)
+        for wish, path, port, indices, args, *rest in zip(
             (draft, base), paths, (draft_port, base_port), gpus, (draft_args, base_args), cpus, shares,
             strict=True,
         )
