@@ -8,7 +8,7 @@ from rich.table import Table
 
 from specreason_sgl.cli.output import err, out, progress, status
 from specreason_sgl.errors import ConfigError, SpecReasonError
-from specreason_sgl.runtime import weights
+from specreason_sgl.runtime import folders, weights
 from specreason_sgl.runtime.pairs import PAIRS, Model, get_model
 
 
@@ -36,7 +36,7 @@ def fetch(
         if (folder / weights.MANIFEST).exists():
             with status(f"checking {model.name}"):
                 weights.verify(folder, full=True)
-        err.print(f"[green]✓[/] {model.repo}: {weights.weights_bytes(folder) / 1e9:.2f} GB")
+        err.print(f"[green]✓[/] {model.repo}: {folders.weights_bytes(folder) / 1e9:.2f} GB")
         print(folder)
 
 

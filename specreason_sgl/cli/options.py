@@ -12,7 +12,6 @@ import typer
 from specreason_sgl.cli.help import HELP_ALL, show_all
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.reasoning.knobs import Knob
-from specreason_sgl.runtime.decode import DECODINGS
 from specreason_sgl.runtime.pairs import PAIRS, PairSpec, get_model, get_pair
 
 MODELS, SERVERS = "Models", "Servers"
@@ -97,15 +96,17 @@ class Servers:
         str, option("GPUs of the draft model, with commas: tensor parallel.", SERVERS, metavar="N,...")
     ] = ""
     base_gpus: Annotated[
-        str, option("GPUs of the base model, with commas: tensor parallel.", SERVERS, metavar="N,...")
+        str,
+        option("GPUs of the base model. The draft model may share them.", SERVERS, metavar="N,..."),
     ] = ""
-    colocate: Annotated[bool, option("Both models on the same GPUs, which share their memory.", SERVERS)] = (
-        False
-    )
     pin: Annotated[bool, option("Give each runtime its own half of the processor's cores.", SERVERS)] = False
     decode: Annotated[
         str,
-        option(f"Token-level speculative decoding in the base model: {', '.join(DECODINGS)}.", SERVERS),
+        option(
+            "Speculative decoding in the base model by an algorithm of SGLang: standalone, eagle3, ngram ...",
+            SERVERS,
+            metavar="NAME",
+        ),
     ] = ""
 
     def arguments(self, *flags: str) -> dict[str, Any]:
@@ -117,7 +118,6 @@ class Servers:
             "base_port": self.base_port,
             "draft_gpus": _gpus("draft_gpus", self.draft_gpus),
             "base_gpus": _gpus("base_gpus", self.base_gpus),
-            "colocate": self.colocate,
             "pin": self.pin,
             "decode": self.decode or None,
         }

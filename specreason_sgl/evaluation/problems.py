@@ -125,12 +125,12 @@ def load_problems(path: Path, limit: int | None = None) -> list[Problem]:
 
 
 def _from_hub(name: str, limit: int | None, seed: int) -> list[Problem]:
-    from specreason_sgl.runtime.weights import hub_reachable
+    from specreason_sgl.runtime import hub
 
     dataset, part, split, names = _HUB[name]
     from huggingface_hub import constants
 
-    if not constants.HF_HUB_OFFLINE and not hub_reachable():
+    if not constants.HF_HUB_OFFLINE and not hub.is_reachable():
         raise ConfigError(
             f"{name} is the dataset {dataset}, and no model hub can be reached; name a file or rg:TASK "
             "instead, or set HF_HUB_OFFLINE=1 to use an earlier download"

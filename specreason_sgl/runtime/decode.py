@@ -1,19 +1,23 @@
 """Token-level speculative decoding on the base server (SpecReason+Decode): SGLang's flags for it.
 
-Flags and limits are those of sglang 0.5.23.
+The algorithms are those of the installed SGLang. What is known of single ones here is that of sglang 0.5.23.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.runtime import machine
-from specreason_sgl.runtime.flags import flag_value
-from specreason_sgl.runtime.placement import model_config
+from specreason_sgl.runtime.pairs import get_model
+from specreason_sgl.runtime.sizes import Load, load_of, model_config
+from specreason_sgl.runtime.weights import find
 
-ALGORITHM = ("--speculative-algorithm",)
-DRAFT_MODEL = ("--speculative-draft-model-path", "--speculative-draft-model")
+ALGORITHM = "--speculative-algorithm"
+DRAFT_MODEL = "--speculative-draft-model-path"
+PROPOSER = "speculative_draft_model_path"  # its name among parsed flags
+NEED_DRAFT_MODEL = ("EAGLE3", "DFLASH")
 # A chain of three tokens, SGLang's default for STANDALONE. Spelled out so that users can change one of the
 # flags: SGLang refuses one without the others.
 CHAIN = (
@@ -24,57 +28,75 @@ CHAIN = (
     "--speculative-num-draft-tokens",
     "4",
 )
-_NOT_ON_THE_CPU = {
-    "standalone": "Triton kernels with a GPU driver",
-    "eagle3": "Triton kernels with a GPU driver",
-    "ngram": "sgl_kernel's operators",
-}
-DECODINGS = tuple(_NOT_ON_THE_CPU)
 
 
-def check_decode(decode: str | None, base_args: Sequence[str]) -> None:
+def check_decode(decode: str | None, flags: Mapping[str, Any]) -> None:
     """Refuse a decoding that cannot work, as far as that is known without the models.
+
+    Args:
+        decode: the name of an algorithm of SGLang, in any case, or None.
+        flags: the user's flags for the base server, parsed.
 
     Raises:
         ConfigError: `decode` is unknown or does not run on this machine, or the flags contradict it.
     """
     if decode is None:
         return
-    if decode not in DECODINGS:
-        raise ConfigError(f"--decode must be one of {', '.join(DECODINGS)}, got {decode!r}")
+    _check_name(decode)
     if machine.uses_cpu_platform():
         raise ConfigError(
-            f"--decode {decode} needs {_NOT_ON_THE_CPU[decode]}, which this CPU platform does not have: "
-            "omit it, or use a machine with a GPU"
+            f"--decode {decode} needs a GPU, for Triton's kernels and sgl_kernel's operators: omit it, or "
+            "use a machine with one"
         )
-    if flag_value(base_args, ALGORITHM) is not None:
-        raise ConfigError(f"--decode {decode} and {ALGORITHM[0]} in the base's flags exclude each other")
-    if decode == "eagle3" and not flag_value(base_args, DRAFT_MODEL):
+    if "speculative_algorithm" in flags:
+        raise ConfigError(f"--decode {decode} and {ALGORITHM} in the base's flags exclude each other")
+    if decode.upper() in NEED_DRAFT_MODEL and not flags.get(PROPOSER):
         raise ConfigError(
-            "--decode eagle3 needs a draft head made for the base model: add "
-            f"{DRAFT_MODEL[0]} FOLDER-OR-NAME to the base's flags"
+            f"--decode {decode} needs a draft head made for the base model: add {DRAFT_MODEL} FOLDER-OR-NAME "
+            "to the base's flags"
         )
 
 
-def decode_args(decode: str | None, draft_path: str, base_path: str, base_args: Sequence[str]) -> list[str]:
+def decode_args(decode: str | None, draft_path: str, base_path: str, flags: Mapping[str, Any]) -> list[str]:
     """SGLang's flags for the base server; put them before the user's, which override them.
 
     Args:
-        decode: as accepted by `check_decode`: `standalone` (the pair's draft model proposes tokens), `eagle3`
-            (a draft head, named by `--speculative-draft-model-path` in `base_args`), `ngram` (earlier text),
-            or None.
+        decode: as accepted by `check_decode`. With `standalone` the pair's draft model proposes tokens;
+            other algorithms have SGLang's defaults, and the draft head that the user's flags name.
         draft_path, base_path: the models' folders.
-        base_args: the user's flags for the base server.
+        flags: the user's flags for the base server, parsed.
 
     Raises:
         ConfigError: `standalone` with two models of different vocabularies.
     """
     if decode is None:
         return []
-    if decode == "standalone":
-        _need_same_vocabulary(Path(flag_value(base_args, DRAFT_MODEL) or draft_path), Path(base_path))
-        return [*ALGORITHM, "STANDALONE", DRAFT_MODEL[0], draft_path, *CHAIN]
-    return [*ALGORITHM, decode.upper()]  # SGLang chooses the numbers of draft tokens
+    if decode.upper() == "STANDALONE":
+        _need_same_vocabulary(Path(flags.get(PROPOSER) or draft_path), Path(base_path))
+        return [ALGORITHM, "STANDALONE", DRAFT_MODEL, draft_path, *CHAIN]
+    return [ALGORITHM, decode.upper()]
+
+
+def with_proposer(decode: str | None, flags: Mapping[str, Any], draft: Load, base: Load) -> tuple[Load, Load]:
+    """What the two servers load: the base's also the model that proposes its tokens, where that is known."""
+    if name := flags.get(PROPOSER):
+        folder = find(get_model(name))
+        return draft, base + load_of(folder) if folder else base
+    return draft, base + draft if (decode or "").upper() == "STANDALONE" else base
+
+
+def _check_name(decode: str) -> None:
+    from sglang.srt.plugins import load_plugins
+    from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
+
+    load_plugins()  # which may register algorithms
+    try:
+        known = SpeculativeAlgorithm.from_string(decode).is_some()
+    except ValueError:
+        known = False
+    if not known:
+        names = (name.lower() for name in SpeculativeAlgorithm.__members__ if name != "NONE")
+        raise ConfigError(f"--decode must be one of SGLang's {', '.join(names)}, got {decode!r}")
 
 
 def _need_same_vocabulary(draft: Path, base: Path) -> None:

@@ -3,7 +3,7 @@
 import argparse
 import difflib
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from specreason_sgl.errors import ConfigError
 
@@ -18,8 +18,8 @@ def flag_value(args: Sequence[str], names: Sequence[str]) -> str | None:
     return last
 
 
-def check_flags(option: str, args: Sequence[str]) -> None:
-    """Refuse flags that SGLang's own parser would refuse, before a server is started with them.
+def parse_flags(option: str, args: Sequence[str]) -> dict[str, Any]:
+    """Read flags with SGLang's own parser, which refuses wrong ones before a server is started.
 
     Takes some seconds, because it imports SGLang; with no flags it returns at once.
 
@@ -27,18 +27,21 @@ def check_flags(option: str, args: Sequence[str]) -> None:
         option: where the flags come from, such as `--base-args`; errors begin with it.
         args: the flags.
 
+    Returns:
+        The values of those that are given, by SGLang's names, such as `tp_size`.
+
     Raises:
         ConfigError: SGLang has no such flag (names the most similar one), or refuses its value.
     """
     if not args:
-        return
+        return {}
     from sglang.srt.server_args import ServerArgs
 
     parser = _Parser(option)
     ServerArgs.add_cli_args(parser)
-    _, unknown = parser.parse_known_args(["--model-path", "any", *args])
+    known, unknown = parser.parse_known_args(["--model-path", "any", *args])
     if not unknown:
-        return
+        return {name: value for name, value in vars(known).items() if name != "model_path"}
     name = unknown[0].partition("=")[0]
     if not name.startswith("-"):
         raise ConfigError(f"{option} must be flags of SGLang, got {name!r}, which belongs to none")
@@ -48,7 +51,7 @@ def check_flags(option: str, args: Sequence[str]) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Remembers the names of flags, and raises where argparse would end the process."""
+    """Has no defaults, remembers the names of flags, and raises where argparse would end the process."""
 
     def __init__(self, option: str):
         self.option, self.names = option, []
@@ -56,7 +59,9 @@ class _Parser(argparse.ArgumentParser):
 
     def add_argument(self, *names, **settings) -> argparse.Action:
         self.names += names
-        return super().add_argument(*names, **settings)
+        action = super().add_argument(*names, **settings)
+        action.default = argparse.SUPPRESS
+        return action
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{self.option} has a flag that SGLang refuses: {message}")

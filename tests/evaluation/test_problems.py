@@ -9,7 +9,6 @@ import pytest
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.evaluation.grading import grade
 from specreason_sgl.evaluation.problems import Problem, load_data
-from specreason_sgl.runtime import weights
 
 ROWS = {
     ("HuggingFaceH4/aime_2024", None): [{"id": 60, "problem": "How many?", "answer": "204"}],
@@ -38,7 +37,7 @@ def hub(monkeypatch):
         return ROWS[name, part]
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
-    monkeypatch.setattr(weights, "hub_reachable", lambda: True)
+    monkeypatch.setattr("specreason_sgl.runtime.hub.is_reachable", lambda: True)
     return asked
 
 
@@ -64,7 +63,7 @@ def test_the_right_choice_is_anywhere_and_for_a_seed_always_there(hub):
 
 
 def test_without_a_hub_it_is_said_at_once_and_no_library_is_asked(monkeypatch):
-    monkeypatch.setattr(weights, "hub_reachable", lambda: False)
+    monkeypatch.setattr("specreason_sgl.runtime.hub.is_reachable", lambda: False)
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ConfigError, match=r"no model hub can be reached; name a file or rg:TASK") as error:
         load_data("aime24")

@@ -18,8 +18,8 @@ import urllib3
 from specreason_sgl.errors import LaunchError
 from specreason_sgl.runtime import keep, server
 from specreason_sgl.runtime.keep import Keeper, Patience, ServerState, hang_limit
-from specreason_sgl.runtime.placement import Share
 from specreason_sgl.runtime.server import HOST, Server, ServerSpec, wait_healthy
+from specreason_sgl.runtime.shares import Share
 from tests.support.waiting import wait_until
 
 # GET /health: 200; /exit: it ends; /hang: /health is not answered any more; /busy: /health says 503.

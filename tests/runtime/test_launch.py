@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from specreason_sgl.errors import LaunchError
-from specreason_sgl.runtime import launch, supervise
+from specreason_sgl.runtime import launch, machine, supervise
 from specreason_sgl.runtime.server import HOST, Server, ServerSpec, wait_healthy
 from tests.support.waiting import wait_until
 
@@ -146,7 +146,7 @@ def test_a_taken_port_is_said_before_anything_starts():
 
 def test_too_little_memory_is_said_before_anything_starts(monkeypatch, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"x" * 1000)
-    monkeypatch.setattr(launch, "available_memory", lambda: 1_000_000)
+    monkeypatch.setattr(machine, "available_memory", lambda: 1_000_000)
     with pytest.raises(LaunchError, match=r"need about 3\.0 GB of memory and 0\.0 GB are available"):
         launch.check_memory([tmp_path, tmp_path])
 
@@ -155,7 +155,6 @@ def test_too_little_memory_is_said_before_anything_starts(monkeypatch, tmp_path)
     ("spec", "expected"),
     [
         (ServerSpec("base", "m"), ["--model-path", "m", "--host", "127.0.0.1", "--port", "1234"]),
-        (ServerSpec("base", "m", gpus=(0, 1)), ["--tensor-parallel-size", "2"]),
         (
             ServerSpec("base", "m", args=("--speculative-algorithm", "NGRAM")),
             ["--speculative-algorithm", "NGRAM"],
@@ -166,8 +165,3 @@ def test_the_command_is_sglangs_own(spec, expected):
     command = spec.command(1234)
     assert command[3] == "serve"
     assert any(command[i : i + len(expected)] == expected for i in range(len(command)))
-
-
-def test_gpus_are_chosen_by_the_environment():
-    spec = ServerSpec("base", "m", gpus=(2, 3))
-    assert spec.environment()["CUDA_VISIBLE_DEVICES"] == "2,3"

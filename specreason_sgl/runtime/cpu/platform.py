@@ -2,9 +2,10 @@
 
 Registered under the entry point group `sglang.srt.platforms`, where `sglang serve` finds it (SGLang
 documentation, "Plugin System"). Inactive if there is an accelerator, or if the user chose SGLang's own CPU
-engine (`SGLANG_USE_CPU_ENGINE=1`), which needs a CPU build of sgl-kernel.
+engine (`SGLANG_USE_CPU_ENGINE=1`), which needs a CPU build of sgl-kernel. Inactive, too, where the system has
+a GPU that PyTorch does not see: a broken GPU should not pass unnoticed. `SPECREASON_SGL_CPU=1` activates it.
 
-Written against sglang 0.5.23. Its defaults suit a small machine; each can be overridden:
+Tested with the versions of SGLang in `TESTED`. Its defaults suit a small machine; each can be overridden:
 
 | default | why | override |
 | --- | --- | --- |
@@ -21,11 +22,13 @@ import os
 from sglang.srt.platforms.cpu import CpuDeviceMixin
 from sglang.srt.platforms.device_mixin import PlatformEnum
 from sglang.srt.platforms.interface import PlatformCapabilities, SRTPlatform
+from sglang.version import __version__
 
-from specreason_sgl.runtime.machine import uses_cpu_platform, uses_int8_weights
+from specreason_sgl.runtime.machine import broken_gpu, uses_cpu_platform, uses_int8_weights
 
 logger = logging.getLogger(__name__)
 
+TESTED = ("0.5.23",)
 ATTENTION = "cpu_float32"
 MAX_TOTAL_TOKENS = 20480
 INT8_WEIGHTS = "SPECREASON_SGL_INT8_WEIGHTS"  # tells the scheduler process what the server process decided
@@ -34,8 +37,13 @@ PASSIVE_OPENMP = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOC
 
 def activate() -> str | None:
     """SGLang's hook: the platform's dotted name, or None if this platform should not be used."""
+    if broken := broken_gpu():
+        logger.error("no platform for this machine: %s", broken)
+        return None
     if not uses_cpu_platform():
         return None
+    if __version__ not in TESTED:
+        logger.warning("this CPU platform is tested with SGLang %s, not %s", ", ".join(TESTED), __version__)
     # OpenMP reads these when it loads: too late for this process, in time for the scheduler it spawns.
     for name, value in PASSIVE_OPENMP.items():
         os.environ.setdefault(name, value)
