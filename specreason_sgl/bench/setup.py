@@ -1,9 +1,9 @@
 """What the parts of a bench share: the pair, its settings, the questions, and corrections at a fixed rate."""
 
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+from zlib import crc32
 
 from rich.table import Table
 
@@ -48,7 +48,7 @@ class CorrectEvery(Correct):
     )
 
     def cut(self, tokens, temperature):
-        draws = (random.Random(f"{token.id} {token.logprob}").random() for token in tokens)
+        draws = (crc32(f"{token.id} {token.logprob}".encode()) / 2**32 for token in tokens)
         return next((i for i, draw in enumerate(draws) if draw * self.every < 1), None)
 
 

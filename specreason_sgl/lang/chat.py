@@ -211,6 +211,10 @@ class TokenizerChatTemplate(ChatTemplate):
         """The text of token ids, special tokens included."""
         return self._encoder.decode(ids)
 
+    def text_of(self, id: int) -> str | None:
+        """A token's text, if it is the same wherever the token stands."""
+        return self._encoder.text_of(id)
+
     def single_tokens(self, text: str, choices: Sequence[str]) -> list[int]:
         """Each choice's one token id after a text; none where a choice is not one token there, or two choices
         are the same token."""

@@ -9,9 +9,12 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 
+from tokenizers.decoders import ByteLevel
+
 from specreason_sgl.lang.memory import Memory
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
+UNFINISHED = "\ufffd"  # what a decoder gives for a part of a character
 TAIL = 32  # characters before a choice that may change how it is encoded
 _MARK_OPEN, _MARK_CLOSE = "\ue000", "\ue001"  # private-use characters
 _MARK = re.compile(f"{_MARK_OPEN}(\\d+){_MARK_CLOSE}")
@@ -37,6 +40,7 @@ class GuardedEncoder:
         self._backend = tokenizer.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
+        self._texts: dict[int, str] = {}  # by token id
         self._prefixes = Memory(512)
         self._choices = Memory(1024)  # a program asks the same question again and again
 
@@ -48,6 +52,15 @@ class GuardedEncoder:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, special tokens included."""
         return self._backend.decode(list(ids), skip_special_tokens=False)
+
+    def text_of(self, id: int) -> str | None:
+        """A token's text, if it is the same wherever the token stands: whole characters, in a vocabulary of
+        bytes. Others (SentencePiece) write a space before a token, or not."""
+        if not isinstance(self._backend.decoder, ByteLevel):
+            return None
+        if (text := self._texts.get(id)) is None:
+            text = self._texts[id] = self.decode([id])
+        return None if UNFINISHED in text else text
 
     def guard(self, content: str, keep: Collection[int] = ()) -> str:
         """Content with the control tokens in it replaced by marks.

@@ -17,9 +17,9 @@ from sglang.lang.ir import SglSelect
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.lang.answers import reading, usage
 from specreason_sgl.lang.chat import TokenizerChatTemplate
+from specreason_sgl.lang.encoding import UNFINISHED
 from specreason_sgl.lang.methods import EndpointMethod
 
-UNFINISHED = "\ufffd"  # what a decoder gives for a part of a character
 CONTEXT = 3  # tokens decoded before a token: some tokenizers drop a space at a text's beginning
 
 
@@ -145,12 +145,18 @@ def tokens_of(endpoint: Any, ids: list[int], span: Span, meta: dict[str, Any]) -
     Raises:
         ServerFailed: the answer lacks a part.
     """
+    template = endpoint.chat_template
     with reading(endpoint.base_url):
-        return read_tokens(endpoint.chat_template.decode, ids, *span, meta)
+        return read_tokens(template.decode, ids, *span, meta, template.text_of)
 
 
 def read_tokens(
-    decode: Callable[[Sequence[int]], str], ids: Sequence[int], start: int, end: int, meta: dict[str, Any]
+    decode: Callable[[Sequence[int]], str],
+    ids: Sequence[int],
+    start: int,
+    end: int,
+    meta: dict[str, Any],
+    text_of: Callable[[int], str | None] = lambda _: None,
 ) -> tuple[TokenLogprob, ...]:
     """The tokens `start` to `end` of a prompt, from the answer to it.
 
@@ -159,6 +165,8 @@ def read_tokens(
         ids: of the whole prompt.
         start, end: token positions. The prompt was sent with `logprob_start_len` one before `start`.
         meta: the answer's `meta_info`.
+        text_of: the text of a token that has the same text everywhere; None for others, which are decoded
+            after the tokens before them.
 
     Raises:
         LookupError, TypeError, ValueError: the answer lacks a part.
@@ -169,20 +177,25 @@ def read_tokens(
         entry[1] != id for entry, id in zip(entries, ids[start:end], strict=True)
     ):
         raise ValueError("the logprobs are of other tokens")
-    tokens, window = [], list(ids[max(start - CONTEXT, 0) : start])
-    shown = len(decode(window))  # characters of the window that earlier tokens have
-    for (logprob, id, *_), top in zip(entries, tops, strict=True):
-        text = decode([*window, id])[shown:]
+
+    def text_at(at: int, token: int, begin: int) -> str:
+        """The text of a token at a position, with that of the tokens from `begin` on, which are not whole
+        characters without it."""
+        if begin == at and (text := text_of(token)) is not None:
+            return text
+        context = ids[max(begin - CONTEXT, 0) : begin]
+        return decode([*context, *ids[begin:at], token])[len(decode(context)) :]
+
+    tokens, begin = [], start
+    for at, ((logprob, id, *_), top) in enumerate(zip(entries, tops, strict=True), start):
+        text = text_at(at, id, begin)
         first = tuple(
-            Choice(text if other == id else decode([*window, other])[shown:], other, finite(value))
+            Choice(text if other == id else text_at(at, other, begin), other, finite(value))
             for value, other, *_ in top
         )
         unfinished = text.endswith(UNFINISHED)
         tokens.append(TokenLogprob("" if unfinished else text, finite(logprob), id, first))
-        window.append(id)
-        if not unfinished:
-            window = window[-CONTEXT:]
-            shown = len(decode(window))
+        begin = begin if unfinished else at + 1
     return tuple(tokens)
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from msgspec.structs import replace
 
 from specreason_sgl.lang.chat import THINK_CLOSE
-from specreason_sgl.lang.logprobs import UNFINISHED, Choice, TokenLogprob
+from specreason_sgl.lang.encoding import UNFINISHED
+from specreason_sgl.lang.logprobs import Choice, TokenLogprob
 from specreason_sgl.reasoning.ahead import Judged, call_of, read, text_to_read
 from specreason_sgl.reasoning.chain import Chain
 from specreason_sgl.reasoning.repair import Repair, draw
