@@ -28,6 +28,20 @@ class Options:
     without_key: Annotated[bool, option("Serve other machines without a key.", SERVER, "--without-key")] = (
         False
     )
+    allowed_host: Annotated[
+        list[str],
+        option(
+            "Further host name that requests may use: a proxy's, or host.docker.internal.",
+            SERVER,
+            metavar="NAME",
+        ),
+    ] = ()
+    ignore_unsupported: Annotated[
+        bool,
+        option(
+            "Ignore parameters that are not supported, with a warning header.", SERVER, "--ignore-unsupported"
+        ),
+    ] = False
     served_model_name: Annotated[
         str, option("Model name for clients; default: the pair's.", SERVER, front=True, metavar="NAME")
     ] = ""
@@ -81,7 +95,8 @@ def serve(options: Options, models: Models, servers: Servers, knobs: Knobs) -> N
             config=config,
             pair=models.named,
             api_key=options.api_key or None,
-            hosts=listen.LOOPBACK_NAMES if listen.is_loopback(options.host) else (),
+            hosts=listen.host_names(options.host, options.allowed_host),
+            ignore_unsupported=options.ignore_unsupported,
             health=health.of(keeper, draft, base, metrics),
         )
         url = listen.url(sock)
