@@ -9,27 +9,43 @@ from specreason_sgl.errors import ConfigError
 from specreason_sgl.reasoning.config import Message, SpecReasonConfig
 from specreason_sgl.reasoning.plain import config_of
 from specreason_sgl.serving.messages import ChatMessage, conversation
-from specreason_sgl.serving.parameters import Choices, Effort, Request, StreamOptions, Text, Tokens, budgets
+from specreason_sgl.serving.parameters import (
+    EFFORT_HELP,
+    Choices,
+    Effort,
+    Request,
+    Stops,
+    StreamOptions,
+    Tokens,
+    budgets,
+)
 from specreason_sgl.serving.tools import NamedTool, ResponseFormat, Tool, Toolbox
 
 MOST_MESSAGES = 1000
 MOST_STOPS = 4
+MOST_TOOLS = 128
 
 
 class ChatRequest(Request):
-    messages: list[ChatMessage] = Field(max_length=MOST_MESSAGES)
-    stream_options: StreamOptions = StreamOptions()
-    max_tokens: Tokens | None = None
-    max_completion_tokens: Tokens | None = None
-    stop: Text | list[Text] = Field([])
-    n: Choices = 1
-    chat_template_kwargs: dict[str, Any] | None = None
-    reasoning_effort: Effort | None = Field(None, description="A share of the server's token budget.")
+    messages: list[ChatMessage] = Field(
+        max_length=MOST_MESSAGES, description="Texts only; the last is of the user, or a tool's result."
+    )
+    stream_options: StreamOptions = Field(StreamOptions(), description="`include_usage`; others are ignored.")
+    max_tokens: Tokens | None = Field(None, description="Of the thinking and the answer together, from 1.")
+    max_completion_tokens: Tokens | None = Field(None, description="The same as `max_tokens`.")
+    stop: Stops = Field([])
+    n: Choices = Field(1, description="Answers; each counts as a request in the queue.")
+    chat_template_kwargs: dict[str, Any] | None = Field(None, description="For both models' chat templates.")
+    reasoning_effort: Effort | None = Field(None, description=EFFORT_HELP)
     separate_reasoning: bool = Field(True, description="False: put the thinking into the content.")
-    response_format: ResponseFormat = ResponseFormat(type="text")
-    tools: list[Tool] = Field([], max_length=128)
-    tool_choice: Literal["none", "auto", "required"] | NamedTool = "auto"
-    parallel_tool_calls: bool = True
+    response_format: ResponseFormat = Field(
+        ResponseFormat(type="text"), description="JSON, by constrained decoding of the final answer."
+    )
+    tools: list[Tool] = Field([], max_length=MOST_TOOLS, description="Functions that the answer may call.")
+    tool_choice: Literal["none", "auto", "required"] | NamedTool = Field(
+        "auto", description="A required call is made by constrained decoding."
+    )
+    parallel_tool_calls: bool = Field(True, description="Whether a required answer may have several calls.")
 
     def toolbox(self) -> Toolbox:
         """The tools, and which must be called.

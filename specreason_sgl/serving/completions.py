@@ -9,7 +9,16 @@ from pydantic import BeforeValidator, Field
 
 from specreason_sgl.reasoning.trace import Trace
 from specreason_sgl.serving.api import ChatRequest
-from specreason_sgl.serving.parameters import Choices, Effort, Request, StreamOptions, Text, Tokens
+from specreason_sgl.serving.parameters import (
+    EFFORT_HELP,
+    Choices,
+    Effort,
+    Request,
+    Stops,
+    StreamOptions,
+    Text,
+    Tokens,
+)
 from specreason_sgl.serving.refusals import ApiError
 from specreason_sgl.serving.replies import DONE, SentText, as_event, finish_reason, usage
 from specreason_sgl.serving.service import Event
@@ -23,9 +32,9 @@ class CompletionRequest(Request):
     prompt: Annotated[Text, BeforeValidator(_only)] = Field(description="One text; token ids are refused.")
     stream_options: StreamOptions = StreamOptions()
     max_tokens: Tokens | None = None
-    stop: Text | list[Text] = Field([])
+    stop: Stops = Field([])
     n: Choices = 1
-    reasoning_effort: Effort | None = Field(None, description="A share of the server's token budget.")
+    reasoning_effort: Effort | None = Field(None, description=EFFORT_HELP)
 
     def as_chat(self) -> ChatRequest:
         """The same request as a conversation."""

@@ -123,7 +123,7 @@ Text = Annotated[str, AfterValidator(_check_unicode)]
 Content = Annotated[Text, BeforeValidator(join_parts)]
 Tokens = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=MOST_TOKENS)]
 Choices = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=MOST_CHOICES)]
-Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+Stops = Annotated[Text | list[Text], Field(description="Up to 4 texts that end the answer.")]
 
 
 class Strict(BaseModel):
@@ -137,10 +137,16 @@ class Strict(BaseModel):
         return without_nulls(data)
 
 
+# The share of the token budget that an effort allows, in eighths.
+EFFORTS: dict[str, int] = {"none": 0, "minimal": 1, "low": 2, "medium": 4, "high": 8, "xhigh": 8, "max": 8}
+Effort = Literal[tuple(EFFORTS)]
+EFFORT_HELP = "A share of the server's token budget, for the thinking."
+
+
 class StreamOptions(Strict):
     model_config = ConfigDict(extra="ignore")
 
-    include_usage: bool = False
+    include_usage: bool = Field(False, description="Send the counts in a last event.")
 
 
 def _field(knob: Knob) -> tuple[Any, Any]:
@@ -184,9 +190,9 @@ def _describe_unsupported(schema: dict[str, Any]) -> None:
 class _Request(Strict):
     model_config = ConfigDict(extra="allow", json_schema_extra=_describe_unsupported)
 
-    model: str
-    stream: bool = False
-    specreason: Extension = Extension()
+    model: str = Field(description="The pair's name, or it with -base or -draft for one model alone.")
+    stream: bool = Field(False, description="Send the answer as it comes, as server-sent events.")
+    specreason: Extension = Field(Extension(), description="Settings of the run, as in docs/settings.md.")
 
     @property
     def unsupported(self) -> dict[str, str]:
@@ -208,9 +214,6 @@ class _Request(Strict):
 Request = create_model(
     "Request", __base__=_Request, __doc__=None, **{name: _field(KNOBS[name]) for name in SAMPLING}
 )
-
-# The share of the token budget that an effort allows, in eighths.
-EFFORTS: dict[str, int] = {"none": 0, "minimal": 1, "low": 2, "medium": 4, "high": 8, "xhigh": 8, "max": 8}
 
 
 def budgets(

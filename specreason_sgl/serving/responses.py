@@ -61,11 +61,11 @@ Input = Annotated[
 
 
 class ResponsesRequest(Request):
-    input: Input
-    instructions: Text | None = None
-    max_output_tokens: Tokens | None = None
-    reasoning: Reasoning = Reasoning()
-    text: TextSettings = TextSettings()
+    input: Input = Field(description="A text, or messages.")
+    instructions: Text | None = Field(None, description="The system message.")
+    max_output_tokens: Tokens | None = Field(None, description="As `max_tokens` of a chat.")
+    reasoning: Reasoning = Field(Reasoning(), description="`effort`; `summary` is ignored.")
+    text: TextSettings = Field(TextSettings(), description="`format` as JSON; `verbosity` is ignored.")
 
     def as_chat(self) -> ChatRequest:
         """The same request as a conversation."""
