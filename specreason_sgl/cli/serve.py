@@ -11,6 +11,8 @@ from specreason_sgl.errors import ConfigError
 from specreason_sgl.reasoning.plain import KNOBS, config_of
 
 STARTED_AGAIN = 180.0  # seconds that a request waits for a runtime that is started again
+# Constrained JSON without free white space, of which a small model can write any number of tokens.
+COMPACT_JSON = "--constrained-json-disable-any-whitespace"
 SERVER = "Server"
 
 Knobs = knob_options(Given, KNOBS.values())
@@ -65,7 +67,7 @@ def serve(options: Options, models: Models, servers: Servers, knobs: Knobs) -> N
 
     config = config_of(knobs.values(), pair=models.named)
     listen.check_exposure(options.host, options.api_key, options.without_key)
-    arguments = servers.arguments()
+    arguments = servers.arguments(COMPACT_JSON)
     with ExitStack() as stack:
         sock = stack.enter_context(listen.bind(options.host, options.port))  # before what takes minutes
         keeper, urls = None, (models.draft_url, models.base_url)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from specreason_sgl.errors import ConfigError
+from specreason_sgl.lang.answers import one_line
 from specreason_sgl.serving.parameters import Strict, Text
 
 MOST_SCHEMA = 32_768  # characters
@@ -195,6 +196,7 @@ def checked(schema: dict[str, Any], knob: str) -> str:
         ConfigError: it does not, or the schema is too long.
     """
     import xgrammar
+    from sglang.srt.constrained import json_schema_validation as sglangs
 
     text = json.dumps(schema)
     if len(text) > MOST_SCHEMA:
@@ -202,8 +204,9 @@ def checked(schema: dict[str, Any], knob: str) -> str:
             f"{knob} must have a JSON schema of at most {MOST_SCHEMA} characters, got {len(text)}", knob
         )
     try:
+        sglangs.validate_xgrammar_json_schema(schema)
         xgrammar.Grammar.from_json_schema(text)
-    except RuntimeError as error:
-        why = str(error).rpartition(": ")[2].strip()
+    except (RuntimeError, sglangs.UnsupportedJSONSchemaFeature) as error:
+        why = one_line(str(error).rpartition(": ")[2])
         raise ConfigError(f"{knob} must have a usable JSON schema: {why}", knob) from None
     return text

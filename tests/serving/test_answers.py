@@ -155,6 +155,10 @@ def deep(levels):
             "response_format",
         ),
         (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"not": SCHEMA}}}},
+            "response_format",
+        ),
+        (
             {"response_format": {"type": "json_schema", "json_schema": {"schema": deep(200)}}},
             "response_format.json_schema.schema",
         ),
