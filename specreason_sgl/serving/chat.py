@@ -15,14 +15,14 @@ from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.trace import Trace
 from specreason_sgl.serving.api import ChatRequest
 from specreason_sgl.serving.refusals import api_error, queue_full, unknown_model, unsupported
-from specreason_sgl.serving.replies import ALIVE, QUEUED, Reply, as_json
+from specreason_sgl.serving.replies import ALIVE, Reply, as_json
 from specreason_sgl.serving.service import Event, Job, Service
 from specreason_sgl.serving.settings import Settings
 from specreason_sgl.serving.slots import QueueFull
 from specreason_sgl.serving.tools import Toolbox
 
 FIRST_SILENCE = 1.0  # seconds in which a stream that fails gets a status of its own; then it begins
-SILENCE = 15.0  # seconds without bytes after which a stream sends a comment
+SILENCE = 15.0  # seconds without bytes after which a stream sends an empty line
 STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 _NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
 
@@ -123,7 +123,7 @@ class Exchange:
                     break
                 if time.monotonic() - sent >= SILENCE:
                     sent = time.monotonic()
-                    yield ALIVE if job.has_started else QUEUED
+                    yield ALIVE
                 event = await job.next(sent + SILENCE - time.monotonic())
             for text in self.reply.end(_in_order(traces), job.prompt_tokens):
                 yield text

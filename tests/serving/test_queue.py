@@ -123,7 +123,7 @@ def test_a_stream_that_waits_has_bytes_from_the_first_second_on(pair, monkeypatc
         response = urllib3.request(
             "POST", f"{url}/v1/chat/completions", json={**ASK, "stream": True}, preload_content=False
         )
-        assert response.read1(1000).startswith(b": queued\n\n")
+        assert response.read1(1000).strip(b"\n") == b""
         release.set()
         rest = response.read()
         assert b'"role":"assistant"' in rest
@@ -138,7 +138,8 @@ def test_a_stream_without_a_word_for_long_is_kept_alive(pair, monkeypatch):
         release = hold(pair)
         body = {"model": "two", "prompt": "q", "stream": True}  # the thinking is not sent
         response = urllib3.request("POST", f"{url}/v1/completions", json=body, preload_content=False)
-        assert b": alive\n\n" in response.read1(1000) + response.read1(1000)
+        while (sent := response.read1(1000)).strip(b"\n"):
+            assert b"data" in sent
         release.set()
         assert response.read().endswith(b"data: [DONE]\n\n")
 
