@@ -27,8 +27,9 @@ notebook-outputs: $(VENV)/.installed  ## runs them and stores what they show
 	$(BIN)/python -m nbconvert --to notebook --execute --inplace notebooks/*.ipynb
 	$(BIN)/python -m nbconvert --coalesce-streams --inplace notebooks/*.ipynb  # of a bar, how it was at last
 
-docs-tables: $(VENV)/.installed  ## writes docs/settings.md from the declarations of the knobs
+docs-tables: $(VENV)/.installed  ## writes docs/settings.md and docs/parameters.md from the declarations
 	$(BIN)/python -c "from specreason_sgl.display.settings_page import settings_page as p; print(p(), end='')" > docs/settings.md
+	$(BIN)/python -c "from specreason_sgl.serving.parameters_page import parameters_page as p; print(p(), end='')" > docs/parameters.md
 
 soak: $(VENV)/.installed  ## 20 minutes of load and killed runtimes, apart from the tests
 	$(BIN)/python -m tests.soak

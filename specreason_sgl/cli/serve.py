@@ -11,6 +11,8 @@ from specreason_sgl.errors import ConfigError
 from specreason_sgl.reasoning.plain import KNOBS, config_of
 
 STARTED_AGAIN = 180.0  # seconds that a request waits for a runtime that is started again
+# Constrained JSON without free white space, of which a small model can write any number of tokens.
+COMPACT_JSON = "--constrained-json-disable-any-whitespace"
 SERVER = "Server"
 
 Knobs = knob_options(Given, KNOBS.values())
@@ -26,6 +28,17 @@ class Options:
         str, option("Key that clients must send.", SERVER, envvar="SPECREASON_SGL_API_KEY", front=True)
     ] = ""
     without_key: Annotated[bool, option("Serve other machines without a key.", SERVER)] = False
+    allowed_host: Annotated[
+        list[str],
+        option(
+            "Further host name that requests may use: a proxy's, or host.docker.internal.",
+            SERVER,
+            metavar="NAME",
+        ),
+    ] = ()
+    ignore_unsupported: Annotated[
+        bool, option("Ignore parameters that are not supported, with a warning header.", SERVER)
+    ] = False
     served_model_name: Annotated[
         str, option("Model name for clients; default: the pair's.", SERVER, front=True, metavar="NAME")
     ] = ""
@@ -49,7 +62,7 @@ def serve(options: Options, models: Models, servers: Servers, knobs: Knobs) -> N
 
     config = config_of(knobs.values(), pair=models.named)
     listen.check_exposure(options.host, options.api_key, options.without_key)
-    arguments = servers.arguments()
+    arguments = servers.arguments(COMPACT_JSON)
     with ExitStack() as stack:
         sock = stack.enter_context(listen.bind(options.host, options.port))  # before what takes minutes
         keeper, urls = None, (models.draft_url, models.base_url)
@@ -79,7 +92,8 @@ def serve(options: Options, models: Models, servers: Servers, knobs: Knobs) -> N
             config=config,
             pair=models.named,
             api_key=options.api_key or None,
-            hosts=listen.LOOPBACK_NAMES if listen.is_loopback(options.host) else (),
+            hosts=listen.host_names(options.host, options.allowed_host),
+            ignore_unsupported=options.ignore_unsupported,
             health=health.of(keeper, draft, base, metrics),
         )
         url = listen.url(sock)

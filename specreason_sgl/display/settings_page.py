@@ -14,7 +14,8 @@ def settings_page() -> str:
 Every setting of a run is declared once, in `specreason_sgl/reasoning`; `make docs-tables` writes this page
 from the declarations. `delta`, `numeric_delta` and `window` are arguments of `Correct`, the others of
 `SpecReasonConfig`; `keep` and `calibration` take the place of a threshold on the command line and in the API.
-In the API a setting is a field of `specreason`; `temperature` and `top_p` are OpenAI's own parameters.
+In the API a setting is a field of `specreason`; `temperature`, `top_p`, `top_k`, `min_p`,
+`repetition_penalty` and `seed` are parameters of the request itself, as of OpenAI and SGLang.
 
 {markdown_table(TITLES, map(_cells, KNOBS.values()))}
 """

@@ -89,6 +89,7 @@ class Endpoint(RuntimeEndpoint):
         self.base_url, self.api_key, self.verify = self._http.url, api_key, None
         self.requests = Requests(self._http, timeout, retry_for, on_request)
         self._templated = Memory(16)  # copies of this endpoint, by their template's arguments
+        self._sampling: Mapping[str, Any] = {}
 
         self.model_info = read_model_info(self._http)
         self._http.model_name = self.get_model_name()
@@ -276,6 +277,15 @@ class Endpoint(RuntimeEndpoint):
             self._templated.put(key, endpoint)
         return endpoint
 
+    def with_sampling(self, parameters: Mapping[str, Any]) -> "Endpoint":
+        """This endpoint, with SGLang's sampling parameters that `sgl.gen` (0.5.23) does not take, such as
+        `repetition_penalty`, in each generation. Connections, deadlines and aborts are shared."""
+        if not parameters:
+            return self
+        endpoint = copy.copy(self)
+        endpoint._sampling = parameters
+        return endpoint
+
     def flush_cache(self) -> None:
         """Empty the server's radix cache; waits for requests that are still running, such as aborted ones."""
         self._http.check(*self._http.call("POST", f"/flush_cache?timeout={FLUSH_TIMEOUT:g}"))
@@ -305,6 +315,7 @@ class Endpoint(RuntimeEndpoint):
                 "skip_special_tokens": global_config.skip_special_tokens_in_output,
                 "spaces_between_special_tokens": global_config.spaces_between_special_tokens_in_out,
                 **sampling_params.to_srt_kwargs(),
+                **self._sampling,
             },
         }
         for name in ("return_logprob", "logprob_start_len", "top_logprobs_num", "return_text_in_logprobs"):

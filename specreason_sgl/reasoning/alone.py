@@ -33,14 +33,20 @@ def alone(
     """
     run = run or Run(question, config)
     with run.start(s, **{side: s.stream_executor.backend}):
-        stops = [THINK_CLOSE] if run.thinking else None
-        max_tokens = int(max(min(config.token_budget, run.room(s)), 1))
-        written = stream_out(run, "reasoning", side, "reason", max_tokens=max_tokens, stop=stops)
-        *texts, last = written.text.split(config.delimiter)
-        for text in texts:
-            run.chain.append(Step(text, side, "delimiter", 0))
-        run.chain.append(replace(written.as_step(side), text=last))
-        stop: Stop = "end"
-        if written.end == "length":
-            stop = "budget" if max_tokens == config.token_budget else "context"
-        s["trace"] = run.trace(stop, *final_answer(run, side, stop))
+        stop = run.why_stop() or _reason(run, side)
+        s["trace"] = run.trace(stop, final_answer(run, side, stop))
+
+
+def _reason(run: Run, side: Side) -> Stop:
+    """Write the chain of thought. Returns why it ended."""
+    config = run.config
+    max_tokens = int(min(config.token_budget, run.room(run.main)))
+    stops = [THINK_CLOSE] if run.thinking else None
+    written = stream_out(run, "reasoning", side, "reason", max_tokens=max_tokens, stop=stops)
+    *texts, last = written.text.split(config.delimiter)
+    for text in texts:
+        run.chain.append(Step(text, side, "delimiter", 0))
+    run.chain.append(replace(written.as_step(side), text=last))
+    if written.end != "length":
+        return "end"
+    return "budget" if max_tokens == config.token_budget else "context"

@@ -112,12 +112,12 @@ class SpecReasonConfig:
     )
     token_budget: int = knob(
         default=8192,
-        help="Maximum number of tokens of the whole chain of thought.",
+        help="Maximum number of tokens of the whole chain of thought; 0: answer without one.",
         unit="tokens",
         panel=BUDGET,
         front=True,
         scope="run",
-        ge=1,
+        ge=0,
         le=MOST,
     )
     at_budget: Literal["answer", "stop"] = knob(
@@ -148,6 +148,12 @@ class SpecReasonConfig:
     answer_stop: tuple[str, ...] = knob(
         default=(), help="Texts that end the final answer and are cut off.", scope="run", places=()
     )
+    answer_schema: str | None = knob(
+        default=None,
+        help="A JSON schema, as a text, that the final answer follows, by SGLang's constrained decoding.",
+        scope="run",
+        places=(),
+    )
     temperature: float = knob(
         default=0.6,
         help="Sampling temperature; 0 is greedy decoding.",
@@ -158,6 +164,37 @@ class SpecReasonConfig:
         le=2,
     )
     top_p: float = knob(default=0.95, help="Nucleus sampling: top-p.", panel=BUDGET, scope="run", gt=0, le=1)
+    top_k: int = knob(
+        default=-1,
+        help="Sample from the k likeliest tokens only; 0 or -1: from all.",
+        scope="run",
+        ge=-1,
+        le=MOST,
+    )
+    min_p: float = knob(
+        default=0.0,
+        help="Sample only tokens with at least this share of the likeliest token's probability.",
+        scope="run",
+        ge=0,
+        le=1,
+    )
+    repetition_penalty: float = knob(
+        default=1.0,
+        help="Divides the scores of tokens that have occurred, in what both models write; the base model "
+        "reads drafts without it.",
+        scope="run",
+        gt=0,
+        le=2,
+    )
+    seed: int | None = knob(
+        default=None,
+        help="Seed of the sampling, as far as that goes: the runtimes use it with SGLang's deterministic "
+        "inference only.",
+        scope="run",
+        places=("api",),
+        ge=-(2**63),
+        le=2**63 - 1,
+    )
     template: Mapping[str, Any] | None = knob(
         default=None,
         help='Arguments for both models\' chat templates, as JSON: {"enable_thinking": false} for Qwen3. '
@@ -201,6 +238,19 @@ class SpecReasonConfig:
             low, high = (bound if math.isfinite(bound) else None for bound in judge.bounds)
             expected = f"a number{range_of(ge=low, le=high)}"
             raise ConfigError(f"threshold must be {expected}, got {threshold!r}", "threshold")
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """The sampling arguments of `sgl.gen`."""
+        names = ("temperature", "top_p", "min_p")
+        return {**{name: getattr(self, name) for name in names}, "top_k": self.top_k or -1}
+
+    @property
+    def runtime_sampling(self) -> dict[str, Any]:
+        """SGLang's sampling parameters that `sgl.gen` does not take, where they are set; see
+        `Endpoint.with_sampling`."""
+        penalty = {} if self.repetition_penalty == 1 else {"repetition_penalty": self.repetition_penalty}
+        return penalty if self.seed is None else {**penalty, "sampling_seed": self.seed}
 
     @property
     def judge(self) -> Verifier | None:

@@ -142,7 +142,7 @@ def _first_correction(run: Run, judged: Judged, how: Repair) -> tuple[int, Choic
     while (offset := how.cut(judged.tokens[start:], config.temperature)) is not None:
         position = start + offset
         token = judged.tokens[position]
-        choice = draw(token.first, config.temperature, config.top_p, run.rng)
+        choice = draw(token.first, rng=run.rng, **config.sampling)
         if choice.id != token.id and not (is_end(choice.id) and is_end(token.id)):
             return position, choice
         start = position + 1

@@ -104,9 +104,10 @@ class Correct(Repair):
 
     Under greedy decoding, `delta=0` gives the base model's own text and a large delta the draft model's. With
     a temperature, regrets are taken at that temperature, and the base model's token is drawn from its first
-    20 choices after temperature and `top_p`. This is lossy: speculative sampling (arXiv 2211.17192) keeps the
-    base model's distribution exactly, but needs the draft model's full distribution at each token, which two
-    servers do not share.
+    20 choices after temperature, `top_k`, `top_p` and `min_p`. A drafted token that these would exclude is
+    kept if its regret is at most `delta`; a repetition penalty changes what the models write, but no regret.
+    This is lossy: speculative sampling (arXiv 2211.17192) keeps the base model's distribution exactly, but
+    needs the draft model's full distribution at each token, which two servers do not share.
 
     The text does not depend on `window`. With a small window a correction discards fewer drafted tokens; with
     a large one the base model reads less often. It reads while the draft model writes: earlier if the step
@@ -171,12 +172,22 @@ def name_of(repair: Repair) -> str:
     return next((names[kind] for kind in type(repair).__mro__ if kind in names), "")
 
 
-def draw(choices: "Sequence[Choice]", temperature: float, top_p: float, rng: random.Random) -> "Choice":
+def draw(
+    choices: "Sequence[Choice]",
+    temperature: float,
+    top_p: float,
+    rng: random.Random,
+    top_k: int = -1,
+    min_p: float = 0.0,
+) -> "Choice":
     """Choose the base model's token among its first choices: the first one under greedy decoding, else at
-    random after temperature and `top_p`."""
+    random after temperature, `top_k`, `top_p` and `min_p`."""
     if not temperature:
         return choices[0]
+    if top_k > 0:
+        choices = choices[:top_k]
     weights = [math.exp((choice.logprob - choices[0].logprob) / temperature) for choice in choices]
+    weights = [weight for weight in weights if weight >= min_p]  # the first one's weight is 1
     total, mass, nucleus = sum(weights), 0.0, 0
     for weight in weights:
         nucleus += 1

@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import sglang as sgl
 from sglang.lang.interpreter import ProgramState
@@ -19,6 +19,9 @@ from specreason_sgl.reasoning.chain import Chain, OnStep
 from specreason_sgl.reasoning.config import Question, SpecReasonConfig
 from specreason_sgl.reasoning.pauses import breaker_of
 from specreason_sgl.reasoning.trace import Call, Purpose, Side, Stop, Trace
+
+if TYPE_CHECKING:
+    from specreason_sgl.reasoning.writing import Written
 
 TextPart = Literal["reasoning", "answer"]
 OnText = Callable[[TextPart, str], None]
@@ -90,7 +93,7 @@ class Run:
             self._check_resumable(resume, config)
         self.config, self.on_text = config, on_text
         self.chain = Chain(config, resume.steps if resume else (), on_step)
-        self.rng = random.Random()
+        self.rng = random.Random(config.seed)
         self.wasted: list[Call] = list(resume.wasted) if resume else []
         self._timeout, self._cancel = timeout, cancel or Cancel()
         self._seconds_before = resume.seconds if resume else 0.0
@@ -201,13 +204,12 @@ class Run:
         """Why the thinking ends here, or None."""
         return self.chain.why_stop() or ("context" if self.room(self.main) <= 0 else None)
 
-    def trace(self, stop: Stop, answer: str = "", answer_call: Call | None = None) -> Trace:
+    def trace(self, stop: Stop, answer: "Written | None" = None) -> Trace:
         """The record so far.
 
         Args:
             stop: why the thinking ended; "failed" if the run did not finish.
-            answer: the final answer.
-            answer_call: the request for it.
+            answer: the final answer, or None.
         """
         seconds = self.now()
         self._join_background(FAILED_WAIT if stop == "failed" and self.is_over else FINISHED_WAIT)
@@ -220,8 +222,9 @@ class Run:
             config=self.config.as_dict(),
             steps=tuple(self.chain.all_steps),
             stop=stop,
-            answer=answer,
-            answer_call=answer_call,
+            answer=answer.text.strip() if answer else "",
+            answer_call=answer.call if answer else None,
+            answer_end=answer.end if answer else None,
             seconds=seconds,
             wasted=tuple(sorted(self.wasted, key=lambda call: call.start)),
             earlier=self.earlier,

@@ -51,7 +51,7 @@ def solve(
     run = Run(
         question, config, timeout=timeout, on_step=on_step, on_text=on_text, cancel=cancel, resume=resume
     )
-    draft, base = (endpoint.with_template(config.template) for endpoint in (draft, base))
+    draft, base = (_configured(endpoint, config) for endpoint in (draft, base))
     return speculate.run(
         question=question, draft=draft, config=config, run=run, backend=base, use_thread=False
     )["trace"]
@@ -76,7 +76,11 @@ def solve_alone(
     """
     config = config or SpecReasonConfig()
     run = Run(question, config, timeout=timeout, on_text=on_text, cancel=cancel)
-    endpoint = endpoint.with_template(config.template)
+    endpoint = _configured(endpoint, config)
     return alone.run(
         question=question, side=side, config=config, run=run, backend=endpoint, use_thread=False
     )["trace"]
+
+
+def _configured(endpoint: Endpoint, config: SpecReasonConfig) -> Endpoint:
+    return endpoint.with_template(config.template).with_sampling(config.runtime_sampling)

@@ -57,4 +57,4 @@ def speculate(
                 piece = repair(run, judged)
             s += run.chain.append(piece)
         ahead.drop()
-        s["trace"] = run.trace(stop, *final_answer(run, "base", stop))
+        s["trace"] = run.trace(stop, final_answer(run, "base", stop))

@@ -154,6 +154,7 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     Attributes:
         config: the run's settings, as plain data (`SpecReasonConfig.as_dict`).
         answer_call: the request for the answer, or None.
+        answer_end: what ended the answer: "length" if it was cut, "delimiter" if by one of its stop texts.
         seconds: duration of the whole run.
         wasted: requests that were aborted, or sent ahead of a decision and then not needed: drafts and reads
             beyond a rejected or corrected text, and rewrites of a kept text. An aborted request counts the
@@ -175,6 +176,7 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     seconds: float
     wasted: tuple[Call, ...] = ()
     earlier: tuple[dict[str, str], ...] = ()
+    answer_end: End | None = None
     version: Literal[3] = 3
 
     @property

@@ -68,8 +68,7 @@ def begin(
         name,
         max_tokens=max(int(max_tokens), 1),
         stop=[config.delimiter, THINK_CLOSE],
-        temperature=config.temperature,
-        top_p=config.top_p,
+        **config.sampling,
         return_logprob=logprobs or None,
     )
     return Request(state, name, side, purpose)
@@ -149,7 +148,7 @@ def stream_out(run: Run, name: TextPart, side: Side, purpose: Purpose, **samplin
         sampling: further arguments of `sgl.gen`.
     """
     s, config = run.main, run.config
-    expression = sgl.gen(name, temperature=config.temperature, top_p=config.top_p, **sampling)
+    expression = sgl.gen(name, **config.sampling, **sampling)
     if not run.on_text:
         s += expression
         return finish(run, Request(s, name, side, purpose))
@@ -172,14 +171,16 @@ def _stream(run: Run, request: Request, on_text: OnText, part: TextPart) -> Writ
     return written
 
 
-def final_answer(run: Run, side: Side, stop: Stop) -> tuple[str, Call | None]:
-    """Close the thinking and write the answer; empty if the settings ask for none at the budget's end."""
+def final_answer(run: Run, side: Side, stop: Stop) -> Written | None:
+    """Close the thinking and write the answer; None if the settings ask for none at the budget's end."""
     s, config = run.main, run.config
     if stop in ("budget", "context") and config.at_budget == "stop":
-        return "", None
+        return None
     thinking = s.stream_executor.chat_template.thinking
     s += f"\n{THINK_CLOSE}\n\n" if thinking else run.chain.closing + ANSWER_LEAD
-    stops = list(config.answer_stop) or None
-    written = stream_out(run, "answer", side, "answer", max_tokens=config.answer_tokens, stop=stops)
+    written = stream_out(
+        run, "answer", side, "answer", max_tokens=config.answer_tokens,
+        stop=list(config.answer_stop) or None, json_schema=config.answer_schema,
+    )  # fmt: skip
     s += sgl.assistant_end()
-    return written.text.strip(), written.call
+    return written

@@ -1,10 +1,11 @@
-"""The HTTP server: OpenAI's chat completions in front of a pair, metrics, health, and the page."""
+"""The HTTP server: OpenAI's API in front of a pair, metrics, health, and the page."""
 
 import asyncio
 import contextlib
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import uvicorn
@@ -18,16 +19,21 @@ from specreason_sgl import __version__
 from specreason_sgl.display.page import page
 from specreason_sgl.errors import SpecReasonError
 from specreason_sgl.serving.api import ChatRequest
-from specreason_sgl.serving.chat import Chat
+from specreason_sgl.serving.chat import Exchange, understand
+from specreason_sgl.serving.completions import CompletionReply, CompletionRequest
+from specreason_sgl.serving.connections import Connection
 from specreason_sgl.serving.guard import Guard
-from specreason_sgl.serving.refusals import ApiError, ErrorReply, api_error, invalid
+from specreason_sgl.serving.refusals import ApiError, ErrorReply, api_error, invalid, unknown_model
+from specreason_sgl.serving.replies import ChatReply
+from specreason_sgl.serving.responses import ResponsesReply, ResponsesRequest
 from specreason_sgl.serving.service import Service
 from specreason_sgl.serving.settings import Settings
 
-CHAT_RESPONSES = {
+ANSWERS = {
     200: {"content": {"text/event-stream": {}}},
     **{status: {"model": ErrorReply} for status in (404, 429, 500, 502, 503, 504)},
 }
+PAGE_HEADERS = {"Content-Security-Policy": "frame-ancestors 'none'"}  # the rest is in the page itself
 log = logging.getLogger(__name__)
 
 
@@ -41,7 +47,7 @@ class Server(uvicorn.Server):
     def __init__(self, service: Service, settings: Settings, on_ready: Callable[[], None] = lambda: None):
         self.service = service
         self.on_ready = on_ready
-        super().__init__(uvicorn.Config(make_app(service, settings), log_level="warning"))
+        super().__init__(uvicorn.Config(make_app(service, settings), http=Connection, log_level="warning"))
 
     async def startup(self, sockets=None) -> None:
         await super().startup(sockets)
@@ -63,7 +69,7 @@ def make_app(service: Service, settings: Settings) -> FastAPI:
 
     app = FastAPI(
         title="specreason-sgl",
-        description="Speculative reasoning behind OpenAI's chat completions.",
+        description="Speculative reasoning behind OpenAI's API.",
         version=__version__,
         lifespan=lifespan,
         docs_url=None,
@@ -71,6 +77,7 @@ def make_app(service: Service, settings: Settings) -> FastAPI:
         responses={status: {"model": ErrorReply} for status in (400, 401, 403, 413)},
     )
     _add_endpoints(app, service, settings)
+    _add_answers(app, service, settings)
     for kind in (SpecReasonError, ApiError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, _refuse)
     app.add_middleware(Guard, settings=settings)
@@ -80,19 +87,28 @@ def make_app(service: Service, settings: Settings) -> FastAPI:
 
 def _add_endpoints(app: FastAPI, service: Service, settings: Settings) -> None:
     started = int(time.time())
+    ask_health = _Shared(settings.health)
+
+    def model(name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": started, "owned_by": "specreason-sgl"}
 
     @app.get("/", include_in_schema=False)
     async def show_page():
-        return HTMLResponse(page())
+        return HTMLResponse(page(), headers=PAGE_HEADERS)
 
     @app.get("/v1/models")
     async def list_models():
-        kind = {"object": "model", "created": started, "owned_by": "specreason-sgl"}
-        return {"object": "list", "data": [{"id": name, **kind} for name in settings.modes]}
+        return {"object": "list", "data": [model(name) for name in settings.modes]}
+
+    @app.get("/v1/models/{name:path}", responses={404: {"model": ErrorReply}})
+    async def show_model(name: str):
+        if name not in settings.modes:
+            raise unknown_model(name, [*settings.modes])
+        return model(name)
 
     @app.get("/health", responses={503: {}})
     async def health():
-        is_well, runtimes = await asyncio.to_thread(settings.health)
+        is_well, runtimes = await ask_health()
         body = {"status": "ok" if is_well else "degraded", "runtimes": runtimes}
         return JSONResponse(body, 200 if is_well else 503)
 
@@ -100,9 +116,41 @@ def _add_endpoints(app: FastAPI, service: Service, settings: Settings) -> None:
     async def metrics():
         return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    @app.post("/v1/chat/completions", responses=CHAT_RESPONSES)
+
+def _add_answers(app: FastAPI, service: Service, settings: Settings) -> None:
+    fingerprint = service.fingerprint
+
+    @app.post("/v1/chat/completions", responses=ANSWERS)
     async def chat(body: ChatRequest, request: Request):
-        return await Chat(body, service, settings).answer(request)
+        asked = understand(body, body.unsupported, settings)
+        reply = ChatReply(body, asked.config.delimiter, body.n, asked.tools, fingerprint)
+        return await Exchange(asked, reply, service, settings).answer(request)
+
+    @app.post("/v1/completions", responses=ANSWERS)
+    async def complete(body: CompletionRequest, request: Request):
+        asked = understand(body.as_chat(), body.unsupported, settings)
+        reply = CompletionReply(body, asked.config.delimiter, body.n, fingerprint)
+        return await Exchange(asked, reply, service, settings).answer(request)
+
+    @app.post("/v1/responses", responses=ANSWERS)
+    async def respond(body: ResponsesRequest, request: Request):
+        asked = understand(body.as_chat(), body.unsupported, settings)
+        return await Exchange(asked, ResponsesReply(body, asked.config.delimiter), service, settings).answer(
+            request
+        )
+
+
+class _Shared:
+    """An answer that takes long: asked for in a thread of its own, by one caller at a time, for all."""
+
+    def __init__(self, ask: Callable[[], Any]):
+        self._ask, self._pool = ask, ThreadPoolExecutor(1, thread_name_prefix="health")
+        self._answer: asyncio.Future[Any] | None = None
+
+    async def __call__(self) -> Any:
+        if self._answer is None or self._answer.done():
+            self._answer = asyncio.get_running_loop().run_in_executor(self._pool, self._ask)
+        return await asyncio.shield(self._answer)
 
 
 def _refuse(_: Request, error: Exception) -> Response:
@@ -127,7 +175,8 @@ def _describe(app: FastAPI, models: list[str]) -> None:
         for path in schema["paths"].values():
             for operation in path.values():
                 operation["responses"].pop("422", None)  # FastAPI's status for a wrong body; here it is 400
-        schema["components"]["schemas"]["ChatRequest"]["properties"]["model"]["enum"] = models
+        for body in (ChatRequest, CompletionRequest, ResponsesRequest):
+            schema["components"]["schemas"][body.__name__]["properties"]["model"]["enum"] = models
         return schema
 
     app.openapi = openapi

@@ -1,137 +1,179 @@
-"""A chat completion, from a request's arrival to the end of its answer, whole or as a stream."""
+"""A request, from its arrival to the end of its answer, whole or as a stream."""
 
 import asyncio
+import math
+import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
 
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 
 from specreason_sgl.errors import ConfigError, SpecReasonError
+from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.trace import Trace
 from specreason_sgl.serving.api import ChatRequest
-from specreason_sgl.serving.refusals import ApiError, api_error, queue_full, unknown_model
-from specreason_sgl.serving.replies import ALIVE, DONE, Reply, SentText, as_event, as_json
-from specreason_sgl.serving.service import Event, Job, QueueFull, Service
+from specreason_sgl.serving.refusals import api_error, queue_full, unknown_model, unsupported
+from specreason_sgl.serving.replies import ALIVE, Reply, as_json
+from specreason_sgl.serving.service import Event, Job, Service
 from specreason_sgl.serving.settings import Settings
+from specreason_sgl.serving.slots import QueueFull
+from specreason_sgl.serving.tools import Toolbox
 
-SILENCE = 15.0  # seconds without an event after which a stream sends a comment
+FIRST_SILENCE = 1.0  # seconds in which a stream that fails gets a status of its own; then it begins
+SILENCE = 15.0  # seconds without bytes after which a stream sends an empty line
 STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+_NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
 
 
-class Chat:
-    """One request.
+@dataclass(frozen=True)
+class Asked:
+    """What a request asks for.
+
+    Attributes:
+        chat: the request, as a conversation.
+        config: its settings.
+        tools: what may be called.
+        ignored: parameters that were not acted on.
+    """
+
+    chat: ChatRequest
+    config: SpecReasonConfig
+    tools: Toolbox
+    ignored: tuple[str, ...] = ()
+
+
+def understand(chat: ChatRequest, not_supported: dict[str, str], settings: Settings) -> Asked:
+    """Check a request against the server's settings.
+
+    Args:
+        chat: the request, as a conversation.
+        not_supported: parameters of the request that are not supported, with the reasons.
+        settings: the server's.
 
     Raises:
         ApiError, ConfigError: it cannot be answered as asked.
     """
+    if chat.model not in settings.modes:
+        raise unknown_model(chat.model, [*settings.modes])
+    if not_supported and not settings.ignore_unsupported:
+        raise unsupported(not_supported)
+    tools = chat.toolbox()
+    return Asked(chat, chat.config(settings.config, settings.pair, tools), tools, tuple(not_supported))
 
-    def __init__(self, body: ChatRequest, service: Service, settings: Settings):
-        if body.model not in settings.modes:
-            raise unknown_model(body.model, [*settings.modes])
-        self.body, self.service, self.mode = body, service, settings.modes[body.model]
+
+class Exchange:
+    """A request and its reply.
+
+    Raises:
+        ApiError, ConfigError: the conversation is malformed.
+    """
+
+    def __init__(self, asked: Asked, reply: Reply, service: Service, settings: Settings):
+        self.service, self.reply, self.config = service, reply, asked.config
+        self.model, self.stream, self.choices = asked.chat.model, asked.chat.stream, asked.chat.n
+        self.mode = settings.modes[self.model]
         self.arrived = time.monotonic()
-        self.reply = Reply(body)
-        self.messages = [message.plain() for message in body.messages]
-        self.config = body.config(settings.config, settings.pair)
+        self.messages = asked.chat.conversation(asked.tools)
+        self.headers = _warning(asked.ignored)
+        self._has_begun = False
         try:
-            self.prompt = self.config.messages(self.messages)
+            asked.config.messages(self.messages)
         except ConfigError as error:
             raise api_error(error, "messages") from None
 
     async def answer(self, request: Request) -> Response:
         """Run the request, and cancel it if its client goes away."""
-        self.prompt_tokens = await asyncio.to_thread(
-            self.service.count_tokens, self.mode, self.prompt, self.config
-        )
-        choices, stream = self.body.n or 1, self.body.stream
-        start = self.service.start(self.mode, self.messages, self.config, choices, stream)
-        starting = asyncio.create_task(start)
-        watcher = asyncio.create_task(_when_gone(request, lambda: _cancel(starting)))
-        status, job, response = "error", None, None
         try:
-            job = await starting
-            if stream:
+            job = self.service.submit(self.mode, self.messages, self.config, self.choices, self.stream)
+        except QueueFull:
+            self._count("refused")
+            raise queue_full() from None
+        watcher = asyncio.create_task(_when_gone(request, job.cancel))
+        status, response = "error", None
+        try:
+            if self.stream:
                 response = await self._begin_stream(job, watcher)
                 return response
             traces = await _wait_for_traces(job)
             status = "ok"
-            return Response(
-                as_json(self.reply.completion(traces, self.prompt_tokens)), media_type="application/json"
-            )
-        except QueueFull:
-            status = "refused"
-            raise queue_full() from None
-        except asyncio.CancelledError:
-            if not starting.cancelled():
-                raise
-            raise ApiError(499, "the client has gone") from None
+            whole = as_json(self.reply.whole(traces, job.prompt_tokens))
+            return Response(whole, headers=self.headers, media_type="application/json")
         finally:
             if response is None:  # else the stream does it
                 self._end(job, watcher, status)
 
     async def _begin_stream(self, job: Job, watcher: asyncio.Task) -> StreamingResponse:
-        first = await job.next()  # a failure before the first event still gets a status of its own
-        self._observe(self.service.metrics.first)
+        first = await job.next(FIRST_SILENCE)  # a failure until then gets a status of its own
+        headers = {**STREAM_HEADERS, **self.headers}
         return StreamingResponse(
-            self._stream(job, first, watcher), media_type="text/event-stream", headers=STREAM_HEADERS
+            self._stream(job, first, watcher), media_type="text/event-stream", headers=headers
         )
 
     async def _stream(self, job: Job, event: Event | None, watcher: asyncio.Task) -> AsyncIterator[str]:
-        sent = [SentText(self.config.delimiter) for _ in range(job.choices)]
-        traces: list[Trace] = []
-        status = "gone"
+        traces: dict[int, Trace] = {}
+        status, sent = "gone", -math.inf
         try:
-            for index in range(job.choices):
-                yield as_event(self.reply.begin_chunk(index))
             while True:
-                if event is None:
-                    yield ALIVE
-                elif event.trace:
-                    traces.append(event.trace)
-                    yield as_event(self.reply.end_chunk(event.choice, event.trace))
-                elif delta := sent[event.choice].delta(event):
-                    yield as_event(self.reply.event_chunk(event, delta))
+                for text in self._texts(event, traces) if event else ():
+                    sent = time.monotonic()
+                    yield text
                 if len(traces) == job.choices:
                     break
-                event = await job.next(SILENCE)
-            if self.reply.with_usage:
-                yield as_event(self.reply.usage_chunk(traces, self.prompt_tokens))
-            yield DONE
+                if time.monotonic() - sent >= SILENCE:
+                    sent = time.monotonic()
+                    yield ALIVE
+                event = await job.next(sent + SILENCE - time.monotonic())
+            for text in self.reply.end(_in_order(traces), job.prompt_tokens):
+                yield text
             status = "ok"
         except SpecReasonError as error:  # the status was sent long ago, so the error goes into the stream
             status = "error"
-            yield as_event(api_error(error).body)
-            yield DONE
+            for text in self.reply.fail(api_error(error)):
+                yield text
         finally:
             self._end(job, watcher, status)
 
-    def _end(self, job: Job | None, watcher: asyncio.Task, status: str) -> None:
-        watcher.cancel()
-        if job:
-            job.cancel()
-        self.service.metrics.requests.labels(self.body.model, status).inc()
-        self._observe(self.service.metrics.seconds)
+    def _texts(self, event: Event, traces: dict[int, Trace]) -> Iterator[str]:
+        """What a stream sends for an event; `traces` receives its trace."""
+        if not self._has_begun:
+            self._has_begun = True
+            self.service.metrics.first.labels(self.model).observe(time.monotonic() - self.arrived)
+            yield from self.reply.begin()
+        yield from self.reply.tell(event)
+        if event.trace:
+            traces[event.choice] = event.trace
 
-    def _observe(self, histogram) -> None:
-        histogram.labels(self.body.model).observe(time.monotonic() - self.arrived)
+    def _end(self, job: Job, watcher: asyncio.Task, status: str) -> None:
+        watcher.cancel()
+        job.cancel()
+        self._count(status)
+
+    def _count(self, status: str) -> None:
+        self.service.metrics.requests.labels(self.model, status).inc()
+        self.service.metrics.seconds.labels(self.model).observe(time.monotonic() - self.arrived)
+
+
+def _warning(ignored: tuple[str, ...]) -> dict[str, str]:
+    names = ", ".join(name if _NAME.fullmatch(name) else "?" for name in ignored)
+    return {"Warning": f'299 specreason-sgl "parameters ignored: {names}"'} if ignored else {}
 
 
 async def _wait_for_traces(job: Job) -> list[Trace]:
     traces: dict[int, Trace] = {}
     while len(traces) < job.choices:
         event = await job.next()
-        if event.trace:
+        if event and event.trace:
             traces[event.choice] = event.trace
-    return [traces[index] for index in range(job.choices)]
+    return _in_order(traces)
+
+
+def _in_order(traces: dict[int, Trace]) -> list[Trace]:
+    return [traces[index] for index in range(len(traces))]
 
 
 async def _when_gone(request: Request, then: Callable[[], None]) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
     then()
-
-
-def _cancel(starting: asyncio.Task[Job]) -> None:
-    if not starting.cancel() and not starting.exception():
-        starting.result().cancel()

@@ -15,7 +15,7 @@ from specreason_sgl.errors import (
 )
 from specreason_sgl.reasoning.config import Message
 from specreason_sgl.reasoning.trace import Step, Trace
-from specreason_sgl.serving.api import OPENAI_NAMES, SAMPLING
+from specreason_sgl.serving.parameters import OPENAI_NAMES, SAMPLING
 
 
 def ask(

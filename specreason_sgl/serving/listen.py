@@ -2,6 +2,7 @@
 
 import ipaddress
 import socket
+from collections.abc import Sequence
 
 from specreason_sgl.errors import ConfigError, LaunchError
 
@@ -26,6 +27,19 @@ def check_exposure(host: str, api_key: str, without_key: bool) -> None:
         raise ConfigError(
             f"other machines can reach {host}: give an --api-key, or --without-key if anyone may use it"
         )
+
+
+def host_names(host: str, allowed: Sequence[str]) -> tuple[str, ...]:
+    """The host names that requests to `host` may use; empty: any.
+
+    Args:
+        host: the address to bind to.
+        allowed: further names, such as a proxy's. With them, other machines may use no others either.
+    """
+    if not is_loopback(host) and not allowed:
+        return ()
+    own = f"[{host}]" if ":" in host else host
+    return tuple(dict.fromkeys(name.lower() for name in (*LOOPBACK_NAMES, own, *allowed)))
 
 
 def bind(host: str, port: int) -> socket.socket:

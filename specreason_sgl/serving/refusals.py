@@ -16,7 +16,7 @@ from specreason_sgl.errors import (
     SpecReasonError,
     TemplateError,
 )
-from specreason_sgl.serving.api import EXTENSION_KNOBS, parameter
+from specreason_sgl.serving.parameters import EXTENSION_KNOBS, parameter
 
 RETRY_AFTER = "5"  # seconds
 
@@ -85,6 +85,13 @@ def invalid(error: RequestValidationError) -> ApiError:
             400, f"the parameter {where} is not supported", param=where, code="unsupported_parameter"
         )
     return ApiError(400, f"{where or 'the body'}: {first['msg']}", param=where)
+
+
+def unsupported(parameters: dict[str, str]) -> ApiError:
+    """The error for parameters that are not supported, by name with the reason."""
+    name, why = next(iter(parameters.items()))
+    message = f"the parameter {name} is not supported" + (f": {why}" if why else "")
+    return ApiError(400, message, param=name, code="unsupported_parameter")
 
 
 def unknown_model(name: str, known: list[str]) -> ApiError:

@@ -4,25 +4,26 @@ import asyncio
 import contextlib
 import threading
 import time
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from specreason_sgl.errors import DeadlineExceeded, RequestAborted
+from specreason_sgl import __version__
+from specreason_sgl.errors import ConfigError, DeadlineExceeded, RequestAborted
 from specreason_sgl.lang.endpoint import Endpoint
 from specreason_sgl.reasoning.config import Message, SpecReasonConfig
 from specreason_sgl.reasoning.run import Cancel
 from specreason_sgl.reasoning.solve import solve, solve_alone
 from specreason_sgl.reasoning.trace import Step, Trace
-from specreason_sgl.serving.api import MOST_CHOICES
 from specreason_sgl.serving.metrics import Metrics
+from specreason_sgl.serving.slots import Slots, Ticket
 
 Mode = Literal["specreason", "base", "draft"]
 
-
-class QueueFull(Exception):
-    """The queue has no room for another request."""
+COUNTERS = 2  # threads that tokenize prompts, apart from those of the runs
+CANCELLED = "the request was cancelled: its client has gone, or the server is shutting down"
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,22 @@ class Event:
 
 
 class Job:
-    """A running request, one thread per choice. Whoever holds it must call `cancel` in the end."""
+    """A request from the queue to its end, one thread per choice. Whoever holds it must call `cancel` in the
+    end.
+
+    Attributes:
+        choices: how many there are.
+        has_started: whether it left the queue.
+        prompt_tokens: known when it has started.
+    """
 
     def __init__(self, choices: int):
         self.choices = choices
+        self.has_started = False
+        self.prompt_tokens = 0
         self.cancellation = Cancel()
         self.finished = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
         self._cancelled = False
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Event | BaseException] = asyncio.Queue()
@@ -67,12 +78,14 @@ class Job:
         return event
 
     def cancel(self) -> None:
-        """Abort its runs on both runtimes; returns at once."""
-        if not self.finished.is_set() and not self._cancelled:
-            self._cancelled = True
-            threading.Thread(
-                target=self.cancellation, daemon=True
-            ).start()  # takes seconds if a runtime hangs
+        """Leave the queue, or abort its runs on both runtimes; returns at once."""
+        if self.finished.is_set() or self._cancelled:
+            return
+        self._cancelled = True
+        if self.has_started:  # takes seconds if a runtime hangs
+            threading.Thread(target=self.cancellation, daemon=True).start()
+        elif self.task:
+            self.task.cancel()
 
 
 class Service:
@@ -81,8 +94,8 @@ class Service:
     Args:
         draft, base: the runtimes.
         metrics: counts what happens.
-        max_running: requests that run at once.
-        max_queue: requests that may wait.
+        max_running: choices that run at once.
+        max_queue: choices that may wait.
         timeout: seconds for a request, from its arrival.
     """
 
@@ -98,11 +111,15 @@ class Service:
     ):
         self.draft, self.base, self.metrics = draft, base, metrics
         self.max_running, self.max_queue, self.timeout = max_running, max_queue, timeout
-        self._slots = asyncio.Semaphore(max_running)
-        self._waiting = 0
+        self._slots = Slots(max_running, max_queue)
         self._closing = False
         self._jobs: set[Job] = set()
-        self._pool = ThreadPoolExecutor(max_running * MOST_CHOICES, thread_name_prefix="request")
+        self._pool = ThreadPoolExecutor(max_running, thread_name_prefix="request")
+        self._counters = ThreadPoolExecutor(COUNTERS, thread_name_prefix="count")
+        metrics.running.set_function(lambda: self._slots.taken)
+        metrics.waiting.set_function(lambda: self._slots.waited_for)
+        names = f"{draft.get_model_name()} {base.get_model_name()}"
+        self.fingerprint = f"specreason-sgl-{__version__}-{zlib.crc32(names.encode()):08x}"
 
     def count_tokens(self, mode: Mode, messages: Sequence[Message], config: SpecReasonConfig) -> int:
         """Tokens of a prompt for the base model, or for the draft model if it is alone.
@@ -114,53 +131,66 @@ class Service:
         template = endpoint.with_template(config.template).chat_template
         return len(template.encode_text(template.render(messages, generation_prompt=True)))
 
-    async def start(
+    def submit(
         self, mode: Mode, messages: Sequence[Message], config: SpecReasonConfig, choices: int, streaming: bool
     ) -> Job:
-        """Wait for a free slot and start a request.
+        """Queue a request; its events, or its error, are for `Job.next`.
 
         Raises:
             QueueFull: too many requests wait already.
-            DeadlineExceeded: no slot was free within the timeout.
+            ConfigError: it has more choices than may run at once.
             RequestAborted: the server is shutting down.
         """
-        deadline = time.monotonic() + self.timeout
-        await self._acquire_slot()
-        job = Job(choices)
-        self._jobs.add(job)
-        self.metrics.running.inc()
-        loop = asyncio.get_running_loop()
-        arguments = (mode, messages, config, deadline, streaming)
-        runs = (loop.run_in_executor(self._pool, self._run, job, i, *arguments) for i in range(choices))
-        asyncio.gather(*runs).add_done_callback(lambda _: self._finish(job))
-        return job
-
-    async def _acquire_slot(self) -> None:
         if self._closing:
             raise RequestAborted("the server is shutting down")
-        if self._slots.locked() and self._waiting >= self.max_queue:
-            raise QueueFull
-        self._waiting += 1
-        self.metrics.waiting.inc()
+        if choices > self.max_running:
+            raise ConfigError(f"n must be at most {self.max_running} on this server, got {choices}", "n")
+        ticket, job = self._slots.ask(choices), Job(choices)
+        self._jobs.add(job)
+        job.task = asyncio.create_task(self._work(job, ticket, mode, messages, config, streaming))
+        job.task.add_done_callback(lambda task: self._finish(job, ticket, task))
+        return job
+
+    async def _work(
+        self,
+        job: Job,
+        ticket: Ticket,
+        mode: Mode,
+        messages: Sequence[Message],
+        config: SpecReasonConfig,
+        streaming: bool,
+    ) -> None:
+        """Wait for the slots, count the prompt, run the choices."""
+        deadline = time.monotonic() + self.timeout
+        loop = asyncio.get_running_loop()
+        await self._wait(ticket)
+        prompt = config.messages(messages)
+        job.prompt_tokens = await loop.run_in_executor(
+            self._counters, self.count_tokens, mode, prompt, config
+        )
+        job.has_started = True
+        arguments = (mode, messages, config, deadline, streaming)
+        runs = [loop.run_in_executor(self._pool, self._run, job, i, *arguments) for i in range(job.choices)]
+        for run in runs:
+            run.add_done_callback(lambda _: self._slots.release())
+        await asyncio.gather(*runs)
+
+    def _finish(self, job: Job, ticket: Ticket, task: asyncio.Task[None]) -> None:
+        if not job.has_started:
+            self._slots.withdraw(ticket)
+        if error := RequestAborted(CANCELLED) if task.cancelled() else task.exception():
+            job.tell(error)
+        job.finished.set()
+        self._jobs.discard(job)
+
+    async def _wait(self, ticket: Ticket) -> None:
         try:
             async with asyncio.timeout(self.timeout):
-                await self._slots.acquire()
+                await ticket.granted
         except TimeoutError:
             raise DeadlineExceeded(
                 f"the request waited {self.timeout:g} s for a free slot; the server is overloaded"
             ) from None
-        finally:
-            self._waiting -= 1
-            self.metrics.waiting.dec()
-        if self._closing:  # since the request began to wait
-            self._slots.release()
-            raise RequestAborted("the server is shutting down")
-
-    def _finish(self, job: Job) -> None:
-        job.finished.set()
-        self._jobs.discard(job)
-        self.metrics.running.dec()
-        self._slots.release()
 
     def _run(
         self,
@@ -175,6 +205,8 @@ class Service:
         def on_text(kind: str, text: str) -> None:
             job.tell(Event(choice, kind=kind, text=text))
 
+        if config.seed is not None:  # or all choices were the same
+            config = replace(config, seed=config.seed + choice)
         common = {
             "config": config,
             "timeout": max(deadline - time.monotonic(), 0.001),
@@ -207,3 +239,4 @@ class Service:
         for job in list(self._jobs):
             await job.finished.wait()
         self._pool.shutdown()
+        self._counters.shutdown()

@@ -20,6 +20,8 @@ class Settings:
         hosts: the host names that requests may use; empty: any. On a loopback address they keep out pages of
             other sites (DNS rebinding).
         max_body: bytes of a request.
+        ignore_unsupported: answer a request with parameters that are not supported as if it had none of them,
+            with a warning header.
         health: whether all is well, and what `/health` says about the runtimes.
     """
 
@@ -29,6 +31,7 @@ class Settings:
     api_key: str | None = None
     hosts: tuple[str, ...] = ()
     max_body: int = 2 * 2**20
+    ignore_unsupported: bool = False
     health: Callable[[], tuple[bool, dict[str, Any]]] = lambda: (True, {})
 
     @property

@@ -25,7 +25,7 @@ from specreason_sgl.reasoning.verifiers import BUILT_IN, Likelihood, UtilityScor
         ("at_budget", "go on"),
         ("first_base_steps", -1),
         ("first_base_steps", 1.5),
-        ("token_budget", 0),
+        ("token_budget", -1),
         ("step_tokens", 0),
         ("answer_tokens", "many"),
         ("temperature", -0.1),

@@ -305,7 +305,7 @@ def test_at_delta_0_a_tie_is_the_base_models():
     assert Correct(delta=0.1).cut([tie], 0) is None
 
 
-def test_the_base_models_token_is_drawn_after_temperature_and_top_p():
+def test_the_base_models_token_is_drawn_after_temperature_and_what_cuts_the_choices():
     choices = [Choice("a", 1, -0.5), Choice("b", 2, -1.5), Choice("c", 3, -4.0)]
     dice = random.Random(0)
     assert draw(choices, 0, 1.0, dice) == choices[0]
@@ -313,6 +313,8 @@ def test_the_base_models_token_is_drawn_after_temperature_and_top_p():
     assert drawn.count("a") / drawn.count("b") == pytest.approx(2.718, rel=0.15)
     assert {draw(choices, 1.0, 0.5, dice).text for _ in range(100)} == {"a"}
     assert {draw(choices, 1.0, 0.9, dice).text for _ in range(200)} == {"a", "b"}
+    assert {draw(choices, 1.0, 1.0, dice, top_k=2).text for _ in range(200)} == {"a", "b"}
+    assert {draw(choices, 1.0, 1.0, dice, min_p=0.5).text for _ in range(200)} == {"a"}
     cold = [draw(choices, 0.25, 1.0, dice).text for _ in range(1000)]
     assert cold.count("b") < 50
 

@@ -20,7 +20,8 @@ from specreason_sgl.errors import ConfigError
 from specreason_sgl.evaluation.settings import expand
 from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.display.settings_page import settings_page
-from specreason_sgl.serving.api import ChatRequest, Extension
+from specreason_sgl.serving.api import ChatRequest
+from specreason_sgl.serving.parameters import Extension
 from specreason_sgl.serving.refusals import api_error, invalid
 
 def refused(work):

@@ -125,7 +125,8 @@ class Pair:
         elif purpose == "answer":
             asked, _, begun = turn.rpartition(self.lead)
             whole = f" {chance(asked).randrange(99)} "
-            text, reason, meta["completion_tokens"] = whole.removeprefix(begun), ENDS["eos"], 2
+            text, meta["completion_tokens"] = whole.removeprefix(begun), 2
+            reason = ENDS["eos"] if most > 2 else reason
         else:
             if "token_ids_logprob" in payload:
                 text, meta["completion_tokens"] = "x", 1
