@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import psutil
 
 from specreason_sgl.errors import LaunchError
+from specreason_sgl.runtime import cgroups
 
 BFLOAT16 = 2  # bytes
 CPU_OVERHEAD = 1_500_000_000  # bytes that a server on a CPU needs beside its weights: processes, KV cache
@@ -76,5 +77,5 @@ def cpu_memory_needed(weights: int) -> int:
 
 
 def available_memory() -> int:
-    """Bytes of memory available to new processes."""
-    return psutil.virtual_memory().available
+    """Bytes of memory available to new processes, within the limits of a container."""
+    return int(min(psutil.virtual_memory().available, cgroups.memory_left()))

@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import logging
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import uvicorn
@@ -32,25 +34,25 @@ log = logging.getLogger(__name__)
 
 
 class Server(uvicorn.Server):
-    """Serves the application; when told to stop, it cancels running requests instead of waiting for them.
+    """Serves the application; when told to stop, it cancels running requests instead of waiting for them."""
 
-    Args:
-        on_ready: called when it accepts requests.
-    """
-
-    def __init__(self, service: Service, settings: Settings, on_ready: Callable[[], None] = lambda: None):
+    def __init__(self, service: Service, settings: Settings):
         self.service = service
-        self.on_ready = on_ready
         super().__init__(uvicorn.Config(make_app(service, settings), log_level="warning"))
-
-    async def startup(self, sockets=None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            self.on_ready()
 
     async def shutdown(self, sockets=None) -> None:
         self.service.cancel_all()
         await super().shutdown(sockets)
+
+    @contextlib.contextmanager
+    def in_background(self, sock: socket.socket) -> Iterator[Future]:
+        """Serve in a thread, to the end of the block; gives what ends with the server."""
+        with ThreadPoolExecutor(1, "http") as thread:
+            running = thread.submit(self.run, [sock])
+            try:
+                yield running
+            finally:
+                self.should_exit = True
 
 
 def make_app(service: Service, settings: Settings) -> FastAPI:
@@ -92,9 +94,8 @@ def _add_endpoints(app: FastAPI, service: Service, settings: Settings) -> None:
 
     @app.get("/health", responses={503: {}})
     async def health():
-        is_well, runtimes = await asyncio.to_thread(settings.health)
-        body = {"status": "ok" if is_well else "degraded", "runtimes": runtimes}
-        return JSONResponse(body, 200 if is_well else 503)
+        status, more = await asyncio.to_thread(settings.health)
+        return JSONResponse({"status": status, **more}, 200 if status == "ok" else 503)
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics():

@@ -7,16 +7,16 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from specreason_sgl.errors import DeadlineExceeded, RequestAborted
-from specreason_sgl.lang.endpoint import Endpoint
+from specreason_sgl.errors import DeadlineExceeded, RequestAborted, ServerBusy
 from specreason_sgl.reasoning.config import Message, SpecReasonConfig
-from specreason_sgl.reasoning.run import Cancel
-from specreason_sgl.reasoning.solve import solve, solve_alone
-from specreason_sgl.reasoning.trace import Step, Trace
+from specreason_sgl.reasoning.trace import Side, Step, Trace
 from specreason_sgl.serving.api import MOST_CHOICES
 from specreason_sgl.serving.metrics import Metrics
+
+if TYPE_CHECKING:  # importing sglang takes seconds, in which clients are told that the runtimes are starting
+    from specreason_sgl.lang.endpoint import Endpoint
 
 Mode = Literal["specreason", "base", "draft"]
 
@@ -40,6 +40,8 @@ class Job:
     """A running request, one thread per choice. Whoever holds it must call `cancel` in the end."""
 
     def __init__(self, choices: int):
+        from specreason_sgl.reasoning.run import Cancel
+
         self.choices = choices
         self.cancellation = Cancel()
         self.finished = asyncio.Event()
@@ -76,10 +78,9 @@ class Job:
 
 
 class Service:
-    """A pair of runtimes, and the requests on them.
+    """A pair of runtimes, and the requests on them, which are refused until `open`.
 
     Args:
-        draft, base: the runtimes.
         metrics: counts what happens.
         max_running: requests that run at once.
         max_queue: requests that may wait.
@@ -88,29 +89,43 @@ class Service:
 
     def __init__(
         self,
-        draft: Endpoint,
-        base: Endpoint,
         metrics: Metrics,
         *,
         max_running: int = 64,
         max_queue: int = 256,
         timeout: float = 600.0,
     ):
-        self.draft, self.base, self.metrics = draft, base, metrics
+        self.metrics = metrics
         self.max_running, self.max_queue, self.timeout = max_running, max_queue, timeout
         self._slots = asyncio.Semaphore(max_running)
         self._waiting = 0
         self._closing = False
+        self._endpoints: dict[Side, Endpoint] = {}
         self._jobs: set[Job] = set()
         self._pool = ThreadPoolExecutor(max_running * MOST_CHOICES, thread_name_prefix="request")
+
+    def open(self, draft: "Endpoint", base: "Endpoint") -> None:
+        """Take requests, on these runtimes."""
+        self._endpoints = {"draft": draft, "base": base}
+
+    def endpoint(self, side: Side) -> "Endpoint":
+        """A runtime.
+
+        Raises:
+            ServerBusy: the runtimes are still starting.
+        """
+        if not self._endpoints:
+            raise ServerBusy("the runtimes are still starting; /health says what is waited for")
+        return self._endpoints[side]
 
     def count_tokens(self, mode: Mode, messages: Sequence[Message], config: SpecReasonConfig) -> int:
         """Tokens of a prompt for the base model, or for the draft model if it is alone.
 
         Raises:
+            ServerBusy: the runtimes are still starting.
             TemplateError: the model's chat template refuses the messages.
         """
-        endpoint = self.draft if mode == "draft" else self.base
+        endpoint = self.endpoint("draft" if mode == "draft" else "base")
         template = endpoint.with_template(config.template).chat_template
         return len(template.encode_text(template.render(messages, generation_prompt=True)))
 
@@ -172,6 +187,8 @@ class Service:
         deadline: float,
         streaming: bool,
     ) -> None:
+        from specreason_sgl.reasoning.solve import solve, solve_alone
+
         def on_text(kind: str, text: str) -> None:
             job.tell(Event(choice, kind=kind, text=text))
 
@@ -184,12 +201,11 @@ class Service:
         try:
             if mode == "specreason":
                 trace = solve(
-                    messages, draft=self.draft, base=self.base,
+                    messages, draft=self.endpoint("draft"), base=self.endpoint("base"),
                     on_step=lambda step: job.tell(Event(choice, step=step)), **common,
                 )  # fmt: skip
             else:
-                endpoint = self.base if mode == "base" else self.draft
-                trace = solve_alone(messages, endpoint=endpoint, side=mode, **common)
+                trace = solve_alone(messages, endpoint=self.endpoint(mode), side=mode, **common)
             self.metrics.count(trace)
             job.tell(Event(choice, trace=trace))
         except BaseException as error:

@@ -20,7 +20,7 @@ class Settings:
         hosts: the host names that requests may use; empty: any. On a loopback address they keep out pages of
             other sites (DNS rebinding).
         max_body: bytes of a request.
-        health: whether all is well, and what `/health` says about the runtimes.
+        health: the status, `ok` if all is well, and what else `/health` says.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Settings:
     api_key: str | None = None
     hosts: tuple[str, ...] = ()
     max_body: int = 2 * 2**20
-    health: Callable[[], tuple[bool, dict[str, Any]]] = lambda: (True, {})
+    health: Callable[[], tuple[str, dict[str, Any]]] = lambda: ("ok", {})
 
     @property
     def modes(self) -> dict[str, Mode]:

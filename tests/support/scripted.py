@@ -154,7 +154,7 @@ class ScriptedServer:
                 pass
 
         self.server = Server(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        self.url, self.api_key = f"http://127.0.0.1:{self.server.server_port}", None
 
     def __enter__(self):
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
