@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -218,6 +219,41 @@ def test_a_port_that_somebody_took_meanwhile_is_told_and_waited_for(monkeypatch)
         assert keeper.snapshot()["base"].restarts == 0
         monkeypatch.setattr(server, "is_free", lambda port: True)
         wait_until(lambda: recovered(keeper, "base", 1), 30)
+
+
+def test_a_failure_of_the_watch_is_logged_and_it_goes_on(stand_in, monkeypatch, caplog):
+    failures = [RuntimeError("out of files")]
+    real = Server.healthy
+
+    def healthy(self, timeout=5.0):
+        if failures:
+            raise failures.pop()
+        return real(self, timeout)
+
+    with running("base") as (base,):
+        monkeypatch.setattr(Server, "healthy", healthy)
+        with Keeper([base], QUICK) as keeper:
+            wait_until(lambda: "watching the base server failed" in caplog.text)
+            assert (base.healthy(), keeper.snapshot()["base"].restarts) == (True, 0)
+            shutil.rmtree(stand_in / "logs")
+            tell(base, "/exit")
+            wait_until(lambda: recovered(keeper, "base", 1), 30)
+    assert "out of files" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_watch_that_died_is_seen(monkeypatch):
+    class Death(BaseException):
+        pass
+
+    def healthy(*_):
+        raise Death
+
+    with running("base") as (base,):
+        monkeypatch.setattr(Server, "healthy", healthy)
+        with Keeper([base], QUICK) as keeper:
+            wait_until(lambda: keeper.snapshot()["base"].state == "unwatched")
+        assert keeper.snapshot()["base"].state == "ready"  # after stop() nobody watches
 
 
 def watching(role):
