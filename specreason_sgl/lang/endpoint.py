@@ -86,7 +86,7 @@ class Endpoint(RuntimeEndpoint):
         if not timeout > 0:
             raise ConfigError(f"timeout must be a positive number of seconds, got {timeout}")
         if not isinstance(server, str):
-            server, api_key = server.url, server.api_key
+            api_key, server = server.api_key, server.url
         self._http = Http(server, api_key, timeout)
         self.base_url, self.api_key, self.verify = self._http.url, api_key, None
         self.requests = Requests(self._http, timeout, retry_for, on_request)

@@ -6,7 +6,7 @@ import logging
 import socket
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import uvicorn
@@ -30,6 +30,7 @@ CHAT_RESPONSES = {
     200: {"content": {"text/event-stream": {}}},
     **{status: {"model": ErrorReply} for status in (404, 429, 500, 502, 503, 504)},
 }
+POLL = 0.01  # seconds
 log = logging.getLogger(__name__)
 
 
@@ -46,10 +47,16 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def in_background(self, sock: socket.socket) -> Iterator[Future]:
-        """Serve in a thread, to the end of the block; gives what ends with the server."""
+        """Serve in a thread, to the end of the block; gives what ends with the server.
+
+        The block begins when the server has imported what it needs. A signal that ends an import of the main
+        thread leaves an import lock behind, and a thread that met it could not be stopped any more.
+        """
         with ThreadPoolExecutor(1, "http") as thread:
             running = thread.submit(self.run, [sock])
             try:
+                while not self.started and not running.done():
+                    wait([running], POLL)
                 yield running
             finally:
                 self.should_exit = True

@@ -22,7 +22,7 @@ class Health:
     """Called, it gives the status of a server and what `/health` says with it."""
 
     def __init__(self):
-        self._doing = "starting"
+        self._doing = "preparing"
         self._states: Callable[[], States] | None = None
 
     def __call__(self) -> tuple[Status, dict[str, Any]]:

@@ -555,8 +555,8 @@ def test_health_says_how_the_runtimes_are(pair):
             "unwatched",
             "ready",
         ]
-    restarts = [metrics.restarts.labels(side)._value.get() for side in ("draft", "base")]
-    assert restarts == [3, 2]
+    name = "specreason_runtime_restarts"
+    assert [metrics.registry.get_sample_value(name, {"side": side}) for side in states] == [3, 2]
 
 
 def test_until_the_runtimes_are_ready_a_client_is_told_to_come_again(pair):
