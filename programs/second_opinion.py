@@ -22,7 +22,7 @@ def second_opinion(s, question, draft):
 
 if __name__ == "__main__":
     with launch_pair(get_pair("mini")) as pair:
-        draft, base = Endpoint(pair.draft.url), Endpoint(pair.base.url)
+        draft, base = Endpoint(pair.draft), Endpoint(pair.base)
         state = second_opinion.run(question=sys.argv[1], draft=draft, backend=base)
         print(state["sure"], state.get_meta_info("sure")["score"])
         print(state.text())

@@ -12,6 +12,7 @@ from typing import Any, Self, TypeVar
 
 from specreason_sgl.errors import ConfigError, SpecReasonError
 from specreason_sgl.lang.endpoint import Endpoint
+from specreason_sgl.lang.server import Running
 from specreason_sgl.reasoning.batch import solve_batch
 from specreason_sgl.reasoning.config import Question, SpecReasonConfig
 from specreason_sgl.reasoning.run import Cancel
@@ -30,7 +31,8 @@ class SpecReason:
 
     Args:
         pair: a named pair, whose two servers are started and stopped with the context.
-        draft, base: instead, the two running servers: URLs, or `Endpoint`s, which stay open.
+        draft, base: instead, the two running servers: URLs, those of `launch_pair`, or `Endpoint`s, which
+            stay open.
         config: the settings of each run; default `SpecReasonConfig()`.
         timeout: deadline of each run, in seconds; None leaves it to the endpoints' own.
         api_key: of the servers at the URLs.
@@ -52,8 +54,8 @@ class SpecReason:
         self,
         pair: str | None = None,
         *,
-        draft: str | Endpoint | None = None,
-        base: str | Endpoint | None = None,
+        draft: str | Running | Endpoint | None = None,
+        base: str | Running | Endpoint | None = None,
         config: SpecReasonConfig | None = None,
         timeout: float | None = None,
         api_key: str | None = None,
@@ -80,15 +82,15 @@ class SpecReason:
     ) -> None:
         self._stack.__exit__(kind, error, traceback)
 
-    def _start(self, stack: ExitStack) -> tuple[str, str]:
+    def _start(self, stack: ExitStack) -> tuple[Running, Running]:
         from specreason_sgl.runtime.launch import launch_pair, print_progress
         from specreason_sgl.runtime.pairs import get_pair
 
         told = {"status": print_progress, "progress": print_progress}
         pair = stack.enter_context(launch_pair(get_pair(self._pair or ""), **{**told, **self._launch}))
-        return pair.draft.url, pair.base.url
+        return pair.draft, pair.base
 
-    def _endpoint(self, stack: ExitStack, server: str | Endpoint) -> Endpoint:
+    def _endpoint(self, stack: ExitStack, server: str | Running | Endpoint) -> Endpoint:
         if isinstance(server, Endpoint):
             return server
         return stack.enter_context(Endpoint(server, self._api_key))

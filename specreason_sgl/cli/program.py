@@ -14,6 +14,7 @@ from specreason_sgl.cli import bench, calibrate, chat, doctor, evaluate, models,
 from specreason_sgl.cli.help import Command, Group
 from specreason_sgl.cli.options import command
 from specreason_sgl.cli.output import fail, out
+from specreason_sgl.cli.signals import end_on
 from specreason_sgl.errors import ConfigError, SpecReasonError
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv: the command line without the program's name; None: the process's own.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    end_on(signal.SIGTERM)
     try:
         code = app(args=None if argv is None else list(argv), standalone_mode=False)
     except ConfigError as error:

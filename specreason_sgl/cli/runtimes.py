@@ -12,23 +12,30 @@ from specreason_sgl.runtime.pairs import PairSpec
 if TYPE_CHECKING:
     from specreason_sgl.lang.endpoint import Endpoint
     from specreason_sgl.runtime.launch import Pair
+    from specreason_sgl.runtime.server import StatusCallback
 
 NOT_STARTED_AGAIN = 3.0  # seconds that a request waits for a runtime that nobody starts again
 
 
 @contextmanager
-def started(spec: PairSpec, arguments: dict[str, Any]) -> Iterator["Pair"]:
-    """Start a pair, showing what is waited for; its servers are stopped at the end."""
+def started(
+    spec: PairSpec, arguments: dict[str, Any], told: "StatusCallback" = lambda _: None
+) -> Iterator["Pair"]:
+    """Start a pair, showing and telling what is waited for; its servers are stopped at the end."""
     from specreason_sgl.runtime.launch import launch_pair
 
     with ExitStack() as stack:
         with progress() as show:
 
+            def tell(what: str, done: int, total: int) -> None:
+                show(what, done, total)
+                told(f"{what}, {done / total:.0%}" if total else what)
+
             def status(line: str) -> None:
-                show(line, 0, 0)
+                tell(line, 0, 0)
                 importlib.import_module("specreason_sgl.reasoning.solve")  # seconds, while servers start
 
-            pair = stack.enter_context(launch_pair(spec, status=status, progress=show, **arguments))
+            pair = stack.enter_context(launch_pair(spec, status=status, progress=tell, **arguments))
         yield pair
 
 
@@ -38,14 +45,14 @@ def endpoints(
 ) -> Iterator[tuple["Endpoint", "Endpoint"]]:
     """The draft and the base endpoint, with a deadline of `timeout` seconds for each request."""
     arguments = servers.arguments(*flags)
-    urls, options = (models.draft_url, models.base_url), {"timeout": timeout}
+    named, options = (models.draft_url, models.base_url), {"timeout": timeout}
     with ExitStack() as stack:
         if not models.draft_url:
             running = stack.enter_context(started(models.spec(), arguments))
-            urls, options["retry_for"] = (running.draft.url, running.base.url), NOT_STARTED_AGAIN
+            named, options["retry_for"] = (running.draft, running.base), NOT_STARTED_AGAIN
         from specreason_sgl.lang.endpoint import Endpoint
 
         draft, base = (
-            stack.enter_context(Endpoint(url, models.runtime_key or None, **options)) for url in urls
+            stack.enter_context(Endpoint(server, models.runtime_key or None, **options)) for server in named
         )
         yield draft, base

@@ -1,14 +1,20 @@
 """`specreason-sgl serve`."""
 
+import signal
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from specreason_sgl.cli.options import Given, Models, Servers, knob_options, option
-from specreason_sgl.cli.output import out
+from specreason_sgl.cli.output import err, out
 from specreason_sgl.cli.runtimes import started
+from specreason_sgl.cli.signals import end_on
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.reasoning.plain import KNOBS, config_of
+
+if TYPE_CHECKING:
+    from specreason_sgl.serving.health import Health
+    from specreason_sgl.serving.service import Service
 
 STARTED_AGAIN = 180.0  # seconds that a request waits for a runtime that is started again
 # Constrained JSON without free white space, of which a small model can write any number of tokens.
@@ -55,6 +61,7 @@ def serve(options: Options, models: Models, servers: Servers, knobs: Knobs) -> N
     """Serve a pair behind OpenAI's API, with a page to watch the two models think.
 
     Starts the two runtimes and keeps them running, unless --draft-url and --base-url name running ones.
+    It listens at once; requests that come before the runtimes are ready get status 503.
     NAME asks for the pair, NAME-base and NAME-draft for one model alone. What a request does not say is as
     set here.
     """
@@ -63,28 +70,17 @@ def serve(options: Options, models: Models, servers: Servers, knobs: Knobs) -> N
     config = config_of(knobs.values(), pair=models.named)
     listen.check_exposure(options.host, options.api_key, options.without_key)
     arguments = servers.arguments(COMPACT_JSON)
-    with ExitStack() as stack:
-        sock = stack.enter_context(listen.bind(options.host, options.port))  # before what takes minutes
-        keeper, urls = None, (models.draft_url, models.base_url)
-        if not models.draft_url:
-            from specreason_sgl.runtime.keep import Keeper
-
-            running = stack.enter_context(started(models.spec(), arguments))
-            keeper = stack.enter_context(Keeper([running.draft, running.base]))
-            urls = running.draft.url, running.base.url
-        from specreason_sgl.lang.endpoint import Endpoint
-        from specreason_sgl.serving import health
-        from specreason_sgl.serving.app import Server, Settings
+    with listen.bind(options.host, options.port) as sock:  # before what takes seconds
+        end_on(signal.SIGINT, signal.SIGTERM)
+        from specreason_sgl.serving.app import Server
+        from specreason_sgl.serving.health import Health
         from specreason_sgl.serving.metrics import Metrics
         from specreason_sgl.serving.service import Service
+        from specreason_sgl.serving.settings import Settings
 
-        limits = {"timeout": options.timeout, "retry_for": STARTED_AGAIN}
-        draft, base = (
-            stack.enter_context(Endpoint(url, models.runtime_key or None, **limits)) for url in urls
-        )
-        metrics = Metrics()
+        health, url = Health(), listen.url(sock)
         service = Service(
-            draft, base, metrics, max_running=options.max_running_requests,
+            Metrics(), max_running=options.max_running_requests,
             max_queue=options.max_queued_requests, timeout=options.timeout,
         )  # fmt: skip
         settings = Settings(
@@ -94,8 +90,37 @@ def serve(options: Options, models: Models, servers: Servers, knobs: Knobs) -> N
             api_key=options.api_key or None,
             hosts=listen.host_names(options.host, options.allowed_host),
             ignore_unsupported=options.ignore_unsupported,
-            health=health.of(keeper, draft, base, metrics),
+            health=health,
         )
-        url = listen.url(sock)
         ready = f"serving {', '.join(settings.modes)} at {url}/v1, a page at {url}/"
-        Server(service, settings, on_ready=lambda: out.print(ready)).run([sock])
+        with ExitStack() as runtimes, Server(service, settings).in_background(sock) as running:
+            err.print(f"listening at {url}/", soft_wrap=True)
+            _open(service, health, runtimes, models, arguments)
+            out.print(ready)
+            running.result()
+
+
+def _open(
+    service: "Service", health: "Health", runtimes: ExitStack, models: Models, arguments: dict[str, Any]
+) -> None:
+    """Start the runtimes, or find those at the URLs, and let the service take requests."""
+    keeper, servers = None, (models.draft_url, models.base_url)
+    if not models.draft_url:
+        from specreason_sgl.runtime.keep import Keeper
+
+        pair = runtimes.enter_context(started(models.spec(), arguments, health.is_waiting))
+        keeper = runtimes.enter_context(Keeper([pair.draft, pair.base]))
+        servers = pair.draft, pair.base
+    from specreason_sgl.lang.endpoint import Endpoint
+
+    draft, base = (
+        runtimes.enter_context(
+            Endpoint(server, models.runtime_key or None, timeout=service.timeout, retry_for=STARTED_AGAIN)
+        )
+        for server in servers
+    )
+    service.open(draft, base)
+    if keeper:
+        health.watch(keeper, service.metrics)
+    else:
+        health.ask(draft, base)

@@ -22,7 +22,7 @@ from specreason_sgl.lang.http import Http
 from specreason_sgl.lang.memory import Memory
 from specreason_sgl.lang.methods import EndpointMethod
 from specreason_sgl.lang.requests import Limit, OnRequest, Requests, is_batch
-from specreason_sgl.lang.server import get_context_length, read_model_info, read_server_info
+from specreason_sgl.lang.server import Running, get_context_length, read_model_info, read_server_info
 from specreason_sgl.lang.sglang_fixes import (
     drop_first_logprob,
     end_forgotten_states_at_exit,
@@ -43,8 +43,8 @@ class Endpoint(RuntimeEndpoint):
     Every prompt is sent as token ids, rendered by the model's own chat template (see `lang.chat`).
 
     Args:
-        base_url: for example `http://127.0.0.1:30000`.
-        api_key: the server's, if it has one.
+        server: for example `http://127.0.0.1:30000`, or `pair.base` of `launch_pair`, which brings its key.
+        api_key: of the server at a URL, if it has one.
         timeout: deadline of each request, in seconds; a request that misses it is aborted on the server.
         tokenizer: a folder or a Hugging Face name; default: what the server reports. Needed where the
             server names a folder of another machine.
@@ -62,7 +62,7 @@ class Endpoint(RuntimeEndpoint):
         requests: the requests in flight.
 
     Raises:
-        ServerUnreachable: nobody answers at `base_url`.
+        ServerUnreachable: nobody answers there.
         NotSGLang: what answers there is not an SGLang server.
         ConfigError: a setting is not valid, the tokenizer cannot be loaded, or it is not the server's.
 
@@ -72,7 +72,7 @@ class Endpoint(RuntimeEndpoint):
 
     def __init__(
         self,
-        base_url: str,
+        server: str | Running,
         api_key: str | None = None,
         *,
         timeout: float = 600.0,
@@ -85,7 +85,9 @@ class Endpoint(RuntimeEndpoint):
         BaseBackend.__init__(self)  # not RuntimeEndpoint's, which connects in its own way
         if not timeout > 0:
             raise ConfigError(f"timeout must be a positive number of seconds, got {timeout}")
-        self._http = Http(base_url, api_key, timeout)
+        if not isinstance(server, str):
+            api_key, server = server.api_key, server.url
+        self._http = Http(server, api_key, timeout)
         self.base_url, self.api_key, self.verify = self._http.url, api_key, None
         self.requests = Requests(self._http, timeout, retry_for, on_request)
         self._templated = Memory(16)  # copies of this endpoint, by their template's arguments

@@ -1,6 +1,6 @@
 """What a server says of itself: its model, its settings and the length of its context."""
 
-from typing import Any
+from typing import Any, Protocol
 
 from specreason_sgl.errors import (
     DeadlineExceeded,
@@ -13,6 +13,13 @@ from specreason_sgl.errors import (
 from specreason_sgl.lang.http import Http
 
 MODEL_INFO = ("/model_info", "/get_model_info")  # sglang-router (0.3.2) has the second only
+
+
+class Running(Protocol):
+    """A server that knows its address and key, such as one of `launch_pair`."""
+
+    url: str
+    api_key: str | None
 
 
 def read_model_info(http: Http) -> dict[str, Any]:

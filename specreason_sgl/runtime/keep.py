@@ -7,6 +7,7 @@ A restarted server is the same `Server` object, so `launch_pair` still stops it 
 """
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Sequence
@@ -22,10 +23,12 @@ CHECK_TIMEOUT = 30.0  # seconds; SGLang's /health itself gives up after 20 and a
 POLL = 0.2  # seconds between checks that the process is alive
 WATCHDOG_MARGIN = 60.0  # seconds that SGLang gets to end itself after its own watchdog fires
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
-class Patience:
-    """How long to wait for a server, in seconds.
+class RestartPolicy:
+    """When a server counts as ended, and how soon it is started again; all in seconds.
 
     Attributes:
         start: from its start until it must be healthy.
@@ -51,22 +54,23 @@ class ServerState:
     """The state of one server.
 
     Attributes:
-        state: `starting` until it is first healthy; `restarting` from its end until it is healthy again.
+        state: `starting` until it is first healthy; `restarting` from its end until it is healthy again;
+            `unwatched` if the thread that watches it has died.
         since: when this state began, in seconds since the epoch.
         restarts: how often it was restarted.
         error: why it last ended, in one line; empty if it never did.
     """
 
-    state: Literal["starting", "ready", "restarting"]
+    state: Literal["starting", "ready", "restarting", "unwatched"]
     since: float
     restarts: int = 0
     error: str = ""
 
 
-def hang_limit(args: Sequence[str], patience: Patience) -> float:
+def hang_limit(args: Sequence[str], policy: RestartPolicy) -> float:
     """Seconds without health after which a server with these flags counts as hung."""
     watchdog = flag_value(args, ["--watchdog-timeout"])
-    return max(patience.hang, float(watchdog) + WATCHDOG_MARGIN) if watchdog else patience.hang
+    return max(policy.hang, float(watchdog) + WATCHDOG_MARGIN) if watchdog else policy.hang
 
 
 class Keeper:
@@ -75,11 +79,11 @@ class Keeper:
     `stop()` neither starts nor ends a server: they belong to whoever launched them, and outlive the keeper.
     """
 
-    def __init__(self, servers: Sequence[Server], patience: Patience = Patience()):
+    def __init__(self, servers: Sequence[Server], policy: RestartPolicy = RestartPolicy()):
         # Servers that share a GPU start one after the other: each measures what the other left free.
         shares_gpu = any(server.spec.share for server in servers)
         turn = threading.Lock() if shares_gpu else contextlib.nullcontext()
-        self._watches = [_Watch(server, patience, turn) for server in servers]
+        self._watches = [_Watch(server, policy, turn) for server in servers]
 
     def start(self) -> None:
         for watch in self._watches:
@@ -101,15 +105,15 @@ class Keeper:
 
     def snapshot(self) -> dict[str, ServerState]:
         """Each server's state now, by role."""
-        return {watch.server.spec.role: watch.state for watch in self._watches}
+        return {watch.server.spec.role: watch.snapshot() for watch in self._watches}
 
 
 class _Watch:
     """One server and the thread that watches it. Methods that wait return why the server ended, or ""."""
 
-    def __init__(self, server: Server, patience: Patience, turn: contextlib.AbstractContextManager):
-        self.server, self.patience, self.turn = server, patience, turn
-        self.hang = hang_limit(server.spec.args, patience)
+    def __init__(self, server: Server, policy: RestartPolicy, turn: contextlib.AbstractContextManager):
+        self.server, self.policy, self.turn = server, policy, turn
+        self.hang = hang_limit(server.spec.args, policy)
         self.state = ServerState("ready" if server.ready else "starting", time.time())
         self.thread = threading.Thread(target=self._run, name=f"keep-{server.spec.role}", daemon=True)
         self._stopping = threading.Event()
@@ -119,22 +123,36 @@ class _Watch:
         with self._starting:
             self._stopping.set()
 
+    def snapshot(self) -> ServerState:
+        has_died = (
+            self.thread.ident is not None and not self.thread.is_alive() and not self._stopping.is_set()
+        )
+        return replace(self.state, state="unwatched") if has_died else self.state
+
     def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._keep()
+            except Exception:  # else nobody would start the server again
+                log.exception("watching the %s server failed; it goes on", self.server.spec.role)
+                self._stopping.wait(self.policy.first_wait)
+
+    def _keep(self) -> None:
         error = "" if self.server.ready else self._until_ready()
-        wait = self.patience.first_wait
+        wait = self.policy.first_wait
         while not self._stopping.is_set():
             if not error:
                 ready_at = time.monotonic()
                 error = self._until_ended()
-                if time.monotonic() - ready_at >= self.patience.steady:
-                    wait = self.patience.first_wait
+                if time.monotonic() - ready_at >= self.policy.steady:
+                    wait = self.policy.first_wait
             if self._stopping.is_set():
                 return
             self._change("restarting", error=error)
             self.server.stop()  # also clears up after a process that ended by itself
             if self._stopping.wait(wait):
                 return
-            wait = min(2 * wait, self.patience.longest_wait)
+            wait = min(2 * wait, self.policy.longest_wait)
             with self.turn:
                 error = self._start() or self._until_ready()
 
@@ -150,7 +168,7 @@ class _Watch:
         return ""
 
     def _until_ready(self) -> str:
-        deadline = time.monotonic() + self.patience.start
+        deadline = time.monotonic() + self.policy.start
         while not self._stopping.wait(POLL):
             if reason := self.server.ended():
                 return reason
@@ -158,7 +176,7 @@ class _Watch:
                 self._change("ready")
                 return ""
             if time.monotonic() > deadline:
-                return f"was not ready after {self.patience.start:.0f} s"
+                return f"was not ready after {self.policy.start:.0f} s"
         return ""
 
     def _until_ended(self) -> str:
@@ -170,7 +188,7 @@ class _Watch:
                 continue
             if self.server.healthy(CHECK_TIMEOUT):
                 healthy_at = time.monotonic()
-                check_at = healthy_at + self.patience.check
+                check_at = healthy_at + self.policy.check
             elif time.monotonic() - healthy_at > self.hang:
                 return f"did not answer /health for {self.hang:.0f} s"
         return ""

@@ -1,10 +1,11 @@
 """Starting and stopping a pair: a draft and a base SGLang server.
 
 with launch_pair(get_pair("mini")) as pair:
-    draft, base = Endpoint(pair.draft.url), Endpoint(pair.base.url)
+    draft, base = Endpoint(pair.draft), Endpoint(pair.base)
 """
 
 import os
+import secrets
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ START_TIMEOUT = 600.0  # seconds
 
 @dataclass(frozen=True)
 class Pair:
-    """A running draft and base server."""
+    """A running draft and base server: make each an `Endpoint`, which sends the launch's API key."""
 
     draft: Server
     base: Server
@@ -103,11 +104,12 @@ def _running(
 ) -> Iterator[dict[str, Server]]:
     """Servers by role: each group starts when the one before is healthy; all stop at the end of the block."""
     servers: dict[str, Server] = {}
+    key = secrets.token_urlsafe()  # others on this machine, and web pages, have no business with the servers
     deadline = time.monotonic() + timeout
     try:
         for group in groups:
             for spec in group:
-                servers[spec.role] = Server(spec)
+                servers[spec.role] = Server(spec, key)
             wait_healthy([*servers.values()], deadline - time.monotonic(), status)
         yield servers
     finally:

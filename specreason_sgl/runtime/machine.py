@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import psutil
 
 from specreason_sgl.errors import LaunchError
-from specreason_sgl.runtime import hardware
+from specreason_sgl.runtime import cgroups, hardware
 
 BFLOAT16 = 2  # bytes
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -154,5 +154,5 @@ def cpu_memory_needed(weights: int) -> int:
 
 
 def available_memory() -> int:
-    """Bytes of memory available to new processes."""
-    return psutil.virtual_memory().available
+    """Bytes of memory available to new processes, within the limits of a container."""
+    return int(min(psutil.virtual_memory().available, cgroups.memory_left()))

@@ -6,7 +6,7 @@ process group when this process ends, however it ends.
 
 import contextlib
 import os
-import re
+import secrets
 import shlex
 import socket
 import subprocess
@@ -19,12 +19,19 @@ import urllib3
 
 from specreason_sgl.errors import LaunchError
 from specreason_sgl.runtime import machine, supervise
+from specreason_sgl.runtime.flags import flag_value
+from specreason_sgl.runtime.logs import last_error, new_log
 from specreason_sgl.runtime.shares import Share, memory_flags
-from specreason_sgl.runtime.weights import cache_folder
 
 HOST = "127.0.0.1"
 POLL = 0.25  # seconds between checks of servers that are starting
-SERVE = "import sys; from sglang.cli.main import main; sys.exit(main())"
+KEY = "_SPECREASON_SGL_KEY"  # environment variable
+KEYLESS = ("--tokenizer-worker-num", "--grpc-port")  # more than 1, or any: SGLang (0.5.23) takes no key then
+# SGLang takes a key from its arguments alone, which every user of the machine can read: it joins them inside.
+SERVE = (
+    f"import os, sys; from sglang.cli.main import main; key = os.environ.pop({KEY!r}, ''); "
+    "sys.argv[2:2] = [f'--api-key={key}'] * bool(key); sys.exit(main())"
+)
 
 StatusCallback = Callable[[str], None]
 
@@ -62,6 +69,11 @@ class ServerSpec:
             flags += memory_flags(self.share, self.gpus)
         return [sys.executable, "-c", SERVE, "serve", *flags, *self.args]
 
+    def key(self, launch: str) -> str | None:
+        """The user's `--api-key`, else the launch's; None where SGLang takes none with these flags."""
+        is_keyless = any(flag_value(self.args, [flag]) not in (None, "1") for flag in KEYLESS)
+        return flag_value(self.args, ["--api-key"]) or (None if is_keyless else launch)
+
     def environment(self) -> dict[str, str]:
         """This process's environment, with the server's GPUs made visible."""
         env = {**os.environ, **machine.visibility(self.gpus)}
@@ -71,21 +83,25 @@ class ServerSpec:
 
 
 class Server:
-    """A running SGLang server.
+    """A running SGLang server, which an `Endpoint` can be made of.
+
+    Args:
+        launch_key: the API key, unless the flags say another; default: a new one.
 
     Attributes:
         url, port: where it answers.
-        log_path: the file with its output.
+        api_key: the key that requests must send; None: no key.
+        log_path: the file with its output, new with each launch.
         process, pid: its supervisor's.
         ready: whether it has been healthy since its last start.
     """
 
-    def __init__(self, spec: ServerSpec):
+    def __init__(self, spec: ServerSpec, launch_key: str = ""):
         self.spec = spec
         self.port = spec.port or free_port()
         self.url = f"http://{HOST}:{self.port}"
-        self.log_path = cache_folder("logs") / f"{spec.role}-{self.port}.log"
-        self.log_path.write_text("")
+        self.api_key = spec.key(launch_key or secrets.token_urlsafe())
+        self.log_path = new_log(f"{spec.role}-{self.port}")
         self.start()
 
     @property
@@ -103,21 +119,19 @@ class Server:
             raise LaunchError(
                 f"port {self.port} for the {self.spec.role} server is taken; choose another one"
             )
-        command = self.command
+        command, log = self.command, str(self.log_path)
+        self._start_line = shlex.join(command)
+        supervise.append(log, f"{self._start_line}\n".encode())
         pinned = [f"--cpus={','.join(map(str, self.spec.cpus))}"] if self.spec.cpus else []
         self.ready = False
-        with open(self.log_path, "a") as log:
-            self._log_start = log.tell()
-            log.write(shlex.join(command) + "\n")
-            log.flush()
-            self.process = subprocess.Popen(
-                [sys.executable, "-I", "-S", supervise.__file__, *pinned, *command],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=self.spec.environment(),
-                start_new_session=True,
-            )
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-S", supervise.__file__, *pinned, f"--log={log}", *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**self.spec.environment(), KEY: self.api_key or ""},
+            start_new_session=True,
+        )
         self.pid = self.process.pid
 
     def healthy(self, timeout: float = 5.0) -> bool:
@@ -137,11 +151,7 @@ class Server:
 
     def last_error(self) -> str:
         """The last line logged since the start that names an error, else the last line."""
-        with open(self.log_path, errors="replace") as log:
-            log.seek(self._log_start)
-            lines = [line.strip() for line in log]
-        errors = [line for line in lines if re.search(r"\w(Error|Exception)\b.*:|^error:| error: ", line)]
-        return (errors or [line for line in lines if line] or ["nothing in its log"])[-1]
+        return last_error(self.log_path, self._start_line)
 
     def begin_stop(self) -> None:
         """Tell the server to end; returns at once."""

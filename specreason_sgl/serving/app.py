@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import logging
+import socket
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import uvicorn
@@ -34,29 +35,36 @@ ANSWERS = {
     **{status: {"model": ErrorReply} for status in (404, 429, 500, 502, 503, 504)},
 }
 PAGE_HEADERS = {"Content-Security-Policy": "frame-ancestors 'none'"}  # the rest is in the page itself
+POLL = 0.01  # seconds
 log = logging.getLogger(__name__)
 
 
 class Server(uvicorn.Server):
-    """Serves the application; when told to stop, it cancels running requests instead of waiting for them.
+    """Serves the application; when told to stop, it cancels running requests instead of waiting for them."""
 
-    Args:
-        on_ready: called when it accepts requests.
-    """
-
-    def __init__(self, service: Service, settings: Settings, on_ready: Callable[[], None] = lambda: None):
+    def __init__(self, service: Service, settings: Settings):
         self.service = service
-        self.on_ready = on_ready
         super().__init__(uvicorn.Config(make_app(service, settings), http=Connection, log_level="warning"))
-
-    async def startup(self, sockets=None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            self.on_ready()
 
     async def shutdown(self, sockets=None) -> None:
         self.service.cancel_all()
         await super().shutdown(sockets)
+
+    @contextlib.contextmanager
+    def in_background(self, sock: socket.socket) -> Iterator[Future]:
+        """Serve in a thread, to the end of the block; gives what ends with the server.
+
+        The block begins when the server has imported what it needs. A signal that ends an import of the main
+        thread leaves an import lock behind, and a thread that met it could not be stopped any more.
+        """
+        with ThreadPoolExecutor(1, "http") as thread:
+            running = thread.submit(self.run, [sock])
+            try:
+                while not self.started and not running.done():
+                    wait([running], POLL)
+                yield running
+            finally:
+                self.should_exit = True
 
 
 def make_app(service: Service, settings: Settings) -> FastAPI:
@@ -108,9 +116,8 @@ def _add_endpoints(app: FastAPI, service: Service, settings: Settings) -> None:
 
     @app.get("/health", responses={503: {}})
     async def health():
-        is_well, runtimes = await ask_health()
-        body = {"status": "ok" if is_well else "degraded", "runtimes": runtimes}
-        return JSONResponse(body, 200 if is_well else 503)
+        status, more = await ask_health()
+        return JSONResponse({"status": status, **more}, 200 if status == "ok" else 503)
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics():
@@ -118,18 +125,16 @@ def _add_endpoints(app: FastAPI, service: Service, settings: Settings) -> None:
 
 
 def _add_answers(app: FastAPI, service: Service, settings: Settings) -> None:
-    fingerprint = service.fingerprint
-
     @app.post("/v1/chat/completions", responses=ANSWERS)
     async def chat(body: ChatRequest, request: Request):
         asked = understand(body, body.unsupported, settings)
-        reply = ChatReply(body, asked.config.delimiter, body.n, asked.tools, fingerprint)
+        reply = ChatReply(body, asked.config.delimiter, body.n, asked.tools, service.fingerprint)
         return await Exchange(asked, reply, service, settings).answer(request)
 
     @app.post("/v1/completions", responses=ANSWERS)
     async def complete(body: CompletionRequest, request: Request):
         asked = understand(body.as_chat(), body.unsupported, settings)
-        reply = CompletionReply(body, asked.config.delimiter, body.n, fingerprint)
+        reply = CompletionReply(body, asked.config.delimiter, body.n, service.fingerprint)
         return await Exchange(asked, reply, service, settings).answer(request)
 
     @app.post("/v1/responses", responses=ANSWERS)

@@ -2,40 +2,54 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import urllib3
 
-from specreason_sgl.lang.endpoint import Endpoint
 from specreason_sgl.runtime.keep import Keeper
 from specreason_sgl.serving.metrics import Metrics
 
+if TYPE_CHECKING:
+    from specreason_sgl.lang.endpoint import Endpoint
+
 PING = 5.0  # seconds
 
-Health = Callable[[], tuple[bool, dict[str, Any]]]
+Status = Literal["starting", "ok", "degraded"]
+States = dict[str, dict[str, Any]]
 
 
-def of(keeper: Keeper | None, draft: Endpoint, base: Endpoint, metrics: Metrics) -> Health:
-    """The keeper's view of the runtimes it watches; runtimes without a keeper are asked."""
-    if keeper is None:
-        return lambda: _ask({"draft": draft, "base": base})
-    for side in ("draft", "base"):
-        metrics.restarts.labels(side).set_function(lambda side=side: keeper.snapshot()[side].restarts)
+class Health:
+    """Called, it gives the status of a server and what `/health` says with it."""
 
-    def watched() -> tuple[bool, dict[str, Any]]:
-        states = keeper.snapshot()
-        is_well = all(state.state == "ready" for state in states.values())
-        return is_well, {side: asdict(state) for side, state in states.items()}
+    def __init__(self):
+        self._doing = "preparing"
+        self._states: Callable[[], States] | None = None
 
-    return watched
+    def __call__(self) -> tuple[Status, dict[str, Any]]:
+        if self._states is None:
+            return "starting", {"doing": self._doing}
+        states = self._states()
+        is_well = all(state["state"] == "ready" for state in states.values())
+        return "ok" if is_well else "degraded", {"runtimes": states}
+
+    def is_waiting(self, line: str) -> None:
+        """The runtimes are starting; the line says what is waited for."""
+        self._doing = line
+
+    def watch(self, keeper: Keeper, metrics: Metrics) -> None:
+        """The runtimes are ready; from now on the keeper knows their state."""
+        for side in ("draft", "base"):
+            metrics.restarts.labels(side).set_function(lambda side=side: keeper.snapshot()[side].restarts)
+        self._states = lambda: {side: asdict(state) for side, state in keeper.snapshot().items()}
+
+    def ask(self, draft: "Endpoint", base: "Endpoint") -> None:
+        """The runtimes are ready and nobody keeps them; from now on they are asked."""
+        self._states = lambda: {"draft": _ask(draft), "base": _ask(base)}
 
 
-def _ask(endpoints: dict[str, Endpoint]) -> tuple[bool, dict[str, Any]]:
-    states = {}
-    for side, endpoint in endpoints.items():
-        try:
-            response = urllib3.request("GET", f"{endpoint.base_url}/health", retries=False, timeout=PING)
-            states[side] = {"state": "ready" if response.status == 200 else f"status {response.status}"}
-        except urllib3.exceptions.HTTPError:
-            states[side] = {"state": "no answer"}
-    return all(state["state"] == "ready" for state in states.values()), states
+def _ask(endpoint: "Endpoint") -> dict[str, Any]:
+    try:
+        response = urllib3.request("GET", f"{endpoint.base_url}/health", retries=False, timeout=PING)
+    except urllib3.exceptions.HTTPError:
+        return {"state": "no answer"}
+    return {"state": "ready" if response.status == 200 else f"status {response.status}"}

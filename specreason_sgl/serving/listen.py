@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from specreason_sgl.errors import ConfigError, LaunchError
 
+BACKLOG = 2048  # uvicorn's
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -43,7 +44,7 @@ def host_names(host: str, allowed: Sequence[str]) -> tuple[str, ...]:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket bound to the address.
+    """A socket that listens at the address: from now on nobody else can, and clients that come wait.
 
     Raises:
         LaunchError: the port is taken, or the address is not this machine's.
@@ -52,7 +53,12 @@ def bind(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
         sock = socket.socket(family, socket.SOCK_STREAM)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((host, port))
+        try:
+            sock.bind((host, port))
+            sock.listen(BACKLOG)
+        except OSError:
+            sock.close()
+            raise
         return sock
     except OSError as error:
         raise LaunchError(f"cannot listen at {host}, port {port}: {error.strerror or error}") from None

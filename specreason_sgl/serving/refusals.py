@@ -70,7 +70,8 @@ def api_error(error: SpecReasonError, param: str | None = None) -> ApiError:
     if isinstance(error, DeadlineExceeded):
         return ApiError(504, str(error), "timeout_error")
     status = 503 if isinstance(error, ServerUnreachable | ServerBusy | RequestAborted) else 502
-    return ApiError(status, str(error), "server_error")
+    headers = {"Retry-After": RETRY_AFTER} if status == 503 else None
+    return ApiError(status, str(error), "server_error", headers=headers)
 
 
 def invalid(error: RequestValidationError) -> ApiError:

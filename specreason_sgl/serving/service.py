@@ -8,17 +8,17 @@ import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from specreason_sgl import __version__
-from specreason_sgl.errors import ConfigError, DeadlineExceeded, RequestAborted
-from specreason_sgl.lang.endpoint import Endpoint
+from specreason_sgl.errors import ConfigError, DeadlineExceeded, RequestAborted, ServerBusy
 from specreason_sgl.reasoning.config import Message, SpecReasonConfig
-from specreason_sgl.reasoning.run import Cancel
-from specreason_sgl.reasoning.solve import solve, solve_alone
-from specreason_sgl.reasoning.trace import Step, Trace
+from specreason_sgl.reasoning.trace import Side, Step, Trace
 from specreason_sgl.serving.metrics import Metrics
 from specreason_sgl.serving.slots import Slots, Ticket
+
+if TYPE_CHECKING:  # importing sglang takes seconds, in which clients are told that the runtimes are starting
+    from specreason_sgl.lang.endpoint import Endpoint
 
 Mode = Literal["specreason", "base", "draft"]
 
@@ -48,6 +48,8 @@ class Job:
     """
 
     def __init__(self, choices: int):
+        from specreason_sgl.reasoning.run import Cancel
+
         self.choices = choices
         self.has_started = False
         self.prompt_tokens = 0
@@ -89,45 +91,62 @@ class Job:
 
 
 class Service:
-    """A pair of runtimes, and the requests on them.
+    """A pair of runtimes, and the requests on them, which are refused until `open`.
 
     Args:
-        draft, base: the runtimes.
         metrics: counts what happens.
         max_running: choices that run at once.
         max_queue: choices that may wait.
         timeout: seconds for a request, from its arrival.
+
+    Attributes:
+        fingerprint: OpenAI's `system_fingerprint`: this package's version and the models, once it is open.
     """
 
     def __init__(
         self,
-        draft: Endpoint,
-        base: Endpoint,
         metrics: Metrics,
         *,
         max_running: int = 64,
         max_queue: int = 256,
         timeout: float = 600.0,
     ):
-        self.draft, self.base, self.metrics = draft, base, metrics
+        self.metrics = metrics
         self.max_running, self.max_queue, self.timeout = max_running, max_queue, timeout
         self._slots = Slots(max_running, max_queue)
         self._closing = False
+        self._endpoints: dict[Side, Endpoint] = {}
         self._jobs: set[Job] = set()
         self._pool = ThreadPoolExecutor(max_running, thread_name_prefix="request")
         self._counters = ThreadPoolExecutor(COUNTERS, thread_name_prefix="count")
         metrics.running.set_function(lambda: self._slots.taken)
         metrics.waiting.set_function(lambda: self._slots.waited_for)
+        self.fingerprint = ""
+
+    def open(self, draft: "Endpoint", base: "Endpoint") -> None:
+        """Take requests, on these runtimes."""
         names = f"{draft.get_model_name()} {base.get_model_name()}"
         self.fingerprint = f"specreason-sgl-{__version__}-{zlib.crc32(names.encode()):08x}"
+        self._endpoints = {"draft": draft, "base": base}
+
+    def endpoint(self, side: Side) -> "Endpoint":
+        """A runtime.
+
+        Raises:
+            ServerBusy: the runtimes are still starting.
+        """
+        if not self._endpoints:
+            raise ServerBusy("the runtimes are still starting; /health says what is waited for")
+        return self._endpoints[side]
 
     def count_tokens(self, mode: Mode, messages: Sequence[Message], config: SpecReasonConfig) -> int:
         """Tokens of a prompt for the base model, or for the draft model if it is alone.
 
         Raises:
+            ServerBusy: the runtimes are still starting.
             TemplateError: the model's chat template refuses the messages.
         """
-        endpoint = self.draft if mode == "draft" else self.base
+        endpoint = self.endpoint("draft" if mode == "draft" else "base")
         template = endpoint.with_template(config.template).chat_template
         return len(template.encode_text(template.render(messages, generation_prompt=True)))
 
@@ -137,12 +156,14 @@ class Service:
         """Queue a request; its events, or its error, are for `Job.next`.
 
         Raises:
+            ServerBusy: the runtimes are still starting.
             QueueFull: too many requests wait already.
             ConfigError: it has more choices than may run at once.
             RequestAborted: the server is shutting down.
         """
         if self._closing:
             raise RequestAborted("the server is shutting down")
+        self.endpoint("base")
         if choices > self.max_running:
             raise ConfigError(f"n must be at most {self.max_running} on this server, got {choices}", "n")
         ticket, job = self._slots.ask(choices), Job(choices)
@@ -202,6 +223,8 @@ class Service:
         deadline: float,
         streaming: bool,
     ) -> None:
+        from specreason_sgl.reasoning.solve import solve, solve_alone
+
         def on_text(kind: str, text: str) -> None:
             job.tell(Event(choice, kind=kind, text=text))
 
@@ -216,12 +239,11 @@ class Service:
         try:
             if mode == "specreason":
                 trace = solve(
-                    messages, draft=self.draft, base=self.base,
+                    messages, draft=self.endpoint("draft"), base=self.endpoint("base"),
                     on_step=lambda step: job.tell(Event(choice, step=step)), **common,
                 )  # fmt: skip
             else:
-                endpoint = self.base if mode == "base" else self.draft
-                trace = solve_alone(messages, endpoint=endpoint, side=mode, **common)
+                trace = solve_alone(messages, endpoint=self.endpoint(mode), side=mode, **common)
             self.metrics.count(trace)
             job.tell(Event(choice, trace=trace))
         except BaseException as error:

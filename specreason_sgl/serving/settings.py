@@ -22,7 +22,7 @@ class Settings:
         max_body: bytes of a request.
         ignore_unsupported: answer a request with parameters that are not supported as if it had none of them,
             with a warning header.
-        health: whether all is well, and what `/health` says about the runtimes.
+        health: the status, `ok` if all is well, and what else `/health` says.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Settings:
     hosts: tuple[str, ...] = ()
     max_body: int = 2 * 2**20
     ignore_unsupported: bool = False
-    health: Callable[[], tuple[bool, dict[str, Any]]] = lambda: (True, {})
+    health: Callable[[], tuple[str, dict[str, Any]]] = lambda: ("ok", {})
 
     @property
     def modes(self) -> dict[str, Mode]:

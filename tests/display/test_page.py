@@ -66,6 +66,7 @@ class Server:
         self.on_chat: Callable = lambda body: [sse(chunks_of(make_trace()))]
         self.key = None
         self.html = page()
+        self.health = {"status": "ok"}
         self.asked: list[dict] = []
         self.aborted = threading.Event()
         self.gate = threading.Event()
@@ -74,6 +75,10 @@ class Server:
         @app.get("/")
         def index():
             return HTMLResponse(self.html)
+
+        @app.get("/health")
+        def health():
+            return JSONResponse(self.health, 200 if self.health["status"] == "ok" else 503)
 
         @app.get("/v1/models")
         def models(request: Request):
@@ -571,6 +576,16 @@ def test_a_server_that_is_gone_is_told(view, server):
     view.wait_for("#error", "The server cannot be reached")
     view.first("#runs").send_keys("1")
     view.wait_for("#answer", make_trace().answer)
+
+
+def test_a_page_that_comes_before_the_models_says_so(view, server):
+    view.failures_meant = True
+    server.health = {"status": "starting", "doing": "waiting for the base server, 3 s"}
+    view.open()
+    view.wait_for("#starting", "The models are starting: waiting for the base server, 3 s")
+    assert view.seen("#starting")
+    server.health = {"status": "ok"}
+    wait_until(lambda: not view.seen("#starting"))
 
 
 def test_a_server_with_a_key_asks_for_it(view, server):

@@ -21,32 +21,36 @@ def pair(request):
     metrics = ["--enable-metrics"]
     with launch_pair(get_pair("nano"), draft_args=metrics, base_args=metrics) as running:
         if any("more" in getattr(item, "fixturenames", ()) for item in request.session.items):
-            request.getfixturevalue("starting")
+            request.getfixturevalue("starting")(running.draft.api_key)
         yield running
 
 
 @pytest.fixture(scope="session")
 def starting(tmp_path_factory):
-    """The servers of `more`, which load while the first tests run."""
-    folder = tmp_path_factory.mktemp("reward")
-    build_reward_model(folder)
-    servers = []
-    try:
-        draft = str(find(get_pair("nano").draft))
-        servers.append(Server(ServerSpec("draft", draft, args=("--enable-metrics",))))
-        servers.append(Server(ServerSpec("reward", str(folder), args=("--is-embedding",))))
-        yield types.SimpleNamespace(draft=servers[0], reward=servers[1])
-    finally:
-        for server in servers:
-            server.stop()
+    """Starts the servers of `more` with a key, once; they load while the first tests run."""
+    servers = {}
+
+    def start(key):
+        if not servers:
+            folder = tmp_path_factory.mktemp("reward")
+            build_reward_model(folder)
+            draft = str(find(get_pair("nano").draft))
+            servers["draft"] = Server(ServerSpec("draft", draft, args=("--enable-metrics",)), key)
+            servers["reward"] = Server(ServerSpec("reward", str(folder), args=("--is-embedding",)), key)
+        return types.SimpleNamespace(**servers)
+
+    yield start
+    for server in servers.values():
+        server.stop()
 
 
 @pytest.fixture(scope="session")
 def more(pair, starting):
     """Two more servers: a second `draft`, and a `reward` model of two layers and random weights, whose
     numbers mean nothing and are always the same."""
-    wait_healthy([starting.draft, starting.reward], 300)
-    return starting
+    servers = starting(pair.draft.api_key)
+    wait_healthy([servers.draft, servers.reward], 300)
+    return servers
 
 
 def build_reward_model(folder):
@@ -73,7 +77,7 @@ def build_reward_model(folder):
 def draft(pair):
     from specreason_sgl import Endpoint
 
-    with Endpoint(pair.draft.url, timeout=300) as endpoint:
+    with Endpoint(pair.draft, timeout=300) as endpoint:
         yield endpoint
 
 
@@ -81,5 +85,5 @@ def draft(pair):
 def base(pair):
     from specreason_sgl import Endpoint
 
-    with Endpoint(pair.base.url, timeout=300) as endpoint:
+    with Endpoint(pair.base, timeout=300) as endpoint:
         yield endpoint

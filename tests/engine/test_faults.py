@@ -69,7 +69,7 @@ def test_a_run_whose_base_runtime_is_killed_is_gone_on_with_when_it_is_back(pair
     judge = {"repair": Rewrite(), "verifier": UtilityScore()}  # what the command line makes of a threshold
     config = SpecReasonConfig(**judge, temperature=0, **SETTINGS)
     try:
-        with Endpoint(pair.base.url, retry_for=1.0) as base, pytest.raises(ServerError) as raised:
+        with Endpoint(pair.base, retry_for=1.0) as base, pytest.raises(ServerError) as raised:
             solve(QUESTIONS[0], draft=draft, base=base, config=config, on_step=on_step)
         wait_until(lambda: running(pair.draft.url) == 0, 30)
     finally:

@@ -4,9 +4,8 @@ from dataclasses import replace
 
 import pytest
 import sglang as sgl
-import urllib3
 
-from specreason_sgl import Rewrite, SpecReasonConfig, logprobs, score, solve
+from specreason_sgl import Endpoint, Rewrite, SpecReasonConfig, logprobs, score, solve
 from specreason_sgl.reasoning.acceptance import FixedShare
 from specreason_sgl.reasoning.verifiers import BUILT_IN, Drafted, Judgement, PaperScore, YesNo
 from tests.support.ties import assert_near_tie
@@ -15,8 +14,8 @@ from tests.support.waiting import wait_until
 QUESTION = "A shop has 17 boxes with 12 pens each. It sells 50 pens. How many pens are left?"
 
 
-def running(url: str) -> int:
-    loads = urllib3.request("GET", f"{url}/v1/loads").json()["loads"]
+def running(endpoint: Endpoint) -> int:
+    loads = endpoint._http.json("GET", "/v1/loads")["loads"]
     return sum(load["num_running_reqs"] + load["num_waiting_reqs"] for load in loads)
 
 
@@ -38,7 +37,7 @@ def test_two_steps_ahead_write_the_same_steps(pair, draft, base):
         base.flush_cache()
         trace = solve(QUESTION, draft=draft, base=base, config=replace(config, lookahead=lookahead))
         # An aborted request ends at the next token, not later.
-        wait_until(lambda: running(pair.draft.url) == running(pair.base.url) == 0, 3)
+        wait_until(lambda: running(draft) == running(base) == 0, 3)
         return trace
 
     expected = run(0)
@@ -81,7 +80,7 @@ def test_logprobs_are_the_servers_own_of_the_whole_prompt(base, text):
         "return_logprob": True,
         "logprob_start_len": 0,
     }
-    direct = urllib3.request("POST", f"{base.base_url}/generate", json=payload).json()["meta_info"]
+    direct = base._http.json("POST", "/generate", payload)["meta_info"]
     text_ids = base.tokenizer.encode(text, add_special_tokens=False)
     entries = direct["input_token_logprobs"][-len(text_ids) :]
     assert [token for _, token, *_ in entries] == text_ids

@@ -42,7 +42,7 @@ def plain(pair):
 
     def run(threshold):
         if threshold not in known:
-            with Endpoint(pair.draft.url) as draft, Endpoint(pair.base.url) as base:
+            with Endpoint(pair.draft) as draft, Endpoint(pair.base) as base:
                 fresh(draft, base)
                 state = specreason.run(
                     question=PROBLEM, draft=draft, threshold=threshold, backend=base, **BUDGETS
@@ -65,8 +65,8 @@ def test_lookahead_drafts_the_next_step_while_the_base_model_scores(pair):
     drafted: list[RequestRecord] = []
     asked: list[RequestRecord] = []
     with (
-        Endpoint(pair.draft.url, on_request=drafted.append) as draft,
-        Endpoint(pair.base.url, on_request=asked.append) as base,
+        Endpoint(pair.draft, on_request=drafted.append) as draft,
+        Endpoint(pair.base, on_request=asked.append) as base,
     ):
         state = lookahead.run(question=PROBLEM, draft=draft, threshold=0, backend=base, **SHORT)
         state.sync()
@@ -94,7 +94,7 @@ class EndlessEndpoint(Endpoint):
 
 def test_lookahead_aborts_the_draft_that_follows_a_rejected_step(pair, base):
     drafted: list[RequestRecord] = []
-    with EndlessEndpoint(pair.draft.url, on_request=drafted.append) as draft:
+    with EndlessEndpoint(pair.draft, on_request=drafted.append) as draft:
         settings = {"threshold": 10, "token_budget": 16, "step_tokens": 8, "answer_tokens": 4}
         state = lookahead.run(question=PROBLEM, draft=draft, backend=base, **settings)
         state.sync()
@@ -138,7 +138,7 @@ WIDTH, SAMPLES, LAMBDA = 2, 3, 0.25
 @pytest.fixture(scope="module")
 def searched(pair):
     settings = {"width": WIDTH, "samples": SAMPLES, "lam": LAMBDA, "max_steps": 2, "step_tokens": 12}
-    with Endpoint(pair.base.url) as base:
+    with Endpoint(pair.base) as base:
         state = self_eval_beam_search.run(question=PROBLEM, answer_tokens=4, backend=base, **settings)
         state.sync()
         yield state
@@ -176,7 +176,9 @@ def test_base_only_is_what_the_server_itself_writes(pair, base):
         "max_tokens": 40,
         "temperature": 0,
     }
-    answer = urllib3.request("POST", f"{pair.base.url}/v1/chat/completions", json=body, timeout=120).json()
+    key = {"Authorization": f"Bearer {pair.base.api_key}"}
+    url = f"{pair.base.url}/v1/chat/completions"
+    answer = urllib3.request("POST", url, json=body, headers=key, timeout=120).json()
     assert text == answer["choices"][0]["message"]["content"]
     assert len(text) > 40
 
@@ -189,13 +191,8 @@ def test_draft_only_writes_the_steps_that_speculation_without_a_judge_keeps(draf
     assert all(cached > 0.8 * prompt for cached, prompt in state["cached"][1:])
 
 
-@pytest.fixture
-def reward_url(more):
-    return more.reward.url
-
-
-def test_reward_guided_keeps_the_steps_with_enough_reward_and_no_others(draft, base, reward_url):
-    with Endpoint(reward_url) as reward:
+def test_reward_guided_keeps_the_steps_with_enough_reward_and_no_others(draft, base, more):
+    with Endpoint(more.reward) as reward:
         models = {"draft": draft, "reward": reward, "backend": base}
         fresh(draft, base)
         free = reward_guided.run(question=PROBLEM, threshold=-math.inf, **models, **SHORT)
@@ -220,8 +217,8 @@ def test_reward_guided_keeps_the_steps_with_enough_reward_and_no_others(draft, b
         assert [step.score for step in trace.steps] == [value for _, value in state["rewards"]]
 
 
-def test_the_reward_is_that_of_the_conversation_in_the_reward_models_own_template(draft, base, reward_url):
-    with Endpoint(reward_url) as reward:
+def test_the_reward_is_that_of_the_conversation_in_the_reward_models_own_template(draft, base, more):
+    with Endpoint(more.reward) as reward:
         state = reward_guided.run(
             question=PROBLEM, draft=draft, reward=reward, threshold=-math.inf, backend=base,
             **SHORT,
@@ -235,7 +232,5 @@ def test_the_reward_is_that_of_the_conversation_in_the_reward_models_own_templat
         for step, (_, value) in zip(state["steps"], state["rewards"], strict=True):
             end = turn.index(step, end) + len(step)
             text = head + turn[:end]
-            answer = urllib3.request(
-                "POST", f"{reward_url}/classify", json={"text": text}, timeout=120
-            ).json()
+            answer = reward._http.json("POST", "/classify", {"text": text})
             assert answer["embedding"] == [pytest.approx(value, rel=0.02)]

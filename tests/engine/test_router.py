@@ -30,19 +30,22 @@ def routed(pair, more):
     command = [sys.executable, "-m", "sglang_router.launch_router", "--host", "127.0.0.1"]
     command += ["--port", str(port), "--prometheus-port", str(free_port()), "--policy", "cache_aware"]
     command += ["--cb-failure-threshold", "1", "--health-check-interval-secs", "2"]
+    command += ["--api-key", pair.draft.api_key]
     command += ["--worker-urls", *(worker.url for worker in workers)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        wait_until(lambda: is_ready(url, len(workers)), 60)
-        yield SimpleNamespace(url=url, workers=workers)
+        wait_until(lambda: is_ready(url, pair.draft.api_key, len(workers)), 60)
+        yield SimpleNamespace(url=url, api_key=pair.draft.api_key, workers=workers)
     finally:
         process.terminate()
         process.wait(30)
 
 
-def is_ready(url: str, workers: int) -> bool:
+def is_ready(url: str, key: str, workers: int) -> bool:
+    headers = {"Authorization": f"Bearer {key}"}
     try:
-        listed = urllib3.request("GET", f"{url}/workers", retries=False, timeout=5).json()["workers"]
+        reply = urllib3.request("GET", f"{url}/workers", headers=headers, retries=False, timeout=5)
+        listed = reply.json()["workers"]
     except (urllib3.exceptions.HTTPError, ValueError):
         return False
     return sum(worker["is_healthy"] for worker in listed) == workers
@@ -50,7 +53,7 @@ def is_ready(url: str, workers: int) -> bool:
 
 @pytest.fixture
 def drafts(routed):
-    with Endpoint(routed.url, timeout=120) as endpoint:
+    with Endpoint(routed, timeout=120) as endpoint:
         yield endpoint
 
 

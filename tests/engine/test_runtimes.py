@@ -62,8 +62,8 @@ def test_the_trace_is_the_conversation_byte_for_byte(draft, base):
 def test_what_a_runtime_has_seen_comes_from_its_cache(pair, record_property, settings, authors):
     requests = {"draft": [], "base": []}
     with (
-        Endpoint(pair.draft.url, on_request=requests["draft"].append) as draft,
-        Endpoint(pair.base.url, on_request=requests["base"].append) as base,
+        Endpoint(pair.draft, on_request=requests["draft"].append) as draft,
+        Endpoint(pair.base, on_request=requests["base"].append) as base,
     ):
         draft.flush_cache()
         base.flush_cache()

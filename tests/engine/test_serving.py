@@ -15,13 +15,13 @@ import urllib3
 
 from specreason_sgl import Rewrite, SpecReasonConfig, Trace, solve
 from tests.support import browser
-from tests.support.runtimes import QUESTIONS, running
+from tests.support.runtimes import QUESTIONS, running, urls
 from tests.support.waiting import wait_until
 
 CONFIG = SpecReasonConfig(
     repair=Rewrite(), threshold=3, temperature=0, token_budget=90, step_tokens=40, answer_tokens=24
 )
-KNOBS = ["--temperature", "0", "--threshold", "3", "--token-budget", "90", "--step-tokens", "40"]
+KNOBS = ["--threshold", "3", "--token-budget", "90", "--step-tokens", "40"]
 KNOBS += ["--answer-tokens", "24"]
 
 JSON = {"Content-Type": "application/json"}
@@ -41,8 +41,7 @@ def serve(*arguments):
 
 @pytest.fixture(scope="module")
 def url(pair):
-    urls = ["--draft-url", pair.draft.url, "--base-url", pair.base.url]
-    with serve(*urls, "--served-model-name", "nano", *KNOBS) as url:
+    with serve(*urls(pair), "--served-model-name", "nano", *KNOBS) as url:
         yield url
 
 

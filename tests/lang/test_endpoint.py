@@ -4,7 +4,7 @@ import pytest
 import sglang as sgl
 
 from specreason_sgl import Endpoint
-from specreason_sgl.errors import ConfigError, ContextLengthExceeded, NotSGLang
+from specreason_sgl.errors import ConfigError, ContextLengthExceeded, NotSGLang, Unauthorized
 from tests.support.asking import run
 from tests.support.scripted import answer
 
@@ -36,6 +36,14 @@ def test_a_request_asks_for_no_more_than_the_context_holds(scripted, endpoint):
     with pytest.raises(ContextLengthExceeded, match=f"context of scripted at .*: {prompt} tokens of at most"):
         run(endpoint)["a"]
     assert len(scripted.generated()) == 2
+
+
+def test_a_launched_server_brings_its_key(scripted):
+    scripted.api_key = "of this launch"
+    with Endpoint(scripted, timeout=20) as endpoint:
+        assert run(endpoint)["a"] == "ok"
+    with pytest.raises(Unauthorized, match="refuses the API key"):
+        Endpoint(scripted.url)
 
 
 def test_what_follows_a_stop_is_cut_off(scripted, endpoint):

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,7 +18,7 @@ import urllib3
 
 from specreason_sgl.errors import LaunchError
 from specreason_sgl.runtime import keep, server
-from specreason_sgl.runtime.keep import Keeper, Patience, ServerState, hang_limit
+from specreason_sgl.runtime.keep import Keeper, RestartPolicy, ServerState, hang_limit
 from specreason_sgl.runtime.server import HOST, Server, ServerSpec, wait_healthy
 from specreason_sgl.runtime.shares import Share
 from tests.support.waiting import wait_until
@@ -43,7 +44,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 """
-QUICK = Patience(start=30, hang=30, check=0.05, first_wait=0.01, longest_wait=0.04, steady=30)
+QUICK = RestartPolicy(start=30, hang=30, check=0.05, first_wait=0.01, longest_wait=0.04, steady=30)
 
 
 @pytest.fixture(autouse=True)
@@ -183,8 +184,8 @@ def about(*seconds):
 
 
 def test_the_waits_double_up_to_the_longest_and_start_over_after_a_steady_time(stand_in, waits):
-    patience = replace(QUICK, first_wait=0.25, longest_wait=1, steady=0)
-    with running("base") as (base,), Keeper([base], patience) as keeper:
+    policy = replace(QUICK, first_wait=0.25, longest_wait=1, steady=0)
+    with running("base") as (base,), Keeper([base], policy) as keeper:
         (stand_in / "broken").write_text("")
         tell(base, "/exit")
         wait_until(lambda: len(waits) >= 4, 30)
@@ -201,8 +202,8 @@ def test_the_waits_double_up_to_the_longest_and_start_over_after_a_steady_time(s
 
 
 def test_a_server_that_was_not_steady_waits_longer(waits):
-    patience = replace(QUICK, first_wait=0.25, longest_wait=1, steady=1000)
-    with running("base") as (base,), Keeper([base], patience) as keeper:
+    policy = replace(QUICK, first_wait=0.25, longest_wait=1, steady=1000)
+    with running("base") as (base,), Keeper([base], policy) as keeper:
         for restarts in (1, 2):
             tell(base, "/exit")
             wait_until(lambda restarts=restarts: recovered(keeper, "base", restarts), 30)
@@ -218,6 +219,41 @@ def test_a_port_that_somebody_took_meanwhile_is_told_and_waited_for(monkeypatch)
         assert keeper.snapshot()["base"].restarts == 0
         monkeypatch.setattr(server, "is_free", lambda port: True)
         wait_until(lambda: recovered(keeper, "base", 1), 30)
+
+
+def test_a_failure_of_the_watch_is_logged_and_it_goes_on(stand_in, monkeypatch, caplog):
+    failures = [RuntimeError("out of files")]
+    real = Server.healthy
+
+    def healthy(self, timeout=5.0):
+        if failures:
+            raise failures.pop()
+        return real(self, timeout)
+
+    with running("base") as (base,):
+        monkeypatch.setattr(Server, "healthy", healthy)
+        with Keeper([base], QUICK) as keeper:
+            wait_until(lambda: "watching the base server failed" in caplog.text)
+            assert (base.healthy(), keeper.snapshot()["base"].restarts) == (True, 0)
+            shutil.rmtree(stand_in / "logs")
+            tell(base, "/exit")
+            wait_until(lambda: recovered(keeper, "base", 1), 30)
+    assert "out of files" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_watch_that_died_is_seen(monkeypatch):
+    class Death(BaseException):
+        pass
+
+    def healthy(*_):
+        raise Death
+
+    with running("base") as (base,):
+        monkeypatch.setattr(Server, "healthy", healthy)
+        with Keeper([base], QUICK) as keeper:
+            wait_until(lambda: keeper.snapshot()["base"].state == "unwatched")
+        assert keeper.snapshot()["base"].state == "ready"  # after stop() nobody watches
 
 
 def watching(role):
@@ -301,7 +337,7 @@ def test_servers_that_share_a_gpu_are_started_one_after_the_other(monkeypatch):
     [((), 360), (("--watchdog-timeout", "1000"), 1060), (("--watchdog-timeout=10",), 360)],
 )
 def test_the_limit_is_above_sglangs_own(args, limit):
-    assert hang_limit(args, Patience()) == limit
+    assert hang_limit(args, RestartPolicy()) == limit
 
 
 def test_a_server_gets_the_limit_of_its_flags(monkeypatch):
@@ -338,14 +374,14 @@ def test_sigkill_of_the_program_ends_a_server_that_was_started_again(stand_in):
     program = stand_in / "stand_in.py"
     code = f"""
         import threading
-        from specreason_sgl.runtime.keep import Keeper, Patience
+        from specreason_sgl.runtime.keep import Keeper, RestartPolicy
         from specreason_sgl.runtime.server import Server, ServerSpec, wait_healthy
         Server.command = property(
             lambda self: [{sys.executable!r}, {str(program)!r}, str(self.port), {str(stand_in)!r}]
         )
         server = Server(ServerSpec("base", "x", port={port}))
         wait_healthy([server], 60)
-        keeper = Keeper([server], Patience(check=0.1, first_wait=0.01))
+        keeper = Keeper([server], RestartPolicy(check=0.1, first_wait=0.01))
         keeper.start()
         print(server.pid, flush=True)
         input()

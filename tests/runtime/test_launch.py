@@ -24,16 +24,26 @@ time.sleep(600)
 """
 
 
+STAND_IN = """
+import os, pathlib, sys
+
+def main():
+    seen = pathlib.Path("/proc/self/cmdline").read_text()
+    print(sys.argv[2], "of-the-launch" in seen, "of-the-launch" in os.environ.values())
+"""
+
+
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("SPECREASON_SGL_CACHE", str(tmp_path))
+    return tmp_path
 
 
-def supervised(code, *arguments, **options):
+def supervised(code, *arguments):
     """Run Python code under a supervisor; `arguments` replace the supervisor's file."""
     supervisor = arguments or (supervise.__file__,)
     command = [sys.executable, "-I", "-S", *supervisor, sys.executable, "-c", code]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options)
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def gone(pid):
@@ -91,24 +101,30 @@ def test_a_server_that_ends_by_itself_is_reported_and_leaves_no_child_behind():
     assert gone(grandchild)
 
 
-def test_sigkill_of_the_program_ends_its_servers(tmp_path):
+@pytest.mark.parametrize("forks", [False, True])
+def test_sigkill_of_the_program_ends_its_servers(forks):
     code = f"""
-        import threading
+        import os, threading
         from specreason_sgl.runtime.server import Server, ServerSpec
         Server.command = property(lambda self: [{sys.executable!r}, "-c", {TREE!r}])
         server = Server(ServerSpec("draft", "x"))
-        print(server.pid, flush=True)
+        child = os.fork() if {forks} else 0
+        if child or not {forks}:
+            print(server.pid, child, flush=True)
         threading.Event().wait()
     """
     program = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True, env=os.environ
     )
-    supervisor = psutil.Process(int(program.stdout.readline()))
+    supervisor, forked = map(int, program.stdout.readline().split())
+    supervisor = psutil.Process(supervisor)
     wait_until(lambda: len(supervisor.children(recursive=True)) == 2)
     tree = [supervisor, *supervisor.children(recursive=True)]
     program.send_signal(signal.SIGKILL)
     program.wait()
     wait_until(lambda: all(gone(process.pid) for process in tree), seconds=15)
+    if forked:
+        os.kill(forked, signal.SIGKILL)  # fails if it was gone, and with it the test's point
 
 
 def test_a_server_that_dies_names_its_log_and_its_last_error(tmp_path, monkeypatch):
@@ -142,6 +158,54 @@ def test_a_taken_port_is_said_before_anything_starts():
         port = taken.getsockname()[1]
         with pytest.raises(LaunchError, match=f"port {port} for the draft server is taken"):
             Server(ServerSpec("draft", "some/model", port=port))
+
+
+def test_a_failed_launch_leaves_the_log_of_the_running_server_alone(cache, monkeypatch):
+    says = [sys.executable, "-c", "import time; print('hello', flush=True); time.sleep(600)"]
+    monkeypatch.setattr(Server, "command", property(lambda self: says))
+    server = Server(ServerSpec("base", "some/model"))
+    try:
+        wait_until(lambda: server.last_error() == "hello")
+        with socket.create_server((HOST, server.port)), pytest.raises(LaunchError, match="is taken"):
+            Server(ServerSpec("base", "some/model", port=server.port))
+        assert server.last_error() == "hello"
+        assert server.log_path.stat().st_mode & 0o777 == 0o600
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize(
+    ("args", "key"),
+    [
+        ((), "of-the-launch"),
+        (("--api-key", "mine"), "mine"),
+        (("--tokenizer-worker-num", "2"), None),
+        (("--tokenizer-worker-num=1",), "of-the-launch"),
+        (("--grpc-port", "9000"), None),
+    ],
+)
+def test_sglang_gets_the_key_and_nobody_sees_it(cache, monkeypatch, args, key):
+    package = cache / "sglang" / "cli"
+    package.mkdir(parents=True)
+    (cache / "sglang" / "__init__.py").write_text("")
+    (package / "main.py").write_text(STAND_IN)
+    monkeypatch.setenv("PYTHONPATH", str(cache))
+    server = Server(ServerSpec("base", "some/model", args=args), "of-the-launch")
+    server.process.wait(30)
+    assert server.api_key == key
+    first = f"--api-key={key}" if key else "--model-path"
+    assert server.last_error() == f"{first} False False"
+
+
+def test_each_launch_has_a_key_of_its_own(cache, monkeypatch):
+    monkeypatch.setattr(Server, "command", property(lambda self: [sys.executable, "-c", ""]))
+    monkeypatch.setattr(launch, "wait_healthy", lambda *_: None)
+    keys = []
+    for _ in range(2):
+        with launch._running([[ServerSpec("draft", "m"), ServerSpec("base", "m")]], 30, print) as servers:
+            keys.append({server.api_key for server in servers.values()})
+    assert [len(key) for key in keys] == [1, 1]
+    assert keys[0] != keys[1]
 
 
 def test_too_little_memory_is_said_before_anything_starts(monkeypatch, tmp_path):

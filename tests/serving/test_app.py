@@ -5,6 +5,7 @@ import math
 import socket
 import sys
 import threading
+import types
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -15,7 +16,10 @@ import urllib3
 from specreason_sgl import Correct, Rewrite, SpecReasonConfig, Trace
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.reasoning.acceptance import Quantile
+from specreason_sgl.runtime.keep import ServerState
 from specreason_sgl.serving.api import ChatRequest
+from specreason_sgl.serving.health import Health
+from specreason_sgl.serving.metrics import Metrics
 from specreason_sgl.verifiers import Likelihood, UtilityScore, get_calibration
 from tests.support.pair import aborted
 from tests.support.serving import CONFIG, serving
@@ -546,13 +550,38 @@ def test_a_server_that_stops_begins_nothing_that_waited(pair):
 
 
 def test_health_says_how_the_runtimes_are(pair):
-    states = [(True, {"draft": {"state": "ready"}}), (False, {"draft": {"state": "restarting"}})]
-    with serving(pair, health=lambda: states.pop(0)) as url:
+    states = {side: ServerState("ready", 1.0, restarts=2) for side in ("draft", "base")}
+    health, metrics = Health(), Metrics()
+    with serving(pair, health=health) as url:
+        health.watch(types.SimpleNamespace(snapshot=lambda: states), metrics)
         response = urllib3.request("GET", f"{url}/health")
         assert (response.status, response.json()["status"]) == (200, "ok")
+        states["draft"] = ServerState("unwatched", 1.0, restarts=3)
         response = urllib3.request("GET", f"{url}/health")
         assert (response.status, response.json()["status"]) == (503, "degraded")
-        assert response.json()["runtimes"] == {"draft": {"state": "restarting"}}
+        assert [runtime["state"] for runtime in response.json()["runtimes"].values()] == [
+            "unwatched",
+            "ready",
+        ]
+    name = "specreason_runtime_restarts"
+    assert [metrics.registry.get_sample_value(name, {"side": side}) for side in states] == [3, 2]
+
+
+def test_until_the_runtimes_are_ready_a_client_is_told_to_come_again(pair):
+    health = Health()
+    with serving(pair, health=health, is_open=False) as url:
+        reply = post(url, ASK)
+        assert (reply.status, reply.headers["Retry-After"]) == (503, "5")
+        error = reply.json()["error"]
+        assert (error["type"], error["code"], error["param"]) == ("server_error", None, None)
+        assert "still starting" in error["message"]
+        assert post(url, {**ASK, "temperature": 9}).status == 400
+        health.is_waiting("waiting for the base server, 3 s")
+        reply = urllib3.request("GET", f"{url}/health")
+        assert (reply.status, reply.json()) == (
+            503, {"status": "starting", "doing": "waiting for the base server, 3 s"},
+        )  # fmt: skip
+        assert [urllib3.request("GET", url + path).status for path in ("/", "/v1/models")] == [200, 200]
 
 
 def test_what_happens_is_counted(pair):

@@ -24,4 +24,5 @@ def running(url: str) -> float:
 
 def urls(pair) -> list[str]:
     """The options of the command line that name a running pair."""
-    return ["--draft-url", pair.draft.url, "--base-url", pair.base.url, "--temperature", "0"]
+    named = ["--draft-url", pair.draft.url, "--base-url", pair.base.url, "--runtime-key", pair.base.api_key]
+    return [*named, "--temperature", "0"]

@@ -82,7 +82,7 @@ class ScriptedServer:
 
     `on_generate(payload)` returns a dict to answer with, a tuple of status and body, or a callable that gets
     the request handler. `on_classify`, `on_abort` and the values of `plays`, by path, do likewise. `requests`
-    records (path, payload).
+    records (path, payload). With an `api_key`, all requests must send it.
     """
 
     def __init__(self, tokenizer_folder: str):
@@ -108,7 +108,9 @@ class ScriptedServer:
 
             def do_GET(self):
                 outer.requests.append((self.path, {}))
-                if self.path == "/model_info" and outer.model_info:
+                if self.is_refused():
+                    self.reply(401, b'{"error": "Unauthorized"}')
+                elif self.path == "/model_info" and outer.model_info:
                     self.reply(200, json.dumps(outer.model_info).encode())
                 elif self.path == "/server_info" and outer.server_info is not None:
                     self.reply(200, json.dumps(outer.server_info).encode())
@@ -127,6 +129,8 @@ class ScriptedServer:
                     "/abort_request": outer.on_abort,
                     **outer.plays,
                 }
+                if self.is_refused():
+                    return self.reply(401, b'{"error": "Unauthorized"}')
                 if self.path not in plays:
                     return self.reply(200, b"{}")
                 outer.arrived.set()
@@ -136,6 +140,9 @@ class ScriptedServer:
                 if isinstance(result, tuple):
                     return self.reply(*result)
                 return self.reply(200, json.dumps(result).encode())
+
+            def is_refused(self) -> bool:
+                return outer.api_key and self.headers["Authorization"] != f"Bearer {outer.api_key}"
 
             def reply(self, status: int, body: bytes):
                 self.send_response(status)
@@ -155,6 +162,7 @@ class ScriptedServer:
 
         self.server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
+        self.api_key: str | None = None
 
     def __enter__(self):
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
