@@ -150,7 +150,7 @@ def test_probes_of_a_runtime_that_hangs_delay_no_answer(pair):
     def health():
         asked.append(1)
         release.wait(30)
-        return True, {}
+        return "ok", {}
 
     pair.start_anew(steps_of(3), lambda turn: 9)
     with serving(pair, health=health) as url, ThreadPoolExecutor(30) as pool:

@@ -119,7 +119,7 @@ def _simulated(simulated: Machine) -> Iterator[list]:
     class Server:
         """Takes its memory, and is gone at once."""
 
-        def __init__(self, spec):
+        def __init__(self, spec, _launch_key):
             spec.command(0)
             started.append(spec)
             for i in spec.gpus if spec.share else ():
