@@ -1,9 +1,10 @@
 """A scripted draft and base model whose answers depend on the prompt alone, not on the order of requests."""
 
+import contextlib
 import hashlib
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from specreason_sgl import Endpoint, Rewrite, SpecReasonConfig, solve
@@ -158,6 +159,18 @@ class Pair:
             entries = [[-0.1 if i == likely else -9.0, token, "x"] for token in ids[at:]]
             replies.append(answer("", input_token_logprobs=entries, output_token_logprobs=[]))
         return replies
+
+
+@contextlib.contextmanager
+def paired(draft_folder: str, base_folder: str, kind=Pair, lead: str = LEAD) -> Iterator[Pair]:
+    """A scripted draft and base model with the tokenizers of these folders."""
+    with (
+        ScriptedServer(draft_folder) as draft_server,
+        ScriptedServer(base_folder) as base_server,
+        Endpoint(draft_server.url, timeout=20) as draft,
+        Endpoint(base_server.url, timeout=20) as base,
+    ):
+        yield kind(draft_server, base_server, draft, base, lead=lead)
 
 
 def logprob_of(ids: list[int], at: int) -> float:
