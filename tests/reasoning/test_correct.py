@@ -16,7 +16,7 @@ from specreason_sgl.reasoning.pauses import USEFUL_TOKENS
 from specreason_sgl.reasoning.repair import draw
 from specreason_sgl.reasoning.verifiers import Likelihood, UtilityScore
 from tests.support.checks import check_books_of_streams
-from tests.support.pair import ENDS, Pair, aborted, chance, paired
+from tests.support.pair import ENDS, aborted, chance, paired
 from tests.support.scripted import answer, by_character, streamed
 from tests.support.tokenizers import make_tokenizer
 from tests.support.waiting import wait_until
@@ -373,7 +373,7 @@ def test_two_vocabularies_write_one_text_whatever_the_window(tmp_path, draft_nam
     for name in (draft_name, base_name):
         make_tokenizer(name).save_pretrained(tmp_path / name)
     words = ["So", "it", "is", "3.5", "in", "all."]
-    with paired(str(tmp_path / draft_name), str(tmp_path / base_name), TwoTemplates) as pair:
+    with paired(str(tmp_path / draft_name), str(tmp_path / base_name)) as pair:
         write = [writer(seed, words, pair.base.chat_template.encode_text) for seed in range(4)]
         for seed in range(4):
             texts = []
@@ -382,15 +382,3 @@ def test_two_vocabularies_write_one_text_whatever_the_window(tmp_path, draft_nam
                 trace = pair.solve(repair=Correct(window=window), token_budget=80, lookahead=1)
                 texts.append([(step.text, step.corrections) for step in trace.steps])
             assert texts == [texts[0]] * 3
-
-
-class TwoTemplates(Pair):
-    """A pair whose models have different templates."""
-
-    def turn_of(self, side, ids):
-        endpoint = self.draft if side == "draft" else self.base
-        text = endpoint.tokenizer.decode(ids)
-        prefix, _ = endpoint.chat_template.get_prefix_and_suffix(
-            "assistant", [{"role": "user", "content": "q"}]
-        )
-        return text.rpartition(prefix.strip())[2].lstrip("\n")

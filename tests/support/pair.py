@@ -61,6 +61,11 @@ class Pair:
 
     def __post_init__(self):
         self.lock = threading.Lock()
+        question = [{"role": "user", "content": "q"}]
+        self._prefixes = {
+            side: (model.tokenizer, model.chat_template.get_prefix_and_suffix("assistant", question)[0])
+            for side, model in (("draft", self.draft), ("base", self.base))
+        }
         self.draft_server.on_generate = lambda payload: self._reply("draft", payload)
         self.base_server.on_generate = lambda payload: self._reply("base", payload)
 
@@ -90,7 +95,9 @@ class Pair:
 
     def turn_of(self, side: str, ids: list[int]) -> str:
         """What the assistant has said in a prompt."""
-        turn = self.draft.tokenizer.decode(ids).rpartition("<|im_start|>assistant\n")[2]
+        tokenizer, prefix = self._prefixes[side]
+        head = prefix.rstrip()
+        turn = tokenizer.decode(ids).rpartition(head.strip())[2].removeprefix(prefix[len(head) :])
         return turn.removeprefix("<think>\n")
 
     def _reply(self, side, payload):
@@ -148,7 +155,7 @@ class Pair:
         5 or more."""
         replies = []
         for i, ids in enumerate(payload["input_ids"]):
-            turn = self.draft.tokenizer.decode(ids).rpartition("<|im_start|>assistant\n")[2]
+            turn = self.turn_of(side, ids)
             if i == 0:
                 seen = Seen(side, "score", turn, payload["rid"][0])
                 with self.lock:
@@ -162,7 +169,7 @@ class Pair:
 
 
 @contextlib.contextmanager
-def paired(draft_folder: str, base_folder: str, kind=Pair, lead: str = LEAD) -> Iterator[Pair]:
+def paired(draft_folder: str, base_folder: str, lead: str = LEAD) -> Iterator[Pair]:
     """A scripted draft and base model with the tokenizers of these folders."""
     with (
         ScriptedServer(draft_folder) as draft_server,
@@ -170,7 +177,7 @@ def paired(draft_folder: str, base_folder: str, kind=Pair, lead: str = LEAD) -> 
         Endpoint(draft_server.url, timeout=20) as draft,
         Endpoint(base_server.url, timeout=20) as base,
     ):
-        yield kind(draft_server, base_server, draft, base, lead=lead)
+        yield Pair(draft_server, base_server, draft, base, lead=lead)
 
 
 def logprob_of(ids: list[int], at: int) -> float:
