@@ -13,7 +13,7 @@ from specreason_sgl.reasoning.verifiers import QUESTION, Likelihood, UtilityScor
 from tests.support.checks import check_books, what_was_decided
 from tests.support.pair import aborted
 from tests.support.waiting import wait_until
-from tests.support.writers import FAILS, random_writer, steps_of
+from tests.support.writers import FAILS, digit, number_of, random_writer, steps_of
 
 THREE = steps_of(3)
 
@@ -61,14 +61,14 @@ def test_every_lookahead_writes_the_same_steps(pair, seed, texts, rule, verifier
 @given(seed=st.integers(0, 10**6))
 def test_what_is_drafted_ahead_of_a_rejection_is_aborted(pair, seed):
     texts = ["One thing. And more", "Two is 3.5 then. So", "Another one. It is"]
-    plain_write, digit = random_writer(seed, texts)
+    plain_write, judge = random_writer(seed, texts)
 
     def write(side, turn, most):  # a rewrite always differs from the draft
         text, end, tokens = plain_write(side, turn, most)
         return f"{text} ({side})", end, tokens
 
     config = {"threshold": 5}
-    pair.start_anew(write, digit)
+    pair.start_anew(write, judge)
     expected = pair.solve(**config)
     judged: dict[str, threading.Event] = {}
     due = []
@@ -85,7 +85,7 @@ def test_what_is_drafted_ahead_of_a_rejection_is_aborted(pair, seed):
         if request.purpose != "draft" or request.side != "draft" or turn not in drafts:
             return None
         # Drafted ahead of a judgement: a rejection must end it.
-        if digit(turn) >= 5:
+        if judge(turn) >= 5:
             event(turn).wait(20)
             return None
         due.append(request.rid)
@@ -100,7 +100,7 @@ def test_what_is_drafted_ahead_of_a_rejection_is_aborted(pair, seed):
             drafts.add(turn + text)
         return text, end, tokens
 
-    pair.start_anew(noting, digit, before)
+    pair.start_anew(noting, judge, before)
     trace = pair.solve(**config, lookahead=1)
     assert what_was_decided(trace) == what_was_decided(expected)
     check_books(pair, trace)
@@ -142,23 +142,27 @@ def test_no_step_is_drafted_further_ahead_than_the_lookahead(pair):
             assert pair.aborted() == set()
 
 
-def test_waiting_steps_are_judged_concurrently(pair):
+def test_waiting_steps_are_judged_concurrently_and_a_needless_score_is_aborted_and_counted(pair):
     """The first score waits for two more drafts, and their scores until both are requested."""
     third, both = threading.Event(), threading.Barrier(2, timeout=10)
 
     def before(request):
         if request.purpose == "draft" and request.turn == "draft 1\n\ndraft 2\n\ndraft 3\n\n":
             third.set()  # drafts 2 and 3 have been taken
-        if request.purpose == "score":
-            if request.turn == "draft 1" + QUESTION:
-                assert third.wait(10)
-            elif request.turn.count("\n\n") in (2, 3):
-                both.wait()
+        if request.purpose == "score" and number_of(request) == 1:
+            assert third.wait(10)
+        elif request.purpose == "score" and number_of(request) < 4 and "draft 2" in request.turn:
+            both.wait()
+            if number_of(request) == 3:  # and draft 2 is rejected
+                wait_until(lambda: request.rid in pair.aborted())
+                return aborted(2)
+        return None
 
-    pair.start_anew(steps_of(4), lambda turn: 9, before)
+    pair.start_anew(steps_of(4), digit, before)
     trace = pair.solve(lookahead=3)
-    assert trace.reasoning == "draft 1\n\ndraft 2\n\ndraft 3\n\ndraft 4"
-    assert not both.broken
+    assert trace.reasoning == "draft 1\n\nbase 2\n\ndraft 3\n\ndraft 4"
+    assert 2 in [call.completion_tokens for call in trace.wasted if call.purpose == "score"]
+    check_books(pair, trace)
 
 
 @pytest.mark.parametrize("purpose", ["draft", "score"])
@@ -207,10 +211,10 @@ def test_a_failure_that_waits_behind_a_step_counts_when_its_turn_comes(pair):
 
     steps = []
 
-    def solve(digit):
+    def solve(second):
         failed.clear()
         steps.clear()
-        pair.start_anew(THREE, lambda turn: digit if turn.endswith("draft 2") else 9, before)
+        pair.start_anew(THREE, lambda turn: second if turn.endswith("draft 2") else 9, before)
         return pair.solve(lookahead=2, on_step=steps.append)
 
     assert solve(3).reasoning == "draft 1\n\nbase 2\n\ndraft 3"

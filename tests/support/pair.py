@@ -96,9 +96,7 @@ class Pair:
     def turn_of(self, side: str, ids: list[int]) -> str:
         """What the assistant has said in a prompt."""
         tokenizer, prefix = self._prefixes[side]
-        head = prefix.rstrip()
-        turn = tokenizer.decode(ids).rpartition(head.strip())[2].removeprefix(prefix[len(head) :])
-        return turn.removeprefix("<think>\n")
+        return tokenizer.decode(ids).rpartition(prefix.lstrip())[2].removeprefix("<think>\n")
 
     def _reply(self, side, payload):
         ids, most = payload["input_ids"], payload["sampling_params"]["max_new_tokens"]
