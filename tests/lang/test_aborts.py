@@ -1,9 +1,9 @@
 """Ending requests: which, how, and on servers that refuse it, hang, or are busy in other threads."""
 
 import logging
-import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import sglang as sgl
@@ -238,34 +238,46 @@ def test_what_a_router_does_not_abort_is_aborted_at_its_workers(scripted, chatml
         assert aborts.Aborts(router).post("abc") is None
 
 
+class Watched(dict):
+    """A dictionary that notes each use without the lock."""
+
+    def __init__(self, lock):
+        self.lock, self.misuses = lock, []
+
+
+def watching(method):
+    def use(self, *arguments):
+        if not self.lock._is_owned():
+            self.misuses.append(method)
+        return getattr(dict, method)(self, *arguments)
+
+    return use
+
+
+for method in ("items", "pop", "__setitem__", "__contains__", "__getitem__"):
+    setattr(Watched, method, watching(method))
+
+
 def test_requests_end_while_other_threads_abort(scripted, endpoint, monkeypatch):
     """8 threads begin and end 100 requests each while one aborts all 200 times."""
     sent = endpoint.requests
+    sent.in_flight = watched = Watched(sent.lock)
     monkeypatch.setattr(sent.http, "send", lambda *_, **__: None)
     monkeypatch.setattr(sent.aborts, "post", lambda rid: 200)
-    errors, begin = [], threading.Barrier(9)
+    begin = threading.Barrier(9)
 
     def request_often(name):
         begin.wait()
         for _ in range(100):
-            try:
-                with Request(sent, name) as request:
-                    request.send({"input_ids": [1]})
-            except Exception as error:
-                errors.append(error)
+            with Request(sent, name) as request:
+                request.send({"input_ids": [1]})
+        return True
 
-    threads = [threading.Thread(target=request_often, args=(str(i),)) for i in range(8)]
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        for thread in threads:
-            thread.start()
+    with ThreadPoolExecutor(8) as pool:
+        done = [pool.submit(request_often, str(i)) for i in range(8)]
         begin.wait()
         for _ in range(200):
             endpoint.abort()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(interval)
-    assert not errors
+    assert all(each.result() for each in done)
+    assert not watched.misuses
     assert endpoint.in_flight() == 0
