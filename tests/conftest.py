@@ -53,16 +53,10 @@ def scripted(chatml_folder):
 @pytest.fixture(scope="module")
 def pair(chatml_folder):
     """A scripted draft and base model for a module; a test calls `start_anew` first."""
-    from specreason_sgl import Endpoint
-    from tests.support.pair import Pair
+    from tests.support.pair import paired
 
-    with (
-        ScriptedServer(chatml_folder) as draft_server,
-        ScriptedServer(chatml_folder) as base_server,
-        Endpoint(draft_server.url, timeout=20) as draft,
-        Endpoint(base_server.url, timeout=20) as base,
-    ):
-        yield Pair(draft_server, base_server, draft, base)
+    with paired(chatml_folder, chatml_folder) as pair:
+        yield pair
 
 
 class Done(NamedTuple):

@@ -9,7 +9,6 @@ import time
 import pytest
 
 from specreason_sgl.cli.program import COMMANDS
-from specreason_sgl.reasoning.plain import KNOBS
 
 CLI = [sys.executable, "-m", "specreason_sgl.cli"]
 
@@ -27,7 +26,6 @@ CLI = [sys.executable, "-m", "specreason_sgl.cli"]
             2,
             "--threshold and --keep must not be given together",
         ),
-        (["solve", "q", "--keep", "0"], 2, "--keep must be a number above 0 and at most 1, got 0.0"),
         (
             ["solve", "q", "--verifier", "yes-no"],
             2,
@@ -35,24 +33,12 @@ CLI = [sys.executable, "-m", "specreason_sgl.cli"]
         ),
         (["solve", "q", "--calibration", "missing.json"], 2, "missing.json cannot be read: No such file"),
         (["solve", "q", "--calibration", "LICENSE"], 2, "LICENSE: this is not a calibration"),
-        (["solve", "q", "--lookahead", "-1"], 2, "--lookahead must be a whole number from 0 to 16, got -1"),
-        (["solve", "q", "--repair", "mend"], 2, f"--repair must be {KNOBS['repair'].expected}, got 'mend'"),
-        (["solve", "q", "--delta=-1"], 2, "--delta must be a number of at least 0, got -1.0"),
-        (["solve", "q", "--numeric-delta", "nan"], 2, "--numeric-delta must be a number of at least 0"),
-        (
-            ["solve", "q", "--window", "0"],
-            2,
-            "--window must be a whole number of at least 1, or 'auto' or 'step', got 0",
-        ),
         (
             ["solve", "q", "--window", "all"],
             2,
             "--window must be a whole number of at least 1, or 'auto' or 'step', got 'all'",
         ),
-        (["solve", "q", "--confidence", "1"], 2, "--confidence must be a number of at most 0, got 1.0"),
         (["solve", "q", "--threshold", "5", "--delta", "1"], 2, "--delta must come with --repair correct"),
-        (["solve", "q", "--repair", "rewrite", "--window", "step"], 2, "--window must come with --repair"),
-        (["solve", "q", "--at-budget", "panic"], 2, "--at-budget must be 'answer' or 'stop', got 'panic'"),
         (["solve", "q", "--pair", "micro"], 2, "no pair is named 'micro'"),
         (["solve", "q", "--draft", "x"], 2, "--draft and --base must be given together"),
         (
@@ -88,12 +74,6 @@ CLI = [sys.executable, "-m", "specreason_sgl.cli"]
             ["eval", "--data", "LICENSE", "--verifier", "score", "--threshold", "3,11"],
             2,
             "--threshold must be a number from 0 to 9",
-        ),
-        (["eval", "--data", "LICENSE", "--delta", "3,-1"], 2, "--delta must be a number of at least 0"),
-        (
-            ["eval", "--data", "LICENSE", "--window", "16,all"],
-            2,
-            "--window must be a whole number of at least 1, ",
         ),
         (
             ["eval", "--data", "LICENSE", "--window", "16,"],

@@ -84,15 +84,6 @@ def test_more_at_a_time_are_of_one_setting(pair, tmp_path):
     assert together == {frozenset({"base"}), frozenset({"draft"})}
 
 
-def test_what_is_in_the_file_is_not_done_again(pair, tmp_path):
-    file = tmp_path / "x.jsonl"
-    first = run(pair, file)
-    text = file.read_text()
-    pair.seen.clear()
-    assert run(pair, file) == first
-    assert (file.read_text(), pair.seen) == (text, [])
-
-
 def test_a_file_cut_off_anywhere_is_completed_to_the_same(pair, tmp_path):
     whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
     two = {"modes": ("base", "correct")}
@@ -166,16 +157,11 @@ def test_a_sample_whose_trace_is_wrong_is_named_with_its_line_and_the_place(pair
     file = tmp_path / "x.jsonl"
     run(pair, file, modes=("correct",))
     text = file.read_text()
-    for changed, says in (
-        (
-            text.replace('"author":"', '"author":"nobody-', 1),
-            r"value '.*' - at `\$\.trace\.steps\[0\]\.author`",
-        ),
-        (
-            text.replace('"earlier":[],"version":3', '"earlier":[],"version":7', 1),
-            r"7 - at `\$\.trace\.version`",
-        ),
+    for old, new, says in (
+        ('"author":"', '"author":"nobody-', r"value '.*' - at `\$\.trace\.steps\[0\]\.author`"),
+        ('"earlier":[],"version":3', '"earlier":[],"version":7', r"7 - at `\$\.trace\.version`"),
     ):
+        changed = text.replace(old, new, 1)
         assert changed != text
         file.write_text(changed)
         with pytest.raises(ConfigError, match=rf"line 2: .*{says}"):
@@ -214,9 +200,7 @@ def test_a_failed_sample_is_recorded_left_alone_and_retried_when_asked(pair, tmp
     failed = [sample for sample in samples if sample.error]
     assert {sample.setting for sample in failed} == {"draft"}
     assert len(failed) == 4
-    assert all(
-        sample.right is None and sample.trace is None and "out of order" in sample.error for sample in failed
-    )
+    assert all((s.right, s.trace) == (None, None) and "out of order" in s.error for s in failed)
     broken[0] = False
     assert run(pair, file, modes=("base", "draft")) == samples
     again = run(pair, file, modes=("base", "draft"), retry_failed=True)
@@ -312,10 +296,10 @@ for line in sys.stdin:
 """
 
 
-@pytest.fixture(scope="module")
-def command(tmp_path_factory):
+@pytest.fixture
+def command(tmp_path):
     """Runs command lines, each in a process of its own, forked from one that has imported everything."""
-    log = tmp_path_factory.mktemp("command") / "log.txt"
+    log = tmp_path / "log.txt"
     with open(log, "w") as file:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": file, "text": True}
         with subprocess.Popen([sys.executable, "-c", FORKS], **pipes) as parent:
@@ -326,27 +310,29 @@ def command(tmp_path_factory):
                 return int(parent.stdout.readline())
 
             def finish():
-                """The exit status, past what the command printed; and what it said on standard error."""
+                """The exit status, past what the command printed."""
                 for line in iter(parent.stdout.readline, ""):
                     if line.strip().removeprefix("-").isdigit():
-                        return int(line), log.read_text()
+                        return int(line)
                 raise AssertionError(log.read_text())
 
             yield start, finish
             parent.stdin.close()
 
 
-def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(pair, tmp_path, command):
-    start, finish = command
-    data = tmp_path / "problems.jsonl"
-    rows = [
-        {"id": problem.id, "question": problem.question, "answer": problem.answer} for problem in PROBLEMS
-    ]
+def command_line(pair, folder, problems=PROBLEMS):
+    data = folder / "problems.jsonl"
+    rows = [{"id": each.id, "question": each.question, "answer": each.answer} for each in problems]
     data.write_text("\n".join(map(json.dumps, rows)))
     urls = ["--draft-url", pair.draft_server.url, "--base-url", pair.base_server.url]
-    modes = ["--modes", "base,draft,pipelined,correct", "--threshold", "3,6", "--window", "step"]
     small = ["--temperature", "0", "--token-budget", "40", "--answer-tokens", "16"]
-    fixed = ["eval", "--data", str(data), *urls, *modes, *small]
+    return ["eval", "--data", str(data), *urls, *small]
+
+
+def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(pair, tmp_path, command):
+    start, finish = command
+    modes = ["--modes", "base,draft,pipelined,correct", "--threshold", "3,6", "--window", "step"]
+    fixed = [*command_line(pair, tmp_path), *modes]
     count, kill_at, pid = 0, None, 0
     lock, started = threading.Lock(), threading.Event()
 
@@ -362,53 +348,43 @@ def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(pair, tmp_path, comma
     pair.before = before
     whole, torn = tmp_path / "whole.jsonl", tmp_path / "torn.jsonl"
     start([*fixed, "--out", str(whole)])
-    assert finish()[0] == 0
+    assert finish() == 0
     total, rng = count, random.Random(2)
     for _ in range(3):  # too few requests each time for all of it
         count, kill_at = 0, rng.randrange(total // 8, total // 3)
         started.clear()
         pid = start([*fixed, "--out", str(torn)])
         started.set()
-        assert finish()[0] == -signal.SIGKILL
+        assert finish() == -signal.SIGKILL
     kill_at = None
     start([*fixed, "--out", str(torn)])
-    assert finish()[0] == 0
+    assert finish() == 0
     assert timeless(torn) == timeless(whole)
 
 
-def test_the_command_sweeps_the_knobs_of_the_correction(pair, tmp_path, command):
-    start, finish = command
-    data, out = tmp_path / "problems.jsonl", tmp_path / "x.jsonl"
-    data.write_text('{"question": "q", "answer": "2"}')
-    urls = ["--draft-url", pair.draft_server.url, "--base-url", pair.base_server.url]
-    small = ["--temperature", "0", "--token-budget", "40", "--answer-tokens", "16"]
+def test_the_command_sweeps_the_knobs_of_the_correction(pair, tmp_path, run_command):
+    out = tmp_path / "x.jsonl"
     sweep = ["--modes", "correct,paper", "--delta", "1,3", "--window", "16,step", "--confidence=-0.5"]
-    start(["eval", "--data", str(data), "--out", str(out), *urls, *small, *sweep])
-    assert finish()[0] == 0
+    done = run_command(*command_line(pair, tmp_path, PROBLEMS[:1]), *sweep, "--out", str(out))
+    assert done.returncode == 0
     head, samples = read_run(out)
     assert {sample.setting for sample in samples} == set(head.settings)
     repairs = {name: config["repair"] for name, config in head.settings.items()}
     assert repairs.pop("paper")["kind"] == "Rewrite"
     assert {name: (repair["delta"], repair["window"]) for name, repair in repairs.items()} == {
-        "correct delta=1 window=16": (1, 16),
-        "correct delta=1 window=step": (1, None),
-        "correct delta=3 window=16": (3, 16),
-        "correct delta=3 window=step": (3, None),
+        f"correct delta={delta} window={window or 'step'}": (delta, window)
+        for delta in (1, 3)
+        for window in (16, None)
     }
     assert head.settings["correct delta=1 window=16"]["confidence"] == -0.5
 
 
-def test_the_command_says_what_failed(pair, tmp_path, command):
-    start, finish = command
+def test_the_command_says_what_failed(pair, tmp_path, run_command):
     pair.before = lambda seen: (400, b'{"error": {"message": "out of order"}}')
-    data = tmp_path / "problems.jsonl"
-    data.write_text('{"question": "q", "answer": "1"}')
-    urls = ["--draft-url", pair.draft_server.url, "--base-url", pair.base_server.url]
-    start(["eval", "--data", str(data), "--out", str(tmp_path / "x.jsonl"), "--modes", "base", *urls])
-    code, said = finish()
-    assert code == 1
-    assert "1 of 1 samples failed" in said
-    assert "Traceback" not in said
+    arguments = command_line(pair, tmp_path, PROBLEMS[:1])
+    done = run_command(*arguments, "--modes", "base", "--out", str(tmp_path / "x.jsonl"))
+    assert done.returncode == 1
+    assert "1 of 1 samples failed" in done.stderr
 
 
 def test_one_call_writes_a_run_and_goes_on_with_it(pair, tmp_path):
@@ -418,6 +394,7 @@ def test_one_call_writes_a_run_and_goes_on_with_it(pair, tmp_path):
     head, samples = read_run(out)
     assert (samples, len(samples)) == (solved, 8)
     assert (head.data, head.samples, head.base_model) == ("mine", 2, "scripted")
+    text = out.read_text()
     pair.seen.clear()
     assert runner.run_evaluation(PROBLEMS[:2], settings, out, **common) == solved
-    assert pair.seen == []
+    assert (out.read_text(), pair.seen) == (text, [])

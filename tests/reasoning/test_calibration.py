@@ -12,15 +12,9 @@ from specreason_sgl.reasoning.verifiers import Likelihood
 from specreason_sgl.runtime.pairs import PAIRS
 
 CALIBRATION = Calibration(
-    draft_model="small é",
-    base_model="big",
-    verifier="likelihood-min",
-    keep=0.6,
-    threshold=-4.5,
-    values=(-9.0, -5.0, -1.0),
-    table=({"verifier": "score", "auroc": 0.5},),
-    data={"problems": 3},
-)
+    draft_model="small é", base_model="big", verifier="likelihood-min", keep=0.6, threshold=-4.5,
+    values=(-9.0, -5.0, -1.0), table=({"verifier": "score", "auroc": 0.5},), data={"problems": 3},
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -42,14 +36,9 @@ def changed(**fields):
     ("text", "says"),
     [
         ("", "not a calibration"),
-        ("[]", "not a calibration"),
         ("{}", "not a calibration"),
-        ("null", "not a calibration"),
         ('{"version": 1', "not a calibration"),
-        (changed(values=None), "not a calibration"),
-        (changed(values="abc"), "not a calibration"),
         (changed(values=["a"]), r"not a calibration .*Expected `float`, got `str` - at `\$\.values\[0\]`"),
-        (changed(threshold="7"), "not a calibration"),
         (changed(keep=1.5), r"not a calibration .*<= 1.0 - at `\$\.keep`"),
         (changed(more=1), "not a calibration"),
         (changed(version=2), "this package reads version 1, got version 2"),

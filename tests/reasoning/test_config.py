@@ -74,19 +74,17 @@ def test_a_threshold_must_have_something_to_compare_with():
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("repair", "name", "value"),
     [
-        ("delta", -0.1),
-        ("delta", float("nan")),
-        ("delta", "3"),
-        ("numeric_delta", -1),
-        ("window", 0),
-        ("window", 1.5),
+        *((Correct, "delta", value) for value in (-0.1, float("nan"), "3")),
+        (Correct, "numeric_delta", -1),
+        *((Correct, "window", value) for value in (0, 1.5)),
+        *((Rewrite, "end_delta", value) for value in (-0.1, float("nan"), "3", None, True)),
     ],
 )
-def test_a_correction_out_of_range_is_refused_by_name(name, value):
+def test_a_number_of_a_repair_out_of_range_is_refused_by_name(repair, name, value):
     with pytest.raises(ConfigError, match=f"^{name} must be a .*, got"):
-        Correct(**{name: value})
+        repair(**{name: value})
 
 
 def test_by_default_tokens_are_corrected_and_nothing_judges_steps():

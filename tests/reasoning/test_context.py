@@ -65,6 +65,8 @@ def test_the_thinking_ends_while_the_answer_has_room(pair, contexts, digit):
         decided.append(what_was_decided(trace))
     assert (trace.stop, bool(trace.answer)) == ("context", True)
     assert decided == [decided[0]] * 3
+    stopped = pair.solve(**SETTINGS, at_budget="stop")
+    assert (stopped.stop, stopped.answer, stopped.answer_call) == ("context", "", None)
     written = tokens_of(pair, trace.reasoning)
     assert 300 - 20 - 32 - 30 <= written <= 300 - 20
     (answer,) = [
@@ -116,13 +118,6 @@ def test_a_correction_at_the_last_token_of_a_step_ends_it(pair):
     assert trace.reasoning == "draft 7 and so on."
 
 
-def test_a_run_can_stop_at_the_end_of_the_context_without_an_answer(pair, contexts):
-    contexts(base=200)
-    pair.start_anew(endless(pair), lambda turn: 9)
-    trace = pair.solve(**SETTINGS, at_budget="stop")
-    assert (trace.stop, trace.answer, trace.answer_call) == ("context", "", None)
-
-
 @pytest.mark.parametrize("lookahead", [0, 2])
 def test_the_base_model_continues_after_the_end_of_the_drafts_context(pair, contexts, lookahead):
     contexts(draft=150)
@@ -137,31 +132,18 @@ def test_the_base_model_continues_after_the_end_of_the_drafts_context(pair, cont
     assert breaker_of(pair.draft).ask() == "closed"  # the runtime has not failed
 
 
-def test_a_drafted_step_that_leaves_no_room_for_the_answer_is_rejected_unread(pair, contexts):
+@pytest.mark.parametrize("repair", [Rewrite(), Correct(window=None)], ids=str)
+def test_a_draft_that_leaves_no_room_for_the_answer_is_rejected_unread(pair, contexts, repair):
     contexts(base=120)
     long = "x1 " * 27
     assert 120 - 20 - 32 < tokens_of(pair, long) < 120 - tokens_of(pair, QUESTION)  # the question would fit
-
-    def write(side, turn, most):
-        return (long, "eos", 10) if side == "draft" else ("base", "eos", 3)
-
-    pair.start_anew(write, lambda turn: 9)
-    trace = pair.solve(**SETTINGS)
-    assert [(step.text, step.score, step.rejected) for step in trace.steps] == [("base", None, long)]
-    assert not pair.of("score")
-
-
-def test_a_window_that_leaves_no_room_for_the_answer_is_rejected_unread(pair, contexts):
-    contexts(base=120)
-    long = "x1 " * 27
-
-    def write(side, turn, most):
-        return (long, "eos", 10) if side == "draft" else ("base", "eos", 3)
-
-    pair.start_anew(write, lambda turn: 9)
-    trace = pair.solve(**SETTINGS, repair=Correct(window=None))
-    assert [(step.text, step.author, step.rejected) for step in trace.steps] == [("base", "base", long)]
-    assert not pair.of("read")
+    pair.start_anew(
+        lambda side, turn, most: (long, "eos", 10) if side == "draft" else ("base", "eos", 3), lambda turn: 9
+    )
+    trace = pair.solve(**SETTINGS, repair=repair)
+    steps = [(step.text, step.author, step.score, step.rejected) for step in trace.steps]
+    assert steps == [("base", "base", None, long)]
+    assert {seen.purpose for seen in pair.seen} == {"draft", "rewrite", "answer"}
 
 
 @pytest.mark.parametrize("window", [None, 4])

@@ -1,5 +1,6 @@
 """`Correct`: single tokens are corrected, with the same text for every window and a record of each."""
 
+import itertools
 import random
 import threading
 
@@ -8,17 +9,18 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from programs.correct import correct
-from specreason_sgl import Cancel, Correct, Endpoint, SpecReasonConfig, Trace, solve
-from specreason_sgl.errors import ConfigError, RequestAborted, ServerError
+from specreason_sgl import Cancel, Correct, SpecReasonConfig, Trace, solve
+from specreason_sgl.errors import RequestAborted, ServerError
 from specreason_sgl.lang.logprobs import Choice, TokenLogprob
 from specreason_sgl.reasoning.pauses import USEFUL_TOKENS
 from specreason_sgl.reasoning.repair import draw
 from specreason_sgl.reasoning.verifiers import Likelihood, UtilityScore
 from tests.support.checks import check_books_of_streams
-from tests.support.pair import Pair, aborted, chance
-from tests.support.scripted import ScriptedServer, by_character, streamed
+from tests.support.pair import ENDS, aborted, chance, paired
+from tests.support.scripted import answer, by_character, streamed
 from tests.support.tokenizers import make_tokenizer
 from tests.support.waiting import wait_until
+from tests.support.writers import FAILS, steps_of
 
 SOME = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 WORDS = ["So", "it", "is", "3.5", "in", "all.", "é", "🙂", "好的。", "\\boxed", "12+7=19", "\n", "x"]
@@ -87,9 +89,7 @@ def test_every_window_and_lookahead_gives_the_same_text(pair, seed, share, patie
         check_books_of_streams(pair, trace)
         assert Trace.from_json(trace.to_json()) == trace
         (asked,) = [seen.turn for seen in pair.of("answer")]
-        assert asked.removesuffix("Final answer:").removesuffix("\n\n") == trace.reasoning.removesuffix(
-            "\n\n"
-        )
+        assert asked == trace.reasoning.removesuffix("\n\n") + "\n\nFinal answer:"
     assert results == [results[0]] * 5
 
 
@@ -112,36 +112,28 @@ def test_a_correction_is_where_the_trace_says(pair, seed, share):
 @SOME
 @given(seed=st.integers(0, 10**6))
 def test_the_didactic_program_and_the_packages_agree(pair, seed):
-    words = ["So", "it", "is", "3.5", "all."]
-    pair.start_anew(
-        writer(seed, words, pair.base.chat_template.encode_text),
-        no_digit,
-        first=chooser(seed, pair.base, texts=(" so", "7", ".")),
-    )
-    arguments = {"question": "q", "draft": pair.draft, "token_budget": 120, "step_tokens": 256}
-    state = correct.run(**arguments, backend=pair.base)
-    pair.start_anew(
-        writer(seed, words, pair.base.chat_template.encode_text),
-        no_digit,
-        first=chooser(seed, pair.base, texts=(" so", "7", ".")),
-    )
-    config = SpecReasonConfig(
-        repair=Correct(window=4), temperature=0, token_budget=120, step_tokens=256, patience=0
-    )
+    encode = pair.base.chat_template.encode_text
+    write = writer(seed, ["So", "it", "is", "3.5", "all."], encode)
+    first = chooser(seed, pair.base, texts=(" so", "7", "."))
+    pair.start_anew(write, no_digit, first=first)
+    limits = {"token_budget": 120, "step_tokens": 256}
+    state = correct.run(question="q", draft=pair.draft, **limits, backend=pair.base)
+    pair.start_anew(write, no_digit, first=first)
+    config = SpecReasonConfig(repair=Correct(window=4), temperature=0, patience=0, **limits)
     trace = solve("q", draft=pair.draft, base=pair.base, config=config)
     if trace.stop != "repetition":  # the didactic program does not detect it
         assert state["chain"].removesuffix("\n\n") == trace.reasoning.removesuffix("\n\n")
         assert len(state["corrections"]) == trace.corrections
 
 
-def scripted(pair, drafts, first, **config):
+def scripted(pair, drafts, first, digit=no_digit, before=lambda request: None, **config):
     """Solve with a draft model that writes the text of `drafts` for each turn."""
 
     def write(side, turn, most):
         text, end = drafts[turn]
         return text, end, len(text.split())
 
-    pair.start_anew(write, no_digit, first=first)
+    pair.start_anew(write, digit, before, first)
     return pair.solve(**{"repair": Correct(window=None), "token_budget": 1000, **config})
 
 
@@ -227,60 +219,37 @@ def test_a_window_is_read_while_the_draft_model_writes_on(pair):
     def before(request):
         if request.purpose == "read":
             read.set()
-        if request.purpose == "draft":
-            from tests.support.scripted import answer
-
-            whole = answer(
-                "one two three four five six", {"type": "stop", "matched": 42}, completion_tokens=6
-            )
-            events = by_character(whole)
-            place = next(i for i, event in enumerate(events) if event["text"].endswith("four"))
-            return streamed(*events, between=Paused(place, read))
-        return None
+        if request.purpose != "draft":
+            return None
+        events = by_character(answer("one two three four five six", ENDS["eos"], completion_tokens=6))
+        place = next(i for i, event in enumerate(events) if event["text"].endswith("four"))
+        sent = itertools.count(1)
+        return streamed(*events, between=lambda: next(sent) == place and read.wait(20))
 
     pair.start_anew(lambda *_: ("", "eos", 0), no_digit, before)
     trace = pair.solve(repair=Correct(window=2), token_budget=1000)
     assert trace.reasoning == "one two three four five six"
     assert len(pair.of("read")) >= 2
-
-
-class Paused:
-    """Between the events of a stream: waits at the `place` for an event."""
-
-    def __init__(self, place, event):
-        self.place, self.event, self.count = place, event, 0
-
-    def __call__(self):
-        self.count += 1
-        if self.count == self.place:
-            assert self.event.wait(20)
+    assert read.is_set()
 
 
 def test_a_correction_aborts_the_draft(pair):
-    from tests.support.scripted import answer
-
     first_turn = []
 
     def before(request):
-        if request.purpose == "draft" and not first_turn:
-            first_turn.append(request.rid)
-            whole = answer("2 * 3 is 5 so we", {"type": "stop", "matched": 42}, completion_tokens=7)
-            events = by_character(whole)
-            place = len(events) - 2
+        if request.purpose != "draft" or first_turn:
+            return None
+        first_turn.append(request.rid)
+        events = by_character(answer("2 * 3 is 5 so we", ENDS["eos"], completion_tokens=7))[:-2]
 
-            def send(handler):
-                streamed(*events[:place], done=False)(handler)
-                wait_until(lambda: request.rid in pair.aborted())
+        def send(handler):
+            streamed(*events, done=False)(handler)
+            wait_until(lambda: request.rid in pair.aborted())
 
-            return send
-        return None
+        return send
 
-    pair.start_anew(
-        lambda side, turn, most: (" and more", "eos", 2),
-        no_digit,
-        before,
-        replacing(pair, ("2 * 3 is 5", "6")),
-    )
+    first = replacing(pair, ("2 * 3 is 5", "6"))
+    pair.start_anew(lambda side, turn, most: (" and more", "eos", 2), no_digit, before, first)
     trace = pair.solve(repair=Correct(window=2), token_budget=1000, lookahead=1)
     assert trace.reasoning == "2 * 3 is 6 and more"
     assert first_turn[0] in pair.aborted()
@@ -319,25 +288,15 @@ def test_the_base_models_token_is_drawn_after_temperature_and_what_cuts_the_choi
     assert cold.count("b") < 50
 
 
-@pytest.mark.parametrize(
-    "values", [{"delta": -1}, {"delta": "3"}, {"numeric_delta": -0.5}, {"window": 0}, {"window": 2.5}]
-)
-def test_values_out_of_range_are_refused(values):
-    with pytest.raises(ConfigError, match=f"{next(iter(values))} must be"):
-        Correct(**values)
-
-
 def test_a_step_that_passes_a_verifier_is_kept_whole_and_one_that_fails_is_corrected(pair):
     drafts = {"": ("2 * 3 is 5", "delimiter"), "2 * 3 is 5\n\n": ("4 * 3 is 9", "eos"),
               "2 * 3 is 5\n\n4 * 3 is 1": ("2", "eos")}  # fmt: skip
     first = replacing(pair, ("2 * 3 is 5", "6"), ("2 * 3 is 5\n\n4 * 3 is 9", "1"))
 
-    def write(side, turn, most):
-        text, end = drafts[turn]
-        return text, end, 4
-
-    pair.start_anew(write, lambda turn: 0 if turn.endswith("9") else 9, first=first)
-    trace = pair.solve(repair=Correct(), verifier=UtilityScore(), threshold=5, token_budget=1000)
+    trace = scripted(
+        pair, drafts, first, lambda turn: 0 if turn.endswith("9") else 9,
+        repair=Correct(), verifier=UtilityScore(), threshold=5,
+    )  # fmt: skip
     assert trace.reasoning == "2 * 3 is 5\n\n4 * 3 is 12"
     assert [step.score for step in trace.steps] == [9.0, 9.0]  # of the last part of a step
     assert [len(step.corrections) for step in trace.steps] == [0, 1]
@@ -368,14 +327,8 @@ def test_a_draft_that_is_sure_of_itself_is_kept_unread(pair):
 def test_drafting_pauses_after_useless_drafts(pair):
     """Each drafted token is wrong: after `patience` corrections the base model continues alone."""
 
-    def write(side, turn, most):
-        number = turn.count("\n\n") + 1
-        return (f"{side} {number}", "eos" if number == 4 else "delimiter", 3)
-
-    encode = pair.base.chat_template.encode_text
-    pair.start_anew(
-        write, no_digit, first=lambda ids, at: encode("z")[0] if ids[at] != encode("z")[0] else None
-    )
+    z = pair.base.chat_template.encode_text("z")[0]
+    pair.start_anew(steps_of(4), no_digit, first=lambda ids, at: z if ids[at] != z else None)
     trace = pair.solve(repair=Correct(window=1), token_budget=1000)
     assert trace.corrections == 3
     assert trace.steps[0].text == "zzzbase 1"
@@ -390,19 +343,13 @@ def test_a_run_that_failed_in_the_middle_of_a_step_resumes_there(pair):
     expected = scripted(pair, drafts, first)
 
     def fail(request):
-        return (500, b'{"error": {"message": "boom"}}') if "and more" in request.turn else None
+        return FAILS if "and more" in request.turn else None
 
-    def write(side, turn, most):
-        text, end = drafts[turn]
-        return text, end, len(text.split())
-
-    pair.start_anew(write, no_digit, fail, first)
     with pytest.raises(ServerError, match="boom") as raised:
-        pair.solve(repair=Correct(window=None), token_budget=1000)
+        scripted(pair, drafts, first, before=fail)
     partial = Trace.from_json(raised.value.trace.to_json())
     assert [(step.text, step.end) for step in partial.steps] == [("2 * 3 is 6", None)]
-    pair.start_anew(write, no_digit, first=first)
-    trace = pair.solve(repair=Correct(window=None), token_budget=1000, resume=partial)
+    trace = scripted(pair, drafts, first, resume=partial)
     assert decided(trace) == decided(expected)
 
 
@@ -427,45 +374,13 @@ def test_a_run_is_cancelled_in_the_middle_of_a_step(pair, where):
 def test_two_vocabularies_write_one_text_whatever_the_window(tmp_path, draft_name, base_name):
     for name in (draft_name, base_name):
         make_tokenizer(name).save_pretrained(tmp_path / name)
-    with (
-        ScriptedServer(str(tmp_path / draft_name)) as draft_server,
-        ScriptedServer(str(tmp_path / base_name)) as base_server,
-        Endpoint(draft_server.url, timeout=20) as draft,
-        Endpoint(base_server.url, timeout=20) as base,
-    ):
-        pair = TwoTemplates(draft_server, base_server, draft, base)
+    words = ["So", "it", "is", "3.5", "in", "all."]
+    with paired(str(tmp_path / draft_name), str(tmp_path / base_name)) as pair:
+        write = [writer(seed, words, pair.base.chat_template.encode_text) for seed in range(4)]
         for seed in range(4):
             texts = []
             for window in (None, 1, 5):
-                words = ["So", "it", "is", "3.5", "in", "all."]
-                pair.start_anew(
-                    writer(seed, words, pair.base.chat_template.encode_text),
-                    no_digit,
-                    first=letters(seed, base),
-                )
+                pair.start_anew(write[seed], no_digit, first=chooser(seed, pair.base, 0.08, ("7", ".", "a")))
                 trace = pair.solve(repair=Correct(window=window), token_budget=80, lookahead=1)
                 texts.append([(step.text, step.corrections) for step in trace.steps])
             assert texts == [texts[0]] * 3
-
-
-def letters(seed, endpoint):
-    choices = [endpoint.chat_template.encode_text(text)[-1] for text in ("7", ".", "a")]
-
-    def first(ids, at):
-        dice = chance(seed, ids[: at + 1])
-        other = chance(seed, "other", ids[:at]).choice(choices)
-        return other if dice.random() < 0.08 and other != ids[at] else None
-
-    return first
-
-
-class TwoTemplates(Pair):
-    """A pair whose models have different templates."""
-
-    def turn_of(self, side, ids):
-        endpoint = self.draft if side == "draft" else self.base
-        text = endpoint.tokenizer.decode(ids)
-        prefix, _ = endpoint.chat_template.get_prefix_and_suffix(
-            "assistant", [{"role": "user", "content": "q"}]
-        )
-        return text.rpartition(prefix.strip())[2].lstrip("\n")

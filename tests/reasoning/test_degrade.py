@@ -1,38 +1,25 @@
 """A draft runtime that fails or writes useless drafts costs speed, never the run."""
 
-import json
 import logging
 import re
-import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from specreason_sgl import Cancel, Endpoint, Rewrite, SpecReasonConfig, solve
-from specreason_sgl.errors import RequestAborted
-from specreason_sgl.lang.http import Http
-from specreason_sgl.lang.requests import Requests
+from specreason_sgl import Rewrite, SpecReasonConfig, solve
 from specreason_sgl.reasoning import pauses
 from specreason_sgl.reasoning.pauses import Breaker, is_paused
 from specreason_sgl.reasoning.trace import Step
-from tests.support.checks import check_books, what_was_decided
-from tests.support.pair import Pair, aborted
-from tests.support.scripted import ScriptedServer, answer, half_an_answer, hang_up
+from tests.support.checks import check_books
+from tests.support.pair import aborted
+from tests.support.scripted import half_an_answer, hang_up
 from tests.support.waiting import wait_until
 from tests.support.writers import number_of, steps_of
 
 FAULTS = {
     "an error": (500, b'{"error": {"message": "boom"}}'),
-    "too busy": (503, b"busy"),
-    "too many requests": (429, b""),
     "refused": (401, b"{}"),
     "bytes": (200, b"\xff\xfe\x00garbage"),
-    "a page": (200, b"<html>"),
-    "deep JSON": (200, b"[" * 100_000),
-    "other JSON": (200, b'{"text": "x"}'),
-    "numbers for a text": (200, json.dumps(answer(7)).encode()),
-    "a list": (200, json.dumps([answer("x")]).encode()),
-    "counts that are none": (200, json.dumps(answer("x", completion_tokens="3")).encode()),
     "half an answer": half_an_answer,
     "a broken connection": hang_up,
     "an abort": aborted(0),
@@ -78,34 +65,6 @@ def test_a_hanging_draft_is_aborted(pair):
     assert len(hung) == 1
     assert trace.steps[0].calls[-1].start >= 0.3
     assert re.search(r"did not answer within 0\.(3|29\d*) s", trace.steps[0].undrafted_detail)
-
-
-def test_a_draft_server_that_is_gone(chatml_folder):
-    with ScriptedServer(chatml_folder) as base_server, Endpoint(base_server.url, timeout=20) as base:
-        with ScriptedServer(chatml_folder) as draft_server:
-            draft = Endpoint(draft_server.url, timeout=20)
-        draft.requests = Requests(
-            Http("http://127.0.0.1:9"), timeout=20, retry_for=60
-        )  # nothing listens there
-        pair = Pair(draft_server, base_server, draft, base)
-        pair.start_anew(steps_of(3), lambda turn: 9)
-        trace = pair.solve()
-    assert trace.reasoning == "base 1\n\nbase 2\n\nbase 3"
-    assert trace.steps[0].undrafted == "failure"
-
-
-def test_a_cancelled_run_does_not_continue_without_drafts(pair):
-    cancel = Cancel()
-
-    def before(request):
-        threading.Thread(target=cancel).start()
-        wait_until(lambda: request.rid in pair.aborted())
-        return aborted()
-
-    pair.start_anew(steps_of(3), lambda turn: 9, before)
-    with pytest.raises(RequestAborted):
-        pair.solve(cancel=cancel)
-    assert not pair.of("rewrite")
 
 
 def test_concurrent_runs_share_the_state_of_a_dead_runtime(pair):
@@ -177,19 +136,3 @@ def test_few_steps_are_drafted_if_every_draft_is_rejected():
         rejected = None if is_paused(steps, 3) else "x"
         steps.append(Step("a", "base", "delimiter", 1, rejected=rejected))
     assert sum(step.rejected is not None for step in steps) <= 0.05 * len(steps)
-
-
-@pytest.mark.parametrize("lookahead", [1, 2, 4])
-def test_runs_with_the_same_failures_at_the_same_steps_are_equal(pair, lookahead):
-    def before(request):
-        return FAULTS["an error"] if request.purpose == "draft" and number_of(request) in (2, 5, 12) else None
-
-    def digit(turn):
-        return 0 if int(turn.split()[-1]) in (6, 7) else 9
-
-    pair.start_anew(steps_of(18), digit, before)
-    expected = pair.solve(token_budget=1000)
-    pair.start_anew(steps_of(18), digit, before)
-    trace = pair.solve(token_budget=1000, lookahead=lookahead)
-    assert what_was_decided(trace) == what_was_decided(expected)
-    assert {step.author for step in trace.steps} == {"draft", "base"}

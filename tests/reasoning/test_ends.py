@@ -5,12 +5,11 @@ import time
 
 import pytest
 
-from specreason_sgl import Correct, Endpoint, Rewrite
-from specreason_sgl.errors import ConfigError, ServerError
+from specreason_sgl import Correct, Rewrite
+from specreason_sgl.errors import ServerError
 from specreason_sgl.reasoning import run as run_module
 from tests.support.checks import check_books
-from tests.support.pair import Pair, aborted
-from tests.support.scripted import ScriptedServer
+from tests.support.pair import aborted, paired
 from tests.support.tokenizers import make_tokenizer
 from tests.support.waiting import wait_until
 from tests.support.writers import FAILS, steps_of
@@ -24,13 +23,8 @@ REGRET = 9.5  # nats, of a token that is not the base model's first choice on th
 def thinking_pair(tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("qwen3"))
     make_tokenizer("qwen3").save_pretrained(folder)
-    with (
-        ScriptedServer(folder) as draft_server,
-        ScriptedServer(folder) as base_server,
-        Endpoint(draft_server.url, timeout=20) as draft,
-        Endpoint(base_server.url, timeout=20) as base,
-    ):
-        yield Pair(draft_server, base_server, draft, base, lead="\n</think>\n\n")
+    with paired(folder, folder, lead="\n</think>\n\n") as pair:
+        yield pair
 
 
 @pytest.fixture(params=["eos", "think"])
@@ -171,12 +165,6 @@ def test_a_failed_reading_of_an_end_fails_the_run(pair, lookahead):
     pair.start_anew(early("eos"), lambda turn: 9, first=regretting(pair, "eos"))
     trace = pair.solve(lookahead=lookahead, resume=raised.value.trace)
     assert trace.reasoning == "draft 1\n\ndraft 2\n\ndraft 3\n\ndraft 4"
-
-
-@pytest.mark.parametrize("value", [-0.1, float("nan"), "3", None, True])
-def test_an_invalid_end_delta_is_refused(value):
-    with pytest.raises(ConfigError, match="end_delta must be a number of at least 0"):
-        Rewrite(end_delta=value)
 
 
 # How a run ends while the draft runtime hangs.

@@ -8,13 +8,9 @@ import pytest
 from specreason_sgl import AsyncSpecReason, SpecReason, SpecReasonConfig, Step
 from specreason_sgl.errors import ConfigError, ServerError, ServerUnreachable
 from tests.support.waiting import wait_until
+from tests.support.writers import steps_of
 
 CONFIG = SpecReasonConfig(repair="rewrite", temperature=0, lookahead=0, token_budget=60)
-
-
-def three_steps(side, turn, most):
-    number = turn.count("\n\n") + 1
-    return f"{side} {number}", "eos" if number == 3 else "delimiter", 2
 
 
 def hold(pair, turn, released):
@@ -29,7 +25,7 @@ def hold(pair, turn, released):
 
 @pytest.fixture
 def servers(pair):
-    pair.start_anew(three_steps, lambda turn: 9)
+    pair.start_anew(steps_of(3), lambda turn: 9)
     return {"draft": pair.draft_server.url, "base": pair.base_server.url, "config": CONFIG}
 
 

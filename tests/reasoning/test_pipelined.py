@@ -13,22 +13,14 @@ from specreason_sgl.reasoning.verifiers import QUESTION, Likelihood, UtilityScor
 from tests.support.checks import check_books, what_was_decided
 from tests.support.pair import aborted
 from tests.support.waiting import wait_until
-from tests.support.writers import FAILS, random_writer
+from tests.support.writers import FAILS, digit, number_of, random_writer, steps_of
 
+THREE = steps_of(3)
+
+ODD_TEXTS = ["", " ", "A", "So it is 3.5 in all. Then 4.", "1. First.", "é 🙂 好的。", "\\boxed{18}", "x\n y"]
 TEXTS = st.lists(
     st.one_of(
-        st.sampled_from(
-            [
-                "",
-                " ",
-                "A",
-                "So it is 3.5 in all. Then 4.",
-                "1. First. Next!",
-                "é 🙂 好的。再来",
-                "\\boxed{18}",
-                "x\n y",
-            ]
-        ),
+        st.sampled_from(ODD_TEXTS),
         st.text(st.sampled_from("ab .!?\n3é🙂好。"), max_size=24).filter(lambda text: "\n\n" not in text),
     ),
     min_size=2,
@@ -69,14 +61,14 @@ def test_every_lookahead_writes_the_same_steps(pair, seed, texts, rule, verifier
 @given(seed=st.integers(0, 10**6))
 def test_what_is_drafted_ahead_of_a_rejection_is_aborted(pair, seed):
     texts = ["One thing. And more", "Two is 3.5 then. So", "Another one. It is"]
-    plain_write, digit = random_writer(seed, texts)
+    plain_write, judge = random_writer(seed, texts)
 
     def write(side, turn, most):  # a rewrite always differs from the draft
         text, end, tokens = plain_write(side, turn, most)
         return f"{text} ({side})", end, tokens
 
     config = {"threshold": 5}
-    pair.start_anew(write, digit)
+    pair.start_anew(write, judge)
     expected = pair.solve(**config)
     judged: dict[str, threading.Event] = {}
     due = []
@@ -93,7 +85,7 @@ def test_what_is_drafted_ahead_of_a_rejection_is_aborted(pair, seed):
         if request.purpose != "draft" or request.side != "draft" or turn not in drafts:
             return None
         # Drafted ahead of a judgement: a rejection must end it.
-        if digit(turn) >= 5:
+        if judge(turn) >= 5:
             event(turn).wait(20)
             return None
         due.append(request.rid)
@@ -108,19 +100,13 @@ def test_what_is_drafted_ahead_of_a_rejection_is_aborted(pair, seed):
             drafts.add(turn + text)
         return text, end, tokens
 
-    pair.start_anew(noting, digit, before)
+    pair.start_anew(noting, judge, before)
     trace = pair.solve(**config, lookahead=1)
     assert what_was_decided(trace) == what_was_decided(expected)
     check_books(pair, trace)
     assert set(due) <= pair.aborted()
     wasted = [call.completion_tokens for call in trace.wasted if call.purpose == "draft"]
     assert [tokens for tokens in wasted if tokens] == [2] * len(due)  # 0: aborted before it was sent
-
-
-def plain(side, turn, most):
-    """The third step ends the turn."""
-    number = turn.count("\n\n") + 1
-    return f"{side} {number}", "eos" if number == 3 else "delimiter", 3
 
 
 def test_the_next_step_is_drafted_while_one_is_judged(pair):
@@ -133,7 +119,7 @@ def test_the_next_step_is_drafted_while_one_is_judged(pair):
         if request.purpose == "score" and request.turn == "draft 1" + QUESTION and not drafted.wait(10):
             late.append(request)
 
-    pair.start_anew(plain, lambda turn: 9, before)
+    pair.start_anew(THREE, lambda turn: 9, before)
     assert pair.solve(lookahead=1).reasoning == "draft 1\n\ndraft 2\n\ndraft 3"
     assert not late
 
@@ -148,7 +134,7 @@ def test_no_step_is_drafted_further_ahead_than_the_lookahead(pair):
 
     for lookahead in (0, 1, 2):
         ahead.clear()
-        pair.start_anew(lambda *_: (*plain(*_)[:1], "delimiter", 3), lambda turn: 9, before)
+        pair.start_anew(steps_of(99), lambda turn: 9, before)
         pair.solve(lookahead=lookahead)
         assert max(ahead) <= lookahead
         if lookahead == 0:
@@ -156,62 +142,58 @@ def test_no_step_is_drafted_further_ahead_than_the_lookahead(pair):
             assert pair.aborted() == set()
 
 
-def test_waiting_steps_are_judged_concurrently(pair):
+def test_waiting_steps_are_judged_concurrently_and_a_needless_score_is_aborted_and_counted(pair):
     """The first score waits for two more drafts, and their scores until both are requested."""
     third, both = threading.Event(), threading.Barrier(2, timeout=10)
 
     def before(request):
         if request.purpose == "draft" and request.turn == "draft 1\n\ndraft 2\n\ndraft 3\n\n":
             third.set()  # drafts 2 and 3 have been taken
-        if request.purpose == "score":
-            if request.turn == "draft 1" + QUESTION:
-                assert third.wait(10)
-            elif request.turn.count("\n\n") in (2, 3):
-                both.wait()
+        if request.purpose == "score" and number_of(request) == 1:
+            assert third.wait(10)
+        elif request.purpose == "score" and number_of(request) < 4 and "draft 2" in request.turn:
+            both.wait()
+            if number_of(request) == 3:  # and draft 2 is rejected
+                wait_until(lambda: request.rid in pair.aborted())
+                return aborted(2)
+        return None
 
-    def write(side, turn, most):
-        number = turn.count("\n\n") + 1
-        return f"{side} {number}", "eos" if number == 4 else "delimiter", 3
-
-    pair.start_anew(write, lambda turn: 9, before)
+    pair.start_anew(steps_of(4), digit, before)
     trace = pair.solve(lookahead=3)
-    assert trace.reasoning == "draft 1\n\ndraft 2\n\ndraft 3\n\ndraft 4"
-    assert not both.broken
+    assert trace.reasoning == "draft 1\n\nbase 2\n\ndraft 3\n\ndraft 4"
+    assert 2 in [call.completion_tokens for call in trace.wasted if call.purpose == "score"]
+    check_books(pair, trace)
 
 
 @pytest.mark.parametrize("purpose", ["draft", "score"])
-@pytest.mark.parametrize("first", [True, False])
-def test_a_failure_ahead_of_a_rejection_does_not_fail_the_run(pair, purpose, first):
+def test_a_failure_ahead_of_a_rejection_does_not_fail_the_run(pair, purpose):
     """The second step's request fails. It is not needed if the first step is rejected."""
     failed = threading.Event()
 
     def before(request):
-        if (
-            request.purpose == purpose
-            and request.turn.startswith("draft 1\n\n")
-            and request.turn != "draft 1" + QUESTION
-        ):
+        is_first = request.turn == "draft 1" + QUESTION
+        if request.purpose == purpose and request.turn.startswith("draft 1\n\n") and not is_first:
             failed.set()
             return FAILS
-        if request.purpose == "score" and request.turn == "draft 1" + QUESTION and purpose == "draft":
+        if is_first and purpose == "draft":
             assert failed.wait(10)
         return None
 
-    pair.start_anew(plain, lambda turn: 3 if first and turn == "draft 1" else 9, before)
-    if first:
+    pair.start_anew(THREE, lambda turn: 3 if turn == "draft 1" else 9, before)
+    trace = pair.solve(lookahead=2)
+    assert trace.reasoning == "base 1\n\ndraft 2\n\ndraft 3"
+    check_books(pair, trace)
+    failed.clear()
+    pair.start_anew(THREE, lambda turn: 9, before)
+    if purpose == "draft":  # the base model continues without it
         trace = pair.solve(lookahead=2)
-        assert trace.reasoning == "base 1\n\ndraft 2\n\ndraft 3"
+        assert trace.reasoning == "draft 1\n\nbase 2\n\nbase 3"
+        assert "status 500: boom" in trace.steps[1].undrafted_detail
         check_books(pair, trace)
     else:
-        if purpose == "draft":  # the base model continues without it
-            trace = pair.solve(lookahead=2)
-            assert trace.reasoning == "draft 1\n\nbase 2\n\nbase 3"
-            assert "status 500: boom" in trace.steps[1].undrafted_detail
-            check_books(pair, trace)
-            return
         with pytest.raises(ServerError, match="boom"):
             pair.solve(lookahead=2)
-        assert pair.draft.in_flight() == pair.base.in_flight() == 0
+        wait_until(lambda: pair.draft.in_flight() == pair.base.in_flight() == 0)
 
 
 def test_a_failure_that_waits_behind_a_step_counts_when_its_turn_comes(pair):
@@ -229,10 +211,10 @@ def test_a_failure_that_waits_behind_a_step_counts_when_its_turn_comes(pair):
 
     steps = []
 
-    def solve(digit):
+    def solve(second):
         failed.clear()
         steps.clear()
-        pair.start_anew(plain, lambda turn: digit if turn.endswith("draft 2") else 9, before)
+        pair.start_anew(THREE, lambda turn: second if turn.endswith("draft 2") else 9, before)
         return pair.solve(lookahead=2, on_step=steps.append)
 
     assert solve(3).reasoning == "draft 1\n\nbase 2\n\ndraft 3"
@@ -254,28 +236,34 @@ def hanging(pair, hangs):
 
 @pytest.mark.parametrize("config", [{}, {"lookahead": 4}, {"repair": Correct(window=1)}])
 @pytest.mark.parametrize("side", ["draft", "base"])
-def test_a_late_run_ends_all_its_threads_and_requests(pair, side, config):
-    others = client_threads()  # of states that other tests have left to the collector
-    pair.start_anew(plain, lambda turn: 9)
+def test_a_run_ends_all_its_threads_and_requests_and_a_late_one_too(pair, side, config):
+    others = client_threads()
+    pair.start_anew(THREE, lambda turn: 9)
     pair.solve(**config)  # starts the connections and their threads
+    check_ended(pair, others)
     before = threading.active_count()
     late = hanging(pair, lambda request: request.side == side and "draft 1" in request.turn)
-    pair.start_anew(plain, lambda turn: 9, late)
+    pair.start_anew(THREE, lambda turn: 9, late)
     with pytest.raises(DeadlineExceeded, match=r"within 0\.5 s"):
         pair.solve(timeout=0.5, **{"lookahead": 1, **config})
-    wait_until(lambda: pair.draft.in_flight() == pair.base.in_flight() == 0)
     wait_until(lambda: threading.active_count() <= before + 12, 10)
-    wait_until(lambda: client_threads() <= others, 10)
+    check_ended(pair, others)
 
 
 def client_threads() -> set[threading.Thread]:
-    """All threads of this process but those in which the scripted servers answer."""
+    """All threads of this process but those in which the scripted servers answer. Before a run: of states
+    that other tests have left to the collector."""
     return {thread for thread in threading.enumerate() if "process_request_thread" not in thread.name}
+
+
+def check_ended(pair, others):
+    wait_until(lambda: pair.draft.in_flight() == pair.base.in_flight() == 0)
+    wait_until(lambda: client_threads() <= others, 10)
 
 
 @pytest.mark.parametrize("config", [{}, {"lookahead": 4}, {"repair": Correct(window=1)}])
 def test_a_failure_ends_all_threads_and_aborts_all_requests(pair, config):
-    others = client_threads()  # of states that other tests have left to the collector
+    others = client_threads()
     ahead = threading.Event()
 
     def before(request):
@@ -288,28 +276,26 @@ def test_a_failure_ends_all_threads_and_aborts_all_requests(pair, config):
             return aborted()
         return None
 
-    pair.start_anew(plain, lambda turn: 9, before)
+    pair.start_anew(THREE, lambda turn: 9, before)
     with pytest.raises(ServerError, match="boom"):
         pair.solve(**{"lookahead": 1, **config})
-    wait_until(lambda: pair.draft.in_flight() == pair.base.in_flight() == 0)
-    wait_until(lambda: client_threads() <= others, 10)
+    check_ended(pair, others)
 
 
 def test_an_error_in_on_step_ends_what_is_drafted_ahead(pair):
-    others = client_threads()  # of states that other tests have left to the collector
-    pair.start_anew(plain, lambda turn: 9, hanging(pair, lambda request: request.turn == "draft 1\n\n"))
+    others = client_threads()
+    pair.start_anew(THREE, lambda turn: 9, hanging(pair, lambda request: request.turn == "draft 1\n\n"))
 
     def broken(step):
         raise KeyError("mine")
 
     with pytest.raises(KeyError, match="mine"):
         pair.solve(lookahead=1, on_step=broken)
-    wait_until(lambda: pair.draft.in_flight() == pair.base.in_flight() == 0)
-    wait_until(lambda: client_threads() <= others, 10)
+    check_ended(pair, others)
 
 
 def test_the_first_steps_of_the_base_model_are_not_drafted(pair):
-    pair.start_anew(plain, lambda turn: 9)
+    pair.start_anew(THREE, lambda turn: 9)
     trace = pair.solve(first_base_steps=2, lookahead=2)
     assert trace.reasoning == "base 1\n\nbase 2\n\ndraft 3"
     assert [request.turn for request in pair.of("draft")] == ["base 1\n\nbase 2\n\n"]
@@ -331,18 +317,18 @@ def test_the_budget_counts_what_is_drafted_ahead(pair, lookahead):
 
 
 def test_a_run_can_stop_at_the_budget_without_an_answer(pair):
-    pair.start_anew(lambda *_: (*plain(*_)[:1], "delimiter", 3), lambda turn: 9)
+    pair.start_anew(steps_of(99), lambda turn: 9)
     trace = pair.solve(token_budget=6, at_budget="stop", lookahead=1)
     assert (trace.stop, trace.answer, trace.answer_call) == ("budget", "", None)
     assert not pair.of("answer")
-    pair.start_anew(plain, lambda turn: 9)
+    pair.start_anew(THREE, lambda turn: 9)
     assert pair.solve(at_budget="stop").answer  # it ends before the budget is used up
 
 
 @pytest.mark.parametrize("lookahead", [0, 1])
 def test_a_stray_end_of_thinking_ends_only_the_step(pair, lookahead):
     def write(side, turn, most):
-        text, end, tokens = plain(side, turn, most)
+        text, end, tokens = THREE(side, turn, most)
         return text, "stray" if end == "delimiter" else end, tokens
 
     pair.start_anew(write, lambda turn: 9)

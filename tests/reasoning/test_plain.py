@@ -1,5 +1,7 @@
 """`config_of`: settings from plain values."""
 
+from dataclasses import replace
+
 import pytest
 
 from specreason_sgl.errors import ConfigError
@@ -117,6 +119,12 @@ def test_values_that_are_not_given_are_the_servers():
     corrects = SpecReasonConfig(repair=Correct(delta=2, window=4), lookahead=3)
     assert config_of({"delta": 1.0}, defaults=corrects) == config_of(
         {"delta": 1.0, "window": 4, "lookahead": 3}
+    )
+    assert config_of({"repair": "correct", "delta": 1.0}, defaults=corrects).repair == Correct(
+        delta=1.0, window=4
+    )
+    assert config_of({"repair": "rewrite"}, defaults=corrects, pair="mini") == replace(
+        config_of({"repair": "rewrite"}, pair="mini"), lookahead=3
     )
     rewrites = SpecReasonConfig(repair="rewrite", verifier="yes-no", threshold=Quantile(0.9, (0.1, 0.5)))
     stricter = config_of({"keep": 0.5}, defaults=rewrites)

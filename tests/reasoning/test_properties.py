@@ -33,6 +33,12 @@ FAILS = [
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 COUNT = st.integers(0, 10**6)
 SECONDS = st.floats(0, 1e6)
+
+
+def tuples(of):
+    return st.lists(of, max_size=3).map(tuple)
+
+
 CALLS = st.builds(
     Call, st.sampled_from(["draft", "base"]), st.sampled_from(["draft", "score", "read", "rewrite"]),
     COUNT, COUNT, COUNT, SECONDS, SECONDS,
@@ -40,21 +46,12 @@ CALLS = st.builds(
 CORRECTIONS = st.builds(Correction, COUNT, TEXT, TEXT, SECONDS, COUNT)
 READINGS = st.builds(ReadToken, st.integers(-9, 9), TEXT, st.floats(-99, 0), TEXT, SECONDS)
 STEPS = st.builds(
-    Step,
-    TEXT,
-    st.sampled_from(["draft", "base", "both"]),
-    st.sampled_from(["delimiter", "length", "eos", "think"]),
-    COUNT,
-    COUNT,
-    st.none() | st.floats(allow_nan=False),
-    st.dictionaries(TEXT, st.floats(0, 1), max_size=3),
-    st.none() | TEXT,
-    st.lists(CORRECTIONS, max_size=2).map(tuple),
-    st.lists(READINGS, max_size=3).map(tuple),
-    st.lists(CALLS, max_size=2).map(tuple),
-    st.sampled_from([None, "rejections", "failure", "breaker", "context"]),
-    TEXT,
-)
+    Step, TEXT, st.sampled_from(["draft", "base", "both"]),
+    st.sampled_from(["delimiter", "length", "eos", "think"]), COUNT, COUNT,
+    st.none() | st.floats(allow_nan=False), st.dictionaries(TEXT, st.floats(0, 1), max_size=3),
+    st.none() | TEXT, tuples(CORRECTIONS), tuples(READINGS), tuples(CALLS),
+    st.sampled_from([None, "rejections", "failure", "breaker", "context"]), TEXT,
+)  # fmt: skip
 TRACES = st.builds(
     Trace,
     question=TEXT,
@@ -62,13 +59,13 @@ TRACES = st.builds(
     draft_model=st.none() | TEXT,
     base_model=st.none() | TEXT,
     config=st.just(SpecReasonConfig().as_dict()),
-    steps=st.lists(STEPS, max_size=4).map(tuple),
+    steps=tuples(STEPS),
     stop=st.sampled_from(["answer", "end", "repetition", "budget", "context", "failed"]),
     answer=TEXT,
     answer_call=st.none() | CALLS,
     seconds=SECONDS,
-    wasted=st.lists(CALLS, max_size=2).map(tuple),
-    earlier=st.lists(st.fixed_dictionaries({"role": TEXT, "content": TEXT}), max_size=2).map(tuple),
+    wasted=tuples(CALLS),
+    earlier=tuples(st.fixed_dictionaries({"role": TEXT, "content": TEXT})),
 )
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -81,6 +78,7 @@ JSON = st.recursive(
 @given(TRACES)
 def test_a_trace_written_and_read_is_the_same(trace):
     assert Trace.from_json(trace.to_json()) == trace
+    assert "\n" not in trace.to_json()
     between = ["" if step.end == "length" else "\n\n" for step in trace.steps[:-1]] + [""]
     assert trace.reasoning == "".join(
         step.text + rest for step, rest in zip(trace.steps, between, strict=False)

@@ -9,6 +9,7 @@ from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.knobs import knob, settings
 from specreason_sgl.reasoning.plain import config_of
 from specreason_sgl.reasoning.repair import REPAIRS, Correct, Repair, Rewrite, name_of
+from tests.support.writers import steps_of
 
 
 @settings
@@ -21,13 +22,8 @@ class KeepFirst(Repair):
         return rejected.accept() if len(rejected.chain.steps) < self.steps else rejected.rewrite()
 
 
-def two_drafts(side, turn, most):
-    number = turn.count("\n\n") + 1
-    return f"{side} {number}", "eos" if number == 3 else "delimiter", 2
-
-
 def test_a_repair_decides_what_becomes_of_a_rejected_step(pair):
-    pair.start_anew(two_drafts, lambda turn: 0)  # every draft is rejected
+    pair.start_anew(steps_of(3), lambda turn: 0)  # every draft is rejected
     assert pair.solve(repair=KeepFirst(steps=2)).reasoning == "draft 1\n\ndraft 2\n\nbase 3"
     assert pair.solve(repair=Rewrite()).reasoning == "base 1\n\nbase 2\n\nbase 3"
 

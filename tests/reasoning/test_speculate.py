@@ -1,225 +1,109 @@
-"""The algorithm against a scripted server that plays both models."""
+"""The algorithm against scripted servers that play both models."""
 
 import threading
 
 import pytest
 
-from specreason_sgl import Cancel, Endpoint, Rewrite, SpecReasonConfig, Trace, solve, solve_alone, speculate
-from specreason_sgl.errors import ConfigError, DeadlineExceeded, RequestAborted, ServerError
+from specreason_sgl import Cancel, Rewrite, SpecReasonConfig, Trace, solve, solve_alone, speculate
+from specreason_sgl.errors import ConfigError, RequestAborted
 from specreason_sgl.reasoning.verifiers import QUESTION
-from tests.support.pair import aborted
-from tests.support.scripted import ScriptedServer, answer, by_character, reading, streamed
+from tests.support.pair import ENDS, aborted, paired
+from tests.support.scripted import answer, by_character, streamed
 from tests.support.tokenizers import make_tokenizer
 from tests.support.waiting import wait_until
+from tests.support.writers import digit, steps_of
 
-DELIMITER = {"type": "stop", "matched": "\n\n"}
-END = {"type": "stop", "matched": 42}
-PAPER = SpecReasonConfig(repair=Rewrite())
-
-
-class Play:
-    """Two scripted servers. They reply with `drafts`, `rewrites` and `scores` in order, then answer."""
-
-    def __init__(self, draft: ScriptedServer, base: ScriptedServer, drafts, scores, rewrites=()):
-        self.draft, self.base = Endpoint(draft.url, timeout=20), Endpoint(base.url, timeout=20)
-        self.servers = (draft, base)
-        self.drafts, self.scores, self.rewrites = iter(drafts), iter(scores), iter(rewrites)
-        self.prompts: list[tuple[str, str]] = []
-        self.lead = "Final answer:"
-        draft.on_generate = lambda payload: self.write("draft", payload, self.drafts)
-        base.on_generate = self.play_base
-
-    def write(self, who, payload, texts):
-        self.prompts.append((who, self.draft.tokenizer.decode(payload["input_ids"])))
-        text, reason = (lambda step: step if isinstance(step, tuple) else (step, DELIMITER))(next(texts))
-        return answer(text, reason)
-
-    def play_base(self, payload):
-        prompt = self.draft.tokenizer.decode(payload["input_ids"])
-        if "token_ids_logprob" in payload:
-            self.prompts.append(("score", prompt))
-            digit = next(self.scores)
-            pairs = [
-                [0.0 if i == digit else -9.0, t, None] for i, t in enumerate(payload["token_ids_logprob"])
-            ]
-            return answer("x", {"type": "length"}, output_token_ids_logprobs=[pairs])
-        if "logprob_start_len" in payload:
-            self.prompts.append(("read", prompt))
-            return answer("", **reading(payload))
-        if prompt.endswith(self.lead):
-            self.prompts.append(("answer", prompt))
-            return answer(" 42 ", END)
-        return self.write("rewrite", payload, self.rewrites)
-
-    def solve(self, on_step=None, **config):
-        config = SpecReasonConfig(**{"repair": Rewrite(), "temperature": 0, "lookahead": 0, **config})
-        return solve("q", draft=self.draft, base=self.base, config=config, on_step=on_step)
+PLAIN = SpecReasonConfig(temperature=0)
+THREE_STEPS = (steps_of(3), lambda turn: 9)
 
 
-@pytest.fixture
-def play(chatml_folder):
-    with ScriptedServer(chatml_folder) as draft, ScriptedServer(chatml_folder) as base:
-        yield lambda *script: Play(draft, base, *script)
-
-
-def test_good_steps_are_kept_and_bad_ones_rewritten(play):
-    pair = play(["A", "B", ("C", END)], [9, 3, 7], ["b"])
+def test_good_steps_are_kept_and_bad_ones_rewritten(pair):
+    pair.start_anew(steps_of(3), digit)
     steps = []
     trace = pair.solve(on_step=steps.append)
-    assert trace.reasoning == "A\n\nb\n\nC"
+    assert trace.reasoning == "draft 1\n\nbase 2\n\ndraft 3"
     assert [(s.author, s.score, s.rejected) for s in trace.steps] == [
         ("draft", 9.0, None),
-        ("base", 3.0, "B"),
-        ("draft", 7.0, None),
+        ("base", 0.0, "draft 2"),
+        ("draft", 9.0, None),
     ]
-    assert (trace.stop, trace.answer, steps) == ("end", "42", list(trace.steps))
+    assert (trace.stop, bool(trace.answer), steps) == ("end", True, list(trace.steps))
     assert [call.purpose for call in trace.calls] == [
         "draft", "score", "draft", "score", "rewrite", "draft", "score", "read", "answer",
     ]  # fmt: skip
 
 
-def test_each_model_reads_the_chain_of_thought_so_far_and_no_rejected_step(play):
-    pair = play(["A", "B", ("C", END)], [9, 3, 7], ["b"])
+def test_each_model_reads_the_chain_of_thought_so_far_and_no_rejected_step(pair):
+    pair.start_anew(steps_of(3), digit)
     pair.solve()
-    ends = [(who, prompt.split("assistant\n")[-1]) for who, prompt in pair.prompts]
-    ends[-3:-1] = sorted(ends[-3:-1])  # the score and the reading of the last step are in flight together
-    assert ends == [
+    turns = [(request.purpose, request.turn) for request in pair.seen]
+    turns[-3:-1] = sorted(turns[-3:-1])  # the score and the reading of the last step are in flight together
+    chain = "draft 1\n\nbase 2\n\n"
+    assert turns == [
         ("draft", ""),
-        ("score", "A" + QUESTION),
-        ("draft", "A\n\n"),
-        ("score", "A\n\nB" + QUESTION),
-        ("rewrite", "A\n\n"),
-        ("draft", "A\n\nb\n\n"),
-        ("read", "A\n\nb\n\nC<|im_end|>"),
-        ("score", "A\n\nb\n\nC" + QUESTION),
-        ("answer", "A\n\nb\n\nC\n\nFinal answer:"),
+        ("score", "draft 1" + QUESTION),
+        ("draft", "draft 1\n\n"),
+        ("score", "draft 1\n\ndraft 2" + QUESTION),
+        ("rewrite", "draft 1\n\n"),
+        ("draft", chain),
+        ("read", chain + "draft 3<|im_end|>"),
+        ("score", chain + "draft 3" + QUESTION),
+        ("answer", chain + "draft 3\n\nFinal answer:"),
     ]
 
 
-def test_the_base_model_can_write_the_first_steps(play):
-    trace = play([("C", END)], [9], ["a", "b"]).solve(first_base_steps=2)
-    assert [step.author for step in trace.steps] == ["base", "base", "draft"]
-    assert trace.steps[0].score is None
-    assert trace.steps[0].rejected is None
-
-
-def test_an_empty_draft_is_rejected_without_a_score(play):
-    trace = play([("", END)], [], [("b", END)]).solve()
+def test_an_empty_draft_is_rejected_without_a_score(pair):
+    pair.start_anew(lambda side, turn, most: ("" if side == "draft" else "b", "eos", 3), None)
+    trace = pair.solve()
     assert [(s.text, s.author, s.score, s.rejected) for s in trace.steps] == [("b", "base", None, "")]
-    assert trace.rewritten == 1
 
 
-def test_a_score_at_the_threshold_is_kept(play):
-    assert play([("A", END)], [5]).solve(threshold=5).kept == 1
-
-
-def test_the_budget_ends_the_thinking_and_the_answer_is_written(play):
-    pair = play(["A", "B", "C"], [9, 9, 9])
-    trace = pair.solve(token_budget=6)  # the scripted server reports 3 tokens per step
-    assert (len(trace.steps), trace.stop, trace.answer) == (2, "budget", "42")
-    budgets = [p["sampling_params"]["max_new_tokens"] for p in pair.servers[0].generated()]
-    assert budgets == [6, 3]
-
-
-def test_alone_is_one_request_and_the_answer(play):
-    pair = play([], [], [("A\n\nB", END)])
-    trace = solve_alone("q", endpoint=pair.base, config=SpecReasonConfig(temperature=0))
-    assert [step.text for step in trace.steps] == ["A", "B"]
-    assert (trace.mode, trace.answer, trace.draft_model) == ("base", "42", None)
-    assert [call.purpose for call in trace.calls] == ["reason", "answer"]
-
-
-@pytest.mark.parametrize(("name", "opening"), [("deepseek-r1", "<think>\n"), ("qwen3", "<think>\n")])
-def test_a_thinking_models_thinking_is_opened_closed_and_answered(tmp_path, name, opening):
-    make_tokenizer(name).save_pretrained(tmp_path)
-    think = {"type": "stop", "matched": "</think>"}
-    with ScriptedServer(str(tmp_path)) as draft, ScriptedServer(str(tmp_path)) as base:
-        pair = Play(draft, base, ["A", ("B", think)], [9, 9])
-        pair.lead = "\n</think>\n\n"
+@pytest.mark.parametrize("name", ["deepseek-r1", "qwen3"])
+def test_a_thinking_models_thinking_is_opened_closed_and_answered(tmp_path, name):
+    folder = str(tmp_path)
+    make_tokenizer(name).save_pretrained(folder)
+    with paired(folder, folder, lead="\n</think>\n\n") as pair:
+        pair.start_anew(steps_of(2, "think"), lambda turn: 9)
         trace = pair.solve()
-    assert (trace.reasoning, trace.stop, trace.answer) == ("A\n\nB", "end", "42")
-    turns = [(who, prompt.rpartition(opening)[2]) for who, prompt in pair.prompts]
-    assert turns[0] == ("draft", "")
-    assert turns[2] == ("draft", "A\n\n")
-    assert turns[-1] == ("answer", "A\n\nB\n</think>\n\n")
-    assert draft.generated()[0]["sampling_params"]["stop"] == ["\n\n", "</think>"]
+        prompts = [pair.base.tokenizer.decode(sent["input_ids"]) for sent in pair.draft_server.generated()]
+    assert (trace.reasoning, trace.stop, bool(trace.answer)) == ("draft 1\n\ndraft 2", "end", True)
+    assert [prompt.rpartition("<think>\n")[2] for prompt in prompts] == ["", "draft 1\n\n"]
+    assert pair.of("answer")[0].turn == "draft 1\n\ndraft 2\n</think>\n\n"
+    assert pair.draft_server.generated()[0]["sampling_params"]["stop"] == ["\n\n", "</think>"]
 
 
 def test_a_run_can_turn_thinking_off(tmp_path):
     """The endpoints' templates do not change."""
-    make_tokenizer("qwen3").save_pretrained(tmp_path)
-    with ScriptedServer(str(tmp_path)) as draft, ScriptedServer(str(tmp_path)) as base:
-        play = Play(draft, base, ["A", ("B", END), "A", ("B", END)], [9] * 4)
-        trace = play.solve(template={"enable_thinking": False})
-        assert (trace.reasoning, trace.answer) == ("A\n\nB", "42")
-        assert trace.config["template"] == {"enable_thinking": False}
-        assert all("<think>\n\n</think>" in prompt for _, prompt in play.prompts)
-        asked = len(play.prompts)
-        play.lead = "\n</think>\n\n"
-        play.solve()
-        assert not any("<think>\n\n</think>" in prompt for _, prompt in play.prompts[asked:])
+    folder, closed = str(tmp_path), "<think>\n\n</think>"
+    make_tokenizer("qwen3").save_pretrained(folder)
+    with paired(folder, folder) as pair:
+        for template, share in (({"enable_thinking": False}, 1), (None, 0)):
+            pair.start_anew(*THREE_STEPS)
+            trace = pair.solve(template=template)
+            sent = [*pair.draft_server.generated(), *pair.base_server.generated()]
+            prompts = [pair.base.tokenizer.decode(payload["input_ids"]) for payload in sent]
+            assert sum(closed in prompt for prompt in prompts) == share * len(prompts)
+            assert trace.config["template"] == template
+            assert trace.answer
+            pair.lead = "\n</think>\n\n"
         with pytest.raises(ConfigError, match="template must be a mapping"):
-            play.solve(template="no thinking")
+            pair.solve(template="no thinking")
 
 
-def test_the_state_of_a_finished_run_can_be_read(play):
-    pair = play([("A", END)], [9])
+def test_the_state_of_a_finished_run_can_be_read(pair):
+    pair.start_anew(steps_of(1), lambda turn: 9)
     config = SpecReasonConfig(repair=Rewrite(), temperature=0)
     state = speculate.run(question="q", draft=pair.draft, config=config, backend=pair.base)
-    assert state.messages()[-1] == {"role": "assistant", "content": "A\n\nFinal answer: 42 "}
-    assert state["trace"].answer == "42"
-
-
-def test_a_failing_runtime_is_one_clear_error(play):
-    pair = play(["A"], [])
-    pair.servers[1].on_generate = lambda payload: (500, b'{"error": {"message": "boom"}}')
-    with pytest.raises(ServerError, match="boom") as raised:
-        pair.solve()
-    assert pair.servers[1].url in str(raised.value)
-    assert pair.draft.in_flight() == pair.base.in_flight() == 0
-
-
-def test_no_thread_is_left_after_success_or_failure(play):
-    play([], [])  # starts connections and the thread that watches the main thread
-    before = threading.active_count()
-    play(["A", ("B", END)], [9, 9]).solve(lookahead=1)
-    pair = play(["A"], [])
-    pair.servers[1].on_generate = lambda payload: (500, b"{}")
-    with pytest.raises(ServerError):
-        pair.solve()
-    wait_until(lambda: threading.active_count() <= before + 2)  # the servers' own connections
-
-
-def test_a_run_that_is_late_ends_with_its_request_aborted(play):
-    pair = play(["A"], [])
-    pair.servers[1].on_generate = pair.servers[1].hang
-    with pytest.raises(DeadlineExceeded, match=r"within 0\.3 s"):
-        solve("q", draft=pair.draft, base=pair.base, config=PAPER, timeout=0.3)
-    wait_until(lambda: pair.servers[1].aborted() == [pair.servers[1].generated()[0]["rid"]])
+    answer = state["trace"].answer
+    assert answer
+    said = {"role": "assistant", "content": f"draft 1\n\nFinal answer: {answer} "}
+    assert state.messages()[-1] == said
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan")])
-def test_an_invalid_timeout_is_refused(play, timeout):
-    pair = play([], [])
+def test_an_invalid_timeout_is_refused(pair, timeout):
     with pytest.raises(ConfigError, match="timeout"):
-        solve("q", draft=pair.draft, base=pair.base, timeout=timeout)
-
-
-def test_an_error_in_on_step_is_raised_and_ends_the_run(play):
-    def broken(step):
-        raise KeyError("mine")
-
-    pair = play(["A"], [9])
-    with pytest.raises(KeyError, match="mine"):
-        pair.solve(on_step=broken)
-
-
-def three_steps(side, turn, most):
-    number = turn.count("\n\n") + 1
-    return f"{side} {number}", "eos" if number == 3 else "delimiter", 3
-
-
-THREE_STEPS = (three_steps, lambda turn: 9)
+        pair.solve(timeout=timeout)
 
 
 def test_a_conversation_is_answered(pair):
@@ -269,7 +153,7 @@ def test_the_answer_streams_as_it_is_written(pair):
         if request.purpose != "answer":
             return None
         # An answer that arrives only at the end would never get past its first character.
-        events = by_character(answer(" 85 ", END, completion_tokens=2))
+        events = by_character(answer(" 85 ", ENDS["eos"], completion_tokens=2))
         return streamed(*events, between=lambda: wait_until(lambda: pieces))
 
     pair.start_anew(*THREE_STEPS)
@@ -291,7 +175,9 @@ def test_a_model_alone_streams_its_reasoning_too(pair):
         wait_until(lambda: pair.base.in_flight() == 0)  # a slow reader misses nothing
         pieces[kind] += text
 
-    trace = solve_alone("q", endpoint=pair.base, config=SpecReasonConfig(temperature=0), on_text=on_text)
+    trace = solve_alone("q", endpoint=pair.base, config=PLAIN, on_text=on_text)
+    assert (trace.mode, trace.draft_model) == ("base", None)
+    assert [call.purpose for call in trace.calls] == ["reason", "answer"]
     assert (pieces["reasoning"], pieces["answer"].strip()) == (trace.reasoning, trace.answer)
     assert [step.text for step in trace.steps] == ["One.", "Two."]
 
@@ -321,6 +207,7 @@ def test_a_run_is_cancelled_from_another_thread(pair, where, telling):
     with pytest.raises(RequestAborted):
         pair.solve(lookahead=1, cancel=cancel, on_text=on_text)
     wait_until(lambda: pair.draft.in_flight() == pair.base.in_flight() == 0)
+    assert not pair.of("rewrite")  # the base model does not go on without the draft
     asked = len(pair.seen)
     with pytest.raises(RequestAborted):
         pair.solve(cancel=cancel)  # already called: nothing is sent

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import sglang as sgl
 
-from specreason_sgl import Endpoint, Rewrite, SpecReasonConfig, Trace, score, solve_batch
+from specreason_sgl import Endpoint, Rewrite, SpecReasonConfig, score, solve_batch
 from specreason_sgl.errors import ConfigError, DeadlineExceeded, ServerError, VerifierError
 from specreason_sgl.lang.logprobs import TokenLogprob
 from specreason_sgl.reasoning.verifiers import (
-    BUILT_IN,
     PAPER_ANSWER,
     PAPER_QUESTION,
     RESULT,
@@ -25,7 +24,6 @@ from specreason_sgl.reasoning.verifiers import (
     Verifier,
     YesNo,
     as_verifier,
-    get_verifier,
 )
 from tests.support.checks import check_books
 from tests.support.scripted import ScriptedServer, answer, reading
@@ -104,7 +102,11 @@ def judge(scripted):
 
 def test_a_likelihood_is_the_mean_or_the_minimum_of_the_steps_tokens(judge):
     values = judge.logprobs()
-    assert judge(Likelihood()).value == pytest.approx(sum(values) / len(values))
+    judgement = judge(Likelihood())
+    assert judgement.value == pytest.approx(sum(values) / len(values))
+    assert [(token.id, token.logprob) for token in judgement.tokens] == list(
+        zip(judge.step, values, strict=True)
+    )
     assert judge(Likelihood(reduce="min")).value == values[-1]
     payload = judge.server.generated()[-1]
     assert payload["sampling_params"]["max_new_tokens"] == 0
@@ -165,12 +167,6 @@ def test_the_digit_keeps_the_steps_logprobs_on_request(judge):
     assert "logprob_start_len" not in judge.server.generated()[1]
 
 
-def test_a_likelihood_keeps_its_tokens(judge):
-    judgement = judge(Likelihood())
-    assert [token.id for token in judgement.tokens] == judge.step
-    assert [token.logprob for token in judgement.tokens] == judge.logprobs()
-
-
 def test_a_digit_that_the_base_model_would_not_write_counts_as_zero(judge):
     """Other words have a probability of 0.8, and then of 0.95."""
     verifier = UtilityScore(read_as="average")
@@ -182,17 +178,10 @@ def test_a_digit_that_the_base_model_would_not_write_counts_as_zero(judge):
     assert judge(UtilityScore(read_as="average", least_mass=0.04)).value == pytest.approx(sure.value)
 
 
-@pytest.mark.parametrize("name", ["greedy", "average"])
-def test_a_digit_is_read_as_the_likeliest_or_the_average(judge, name):
-    value = judge(UtilityScore(read_as=name)).value
-    assert value == pytest.approx({"greedy": 0.0, "average": 0.25 / 9 * 45}[name])
-
-
-def test_an_unknown_way_to_read_digits_is_refused():
+@pytest.mark.parametrize("verifier", [UtilityScore, PaperScore])
+def test_an_unknown_way_to_read_digits_is_refused(verifier):
     with pytest.raises(ConfigError, match="read_as must be"):
-        UtilityScore(read_as="median")
-    with pytest.raises(ConfigError, match="read_as must be"):
-        PaperScore(read_as="median")
+        verifier(read_as="median")
 
 
 def test_the_papers_question_is_a_user_turn(judge):
@@ -223,17 +212,6 @@ def test_any_number_is_a_judgement(value):
 def test_a_result_that_is_not_a_number_is_refused(value):
     with pytest.raises(VerifierError, match="must return a number"):
         value_of(value)
-
-
-@pytest.mark.parametrize("name", BUILT_IN)
-def test_a_built_in_verifier_has_a_name(name):
-    assert get_verifier(name) == BUILT_IN[name]
-    assert SpecReasonConfig(verifier=get_verifier(name), threshold=0).judge == BUILT_IN[name]
-
-
-def test_an_unknown_verifier_is_refused():
-    with pytest.raises(ConfigError, match=r"verifier must be one of score, .*, got 'x'"):
-        get_verifier("x")
 
 
 # In a whole run.
@@ -298,13 +276,17 @@ def test_a_verifier_that_fails_is_one_clear_error(pair, name, lookahead):
     wait_until(lambda: pair.draft.in_flight() == pair.base.in_flight() == 0)
 
 
-def test_a_failed_request_of_a_verifier_is_the_servers_error(pair):
+def test_a_failed_request_of_a_verifier_is_the_servers_error(pair, reward):
+    reward.on_classify = lambda payload: (400, b'{"error": {"message": "not an embedding model"}}')
     pair.start_anew(one_step, None, lambda request: (400, b"{}") if request.purpose == "score" else None)
-    for verifier in (UtilityScore(), asks_itself):
-        with pytest.raises(ServerError) as raised:
+    for verifier, said in (
+        (UtilityScore(), pair.base.base_url),
+        (asks_itself, pair.base.base_url),
+        (RewardModel(reward.endpoint), "not an embedding model"),
+    ):
+        with pytest.raises(ServerError, match=said) as raised:
             pair.solve(verifier=verifier, threshold=0)
         assert not isinstance(raised.value, VerifierError)
-        assert pair.base.base_url in str(raised.value)
 
 
 def asks_itself(s, drafted):
@@ -400,42 +382,20 @@ def test_a_reward_model_reads_the_conversation_and_gives_its_value(pair, reward,
     assert text.endswith("<|im_start|>assistant\nIt is 4.")
 
 
-def test_a_reward_model_that_fails_is_one_clear_error(pair, reward):
-    reward.on_classify = lambda payload: (400, b'{"error": {"message": "not an embedding model"}}')
-    pair.start_anew(lambda side, turn, most: ("A", "eos", 3), None)
-    with pytest.raises(ServerError, match="not an embedding model"):
-        pair.solve(verifier=RewardModel(reward.endpoint), threshold=0)
+@pytest.mark.parametrize("own", [True, False])
+def test_a_verifiers_requests_have_the_runs_deadline_and_are_aborted_with_it(pair, reward, own):
+    ended, aborted = [], (pair if own else reward).aborted
 
+    def hang(rid):
+        wait_until(lambda: rid in aborted(), 5)
+        ended.append(rid)
 
-def test_a_reward_model_has_the_runs_deadline_and_is_aborted_with_it(pair, reward):
-    ended = []
-
-    def hang(payload):
-        wait_until(lambda: payload["rid"] in reward.aborted(), 5)
-        ended.append(payload["rid"])
-        return classified(1.0)
-
-    reward.on_classify = hang
-    pair.start_anew(lambda side, turn, most: ("A", "eos", 3), None)
-    with pytest.raises(DeadlineExceeded, match=r"within 0\.3 s"):
-        pair.solve(verifier=RewardModel(reward.endpoint), threshold=0, timeout=0.3)
-    wait_until(lambda: ended == reward.aborted()[:1] != [])
-    assert reward.endpoint.in_flight() == 0
-
-
-def test_a_verifiers_own_request_has_the_runs_deadline(pair):
-    ended = []
-
-    def before(request):
-        if request.purpose == "score":
-            wait_until(lambda: request.rid in pair.aborted(), 5)
-            ended.append(request.rid)
-
-    pair.start_anew(one_step, lambda turn: 9, before)
+    reward.on_classify = lambda payload: hang(payload["rid"]) or classified(1.0)
+    pair.start_anew(one_step, None, lambda request: hang(request.rid) if request.purpose == "score" else None)
     with pytest.raises(DeadlineExceeded, match=r"within 0\.5 s"):
-        pair.solve(verifier=asks_itself, threshold=0, timeout=0.5)
+        pair.solve(verifier=asks_itself if own else RewardModel(reward.endpoint), threshold=0, timeout=0.5)
     wait_until(lambda: len(ended) == 1)
-    assert pair.base.in_flight() == 0
+    assert pair.base.in_flight() == reward.endpoint.in_flight() == 0
 
 
 # Batches.
@@ -458,40 +418,16 @@ def test_a_batch_returns_results_in_order_and_a_failure_in_its_place(pair, capfd
     questions = ["one", "bad", "two", "", "three"]
     try:
         results = solve_batch(
-            questions,
-            draft=pair.draft,
-            base=pair.base,
-            config=PAPER,
-            concurrency=2,
-            on_done=results_by_index.__setitem__,
-            progress_bar=True,
-        )
+            questions, draft=pair.draft, base=pair.base, config=PAPER, concurrency=2,
+            on_done=results_by_index.__setitem__, progress_bar=True,
+        )  # fmt: skip
     finally:
         pair.base_server.on_generate = play
-    assert [getattr(result, "question", type(result)) for result in results] == [
-        "one",
-        ServerError,
-        "two",
-        ConfigError,
-        "three",
-    ]
+    done = [getattr(result, "question", type(result)) for result in results]
+    assert done == ["one", ServerError, "two", ConfigError, "three"]
+    assert results[1].trace.question == "bad"
     assert results_by_index == dict(enumerate(results))
     assert "5/5" in capfd.readouterr().err
-
-
-def test_after_a_verifier_fails_the_rest_of_a_batch_continues(pair):
-    def picky(s, drafted):
-        if "bad" in s.text():
-            raise KeyError("my key")
-        return 1.0
-
-    pair.start_anew(one_step, None)
-    config = SpecReasonConfig(repair=Rewrite(), verifier=picky, threshold=0, temperature=0)
-    results = solve_batch(
-        ["good", "bad", "fine"], draft=pair.draft, base=pair.base, config=config, concurrency=3
-    )
-    assert [type(result) for result in results] == [Trace, VerifierError, Trace]
-    assert results[1].trace.question == "bad"
 
 
 def test_a_batch_without_problems_or_without_concurrency(pair):

@@ -1,9 +1,10 @@
 """A scripted draft and base model whose answers depend on the prompt alone, not on the order of requests."""
 
+import contextlib
 import hashlib
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from specreason_sgl import Endpoint, Rewrite, SpecReasonConfig, solve
@@ -60,6 +61,11 @@ class Pair:
 
     def __post_init__(self):
         self.lock = threading.Lock()
+        question = [{"role": "user", "content": "q"}]
+        self._prefixes = {
+            side: (model.tokenizer, model.chat_template.get_prefix_and_suffix("assistant", question)[0])
+            for side, model in (("draft", self.draft), ("base", self.base))
+        }
         self.draft_server.on_generate = lambda payload: self._reply("draft", payload)
         self.base_server.on_generate = lambda payload: self._reply("base", payload)
 
@@ -89,8 +95,8 @@ class Pair:
 
     def turn_of(self, side: str, ids: list[int]) -> str:
         """What the assistant has said in a prompt."""
-        turn = self.draft.tokenizer.decode(ids).rpartition("<|im_start|>assistant\n")[2]
-        return turn.removeprefix("<think>\n")
+        tokenizer, prefix = self._prefixes[side]
+        return tokenizer.decode(ids).rpartition(prefix.lstrip())[2].removeprefix("<think>\n")
 
     def _reply(self, side, payload):
         ids, most = payload["input_ids"], payload["sampling_params"]["max_new_tokens"]
@@ -148,7 +154,7 @@ class Pair:
         5 or more."""
         replies = []
         for i, ids in enumerate(payload["input_ids"]):
-            turn = self.draft.tokenizer.decode(ids).rpartition("<|im_start|>assistant\n")[2]
+            turn = self.turn_of(side, ids)
             if i == 0:
                 seen = Seen(side, "score", turn, payload["rid"][0])
                 with self.lock:
@@ -159,6 +165,18 @@ class Pair:
             entries = [[-0.1 if i == likely else -9.0, token, "x"] for token in ids[at:]]
             replies.append(answer("", input_token_logprobs=entries, output_token_logprobs=[]))
         return replies
+
+
+@contextlib.contextmanager
+def paired(draft_folder: str, base_folder: str, lead: str = LEAD) -> Iterator[Pair]:
+    """A scripted draft and base model with the tokenizers of these folders."""
+    with (
+        ScriptedServer(draft_folder) as draft_server,
+        ScriptedServer(base_folder) as base_server,
+        Endpoint(draft_server.url, timeout=20) as draft,
+        Endpoint(base_server.url, timeout=20) as base,
+    ):
+        yield Pair(draft_server, base_server, draft, base, lead=lead)
 
 
 def logprob_of(ids: list[int], at: int) -> float:

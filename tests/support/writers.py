@@ -6,12 +6,12 @@ from tests.support.pair import chance
 FAILS = (500, b'{"error": {"message": "boom"}}')
 
 
-def steps_of(last: int):
-    """A `write` whose steps name their author and number; the last ends the turn."""
+def steps_of(last: int, end: str = "eos"):
+    """A `write` whose steps name their author and number; the last ends the turn, or the thinking."""
 
     def write(side, turn, most):
         number = turn.count("\n\n") + 1
-        return f"{side} {number}", "eos" if number == last else "delimiter", 3
+        return f"{side} {number}", end if number == last else "delimiter", 3
 
     return write
 
