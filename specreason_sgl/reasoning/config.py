@@ -167,6 +167,7 @@ class SpecReasonConfig:
     top_k: int = knob(
         default=-1,
         help="Sample from the k likeliest tokens only; 0 or -1: from all.",
+        unit="tokens",
         scope="run",
         ge=-1,
         le=MOST,
