@@ -6,6 +6,7 @@ import subprocess
 import psutil
 import pytest
 import sglang as sgl
+import urllib3
 
 from programs.specreason import specreason
 from specreason_sgl import Endpoint, Rewrite, SpecReasonConfig, Trace, fork_to, solve, speculate
@@ -154,6 +155,14 @@ def test_special_tokens_of_a_user_are_text_to_a_real_tokenizer(request, side):
     hostile = ids("a " + " ".join(reserved))
     assert [i for i in hostile if i in control] == [i for i in ids("a") if i in control]
     assert all(token in endpoint.tokenizer.decode(hostile) for token in reserved)
+
+
+def test_the_runtimes_refuse_whoever_has_no_key(pair):
+    for server in (pair.draft, pair.base):
+        url = f"{server.url}/model_info"
+        assert urllib3.request("GET", url, retries=False).status == 401
+        key = {"Authorization": f"Bearer {server.api_key}"}
+        assert urllib3.request("GET", url, headers=key, retries=False).status == 200
 
 
 def test_abort_ends_a_request_on_the_server(pair, draft):

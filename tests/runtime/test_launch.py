@@ -122,9 +122,11 @@ def test_sigkill_of_the_program_ends_its_servers(forks):
     tree = [supervisor, *supervisor.children(recursive=True)]
     program.send_signal(signal.SIGKILL)
     program.wait()
-    wait_until(lambda: all(gone(process.pid) for process in tree), seconds=15)
-    if forked:
-        os.kill(forked, signal.SIGKILL)  # fails if it was gone, and with it the test's point
+    try:
+        wait_until(lambda: all(gone(process.pid) for process in tree), seconds=15)
+    finally:
+        if forked:
+            os.kill(forked, signal.SIGKILL)  # fails if it was gone, and with it the test's point
 
 
 def test_a_server_that_dies_names_its_log_and_its_last_error(tmp_path, monkeypatch):

@@ -12,7 +12,14 @@ import threading
 import pytest
 import urllib3
 
+from specreason_sgl import SpecReasonConfig
+from specreason_sgl.errors import LaunchError
 from specreason_sgl.reasoning.repair import REPAIRS
+from specreason_sgl.serving import listen
+from specreason_sgl.serving.app import Server
+from specreason_sgl.serving.metrics import Metrics
+from specreason_sgl.serving.service import Service
+from specreason_sgl.serving.settings import Settings
 from tests.support.waiting import wait_until
 from tests.support.writers import steps_of
 
@@ -146,6 +153,17 @@ def test_it_serves_until_it_is_told_to_stop(pair, process, number):
     _, err = process.communicate(timeout=20)
     assert process.returncode == 128 + number
     assert "Traceback" not in err
+
+
+def test_two_cannot_have_a_port_although_neither_serves_yet():
+    with listen.bind("127.0.0.1", 0) as first, pytest.raises(LaunchError, match="in use"):
+        listen.bind("127.0.0.1", first.getsockname()[1])
+
+
+def test_it_has_imported_all_it_needs_when_its_block_begins():
+    server = Server(Service(Metrics()), Settings("two", SpecReasonConfig()))
+    with listen.bind("127.0.0.1", 0) as sock, server.in_background(sock):
+        assert server.started
 
 
 @pytest.fixture
