@@ -285,7 +285,7 @@ class Endpoint(RuntimeEndpoint):
         if not parameters:
             return self
         endpoint = copy.copy(self)
-        endpoint._sampling = parameters
+        endpoint._sampling, endpoint._templated = parameters, Memory(16)
         return endpoint
 
     def flush_cache(self) -> None:

@@ -133,16 +133,15 @@ def _add_answers(app: FastAPI, service: Service, settings: Settings) -> None:
 
     @app.post("/v1/completions", responses=ANSWERS)
     async def complete(body: CompletionRequest, request: Request):
-        asked = understand(body.as_chat(), body.unsupported, settings)
+        asked = understand(body.as_chat(), body.unsupported, settings, "prompt")
         reply = CompletionReply(body, asked.config.delimiter, body.n, service.fingerprint)
         return await Exchange(asked, reply, service, settings).answer(request)
 
     @app.post("/v1/responses", responses=ANSWERS)
     async def respond(body: ResponsesRequest, request: Request):
-        asked = understand(body.as_chat(), body.unsupported, settings)
-        return await Exchange(asked, ResponsesReply(body, asked.config.delimiter), service, settings).answer(
-            request
-        )
+        asked = understand(body.as_chat(), body.unsupported, settings, "input")
+        reply = ResponsesReply(body, asked.config.delimiter)
+        return await Exchange(asked, reply, service, settings).answer(request)
 
 
 class _Shared:

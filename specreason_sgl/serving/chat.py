@@ -36,21 +36,26 @@ class Asked:
         config: its settings.
         tools: what may be called.
         ignored: parameters that were not acted on.
+        source: the parameter that has the conversation.
     """
 
     chat: ChatRequest
     config: SpecReasonConfig
     tools: Toolbox
-    ignored: tuple[str, ...] = ()
+    ignored: tuple[str, ...]
+    source: str
 
 
-def understand(chat: ChatRequest, not_supported: dict[str, str], settings: Settings) -> Asked:
+def understand(
+    chat: ChatRequest, not_supported: dict[str, str], settings: Settings, source: str = "messages"
+) -> Asked:
     """Check a request against the server's settings.
 
     Args:
         chat: the request, as a conversation.
         not_supported: parameters of the request that are not supported, with the reasons.
         settings: the server's.
+        source: the parameter that has the conversation.
 
     Raises:
         ApiError, ConfigError: it cannot be answered as asked.
@@ -60,7 +65,8 @@ def understand(chat: ChatRequest, not_supported: dict[str, str], settings: Setti
     if not_supported and not settings.ignore_unsupported:
         raise unsupported(not_supported)
     tools = chat.toolbox()
-    return Asked(chat, chat.config(settings.config, settings.pair, tools), tools, tuple(not_supported))
+    config = chat.config(settings.config, settings.pair, tools)
+    return Asked(chat, config, tools, tuple(not_supported), source)
 
 
 class Exchange:
@@ -81,7 +87,7 @@ class Exchange:
         try:
             asked.config.messages(self.messages)
         except ConfigError as error:
-            raise api_error(error, "messages") from None
+            raise api_error(error, asked.source) from None
 
     async def answer(self, request: Request) -> Response:
         """Run the request, and cancel it if its client goes away."""

@@ -4,6 +4,7 @@ import types
 
 import pytest
 
+from specreason_sgl.cli.serve import COMPACT_JSON
 from specreason_sgl.runtime.launch import launch_pair
 from specreason_sgl.runtime.pairs import get_pair
 from specreason_sgl.runtime.server import Server, ServerSpec, wait_healthy
@@ -18,8 +19,8 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def pair(request):
-    metrics = ["--enable-metrics"]
-    with launch_pair(get_pair("nano"), draft_args=metrics, base_args=metrics) as running:
+    flags = ["--enable-metrics", COMPACT_JSON]
+    with launch_pair(get_pair("nano"), draft_args=flags, base_args=flags) as running:
         if any("more" in getattr(item, "fixturenames", ()) for item in request.session.items):
             request.getfixturevalue("starting")(running.draft.api_key)
         yield running

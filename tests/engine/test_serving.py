@@ -97,6 +97,20 @@ def test_the_server_remembers_what_was_said_before(client):
     assert reply.usage.prompt_tokens > first.usage.prompt_tokens + 8
 
 
+def test_an_answer_is_json_and_a_required_call_follows_its_schema(client):
+    schema = {"type": "object", "properties": {"sum": {"type": "integer"}}, "required": ["sum"]}
+    format = {"type": "json_schema", "json_schema": {"name": "sum", "schema": schema}}
+    reply = client.chat.completions.create(**asked("What is 2 + 3?"), response_format=format)
+    assert isinstance(json.loads(reply.choices[0].message.content)["sum"], int)
+    tool = {"type": "function", "function": {"name": "tell", "parameters": schema}}
+    reply = client.chat.completions.create(
+        **asked("What is 2 + 3?"), tools=[tool], tool_choice="required", parallel_tool_calls=False,
+        extra_body={"specreason": {"answer_tokens": 64}},
+    )  # fmt: skip
+    (call,) = reply.choices[0].message.tool_calls
+    assert isinstance(json.loads(call.function.arguments)["sum"], int)
+
+
 def test_wrong_requests_are_told_apart(client):
     with pytest.raises(openai.BadRequestError, match="threshold"):
         client.chat.completions.create(**asked("q"), extra_body={"specreason": {"threshold": 11}})

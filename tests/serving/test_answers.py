@@ -224,6 +224,9 @@ def test_a_response_has_its_thinking_and_its_text(pair, client):
     assert kinds[-1] == "response.completed"
     assert [item.type for item in final.output] == ["reasoning", "message"]
     assert final.output_text
+    with pytest.raises(openai.BadRequestError, match="the question is empty") as refused:
+        client.responses.create(model="two", input=" ")
+    assert refused.value.param == "input"
     with pytest.raises(openai.BadRequestError, match="send the conversation as input"):
         client.responses.create(model="two", input="q", previous_response_id="resp_1")
 
