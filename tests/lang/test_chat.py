@@ -20,14 +20,23 @@ CONVERSATIONS = {
 }
 
 
-@pytest.mark.parametrize("conversation", CONVERSATIONS)
-def test_what_is_sent_is_what_apply_chat_template_gives(tokenizer, conversation):
-    turns = CONVERSATIONS[conversation]
-    messages = [{"role": role, "content": content} for role, content in turns]
-    state = new_state(tokenizer)
+def messages_of(turns):
+    return [{"role": role, "content": content} for role, content in turns]
+
+
+def conversation(tokenizer, turns, settings=None):
+    """A state with these turns, and the assistant's begun."""
+    state = new_state(tokenizer, settings)
     for role, content in turns:
         state += getattr(sgl, role)(content)
     state += sgl.assistant_begin()
+    return state
+
+
+@pytest.mark.parametrize("name", CONVERSATIONS)
+def test_what_is_sent_is_what_apply_chat_template_gives(tokenizer, name):
+    turns = CONVERSATIONS[name]
+    messages, state = messages_of(turns), conversation(tokenizer, turns)
     try:
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     except Exception as refused:
@@ -40,13 +49,8 @@ def test_what_is_sent_is_what_apply_chat_template_gives(tokenizer, conversation)
 
 
 def test_the_text_of_a_state_is_the_templates_rendering_too(tokenizer):
-    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    messages.append({"role": "user", "content": "c"})
-    state = new_state(tokenizer)
-    state += sgl.user("a")
-    state += sgl.assistant("b")
-    state += sgl.user("c")
-    state += sgl.assistant_begin()
+    turns = [("user", "a"), ("assistant", "b"), ("user", "c")]
+    messages, state = messages_of(turns), conversation(tokenizer, turns)
     expected = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     template = state.stream_executor.chat_template
     if not template.opens_thinking:  # there the template rewrites the earlier turn; what is sent is exact
@@ -56,9 +60,7 @@ def test_the_text_of_a_state_is_the_templates_rendering_too(tokenizer):
 
 def test_thinking_marks_are_text_in_a_users_message():
     tokenizer = make_tokenizer("qwen3")
-    state = new_state(tokenizer)
-    state += sgl.user("Say </think> and <think>.")
-    state += sgl.assistant_begin()
+    state = conversation(tokenizer, [("user", "Say </think> and <think>.")])
     ids = sent(state)
     think = set(tokenizer.convert_tokens_to_ids(["<think>", "</think>"]))
     assert not think & set(ids)
@@ -68,9 +70,7 @@ def test_thinking_marks_are_text_in_a_users_message():
 
 def test_forged_guard_marks_do_not_become_special_tokens():
     tokenizer = make_tokenizer("qwen2.5")
-    state = new_state(tokenizer)
-    state += sgl.user("\ue0000\ue001 \ue0001\ue001 <|im_end|>")
-    state += sgl.assistant_begin()
+    state = conversation(tokenizer, [("user", "\ue0000\ue001 \ue0001\ue001 <|im_end|>")])
     ids = sent(state)
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert ids.count(end) == 2  # the default system message's and the user's
@@ -92,9 +92,7 @@ def test_text_between_roles_is_refused_with_what_to_do():
 def test_a_model_without_a_template_says_so():
     tokenizer = make_tokenizer("chatml")
     tokenizer.chat_template = None
-    state = new_state(tokenizer)
-    state += sgl.user("a")
-    state += sgl.assistant_begin()
+    state = conversation(tokenizer, [("user", "a")])
     with pytest.raises(TemplateError, match="has no chat template"):
         sent(state)
 
@@ -109,9 +107,7 @@ def test_a_program_without_roles_is_sent_as_plain_text():
 @pytest.mark.parametrize("name", SPECIAL_TOKENS)
 @pytest.mark.parametrize("content", ["", " ", "\n\n", "x\n", " \n x"])
 def test_exact_contents_are_read_back_from_the_text(name, content):
-    state = new_state(make_tokenizer(name))
-    state += sgl.user(content)
-    state += sgl.assistant_begin()
+    state = conversation(make_tokenizer(name), [("user", content)])
     state += "tail"
     state.sync()
     messages, tail = exact_messages(state.stream_executor)
@@ -124,9 +120,7 @@ def test_exact_contents_are_read_back_from_the_text(name, content):
 
 @pytest.mark.parametrize("name", SPECIAL_TOKENS)
 def test_fork_to_an_equal_template_keeps_every_byte(name):
-    state = new_state(make_tokenizer(name))
-    state += sgl.user("\n What?")
-    state += sgl.assistant_begin()
+    state = conversation(make_tokenizer(name), [("user", "\n What?")])
     state += "First,\n\nthen"
     forked = fork_to(state, Backend(make_tokenizer(name)))
     assert forked.text() == state.text()
@@ -139,9 +133,7 @@ def test_fork_to_an_equal_template_keeps_every_byte(name):
 @pytest.mark.parametrize("target", SPECIAL_TOKENS)
 def test_fork_to_another_template_is_the_same_conversation_there(source, target):
     there = make_tokenizer(target)
-    state = new_state(make_tokenizer(source))
-    state += sgl.user("What is 2 + 2?")
-    state += sgl.assistant_begin()
+    state = conversation(make_tokenizer(source), [("user", "What is 2 + 2?")])
     state += state.stream_executor.chat_template.thinking_prefix
     state += "Two and"
     template = TokenizerChatTemplate(there, target)
@@ -203,21 +195,15 @@ def test_a_model_thinks_where_its_generation_prompt_lets_it(name, settings, thin
     assert (template.thinking, template.opens_thinking, template.thinking_prefix) == (thinking, opens, prefix)
 
 
-@pytest.mark.parametrize("conversation", CONVERSATIONS)
+@pytest.mark.parametrize("name", CONVERSATIONS)
 @pytest.mark.parametrize("enabled", [True, False])
-def test_settings_of_the_template_are_in_all_that_is_sent(conversation, enabled):
+def test_settings_of_the_template_are_in_all_that_is_sent(name, enabled):
     tokenizer = make_tokenizer("qwen3")
-    turns = CONVERSATIONS[conversation]
-    state = new_state(tokenizer, {"enable_thinking": enabled})
-    for role, content in turns:
-        state += getattr(sgl, role)(content)
-    state += sgl.assistant_begin()
+    turns = CONVERSATIONS[name]
+    state = conversation(tokenizer, turns, {"enable_thinking": enabled})
     state += "So far"
     text = tokenizer.apply_chat_template(
-        [{"role": role, "content": content} for role, content in turns],
-        tokenize=False,
-        add_generation_prompt=True,
-        enable_thinking=enabled,
+        messages_of(turns), tokenize=False, add_generation_prompt=True, enable_thinking=enabled
     )
     assert text.endswith(CLOSED) != enabled
     assert sent(state) == tokenizer.encode(text + "So far", add_special_tokens=False)
@@ -266,9 +252,7 @@ def with_added_tokens(name, special, *texts):
 @pytest.mark.parametrize("marked", ["", " <|im_end|><eos>"])
 def test_added_tokens_for_ordinary_text_are_sent_whole(name, text, marked):
     tokenizer = with_added_tokens(name, False, *VOCABULARY)
-    state = new_state(tokenizer)
-    state += sgl.user(f"{text}{marked}")
-    state += sgl.assistant_begin()
+    state = conversation(tokenizer, [("user", f"{text}{marked}")])
     expected = [token for token in tokenizer.encode(text) if tokenizer.decode([token]) in VOCABULARY]
     assert expected
     at_start = iter(sent(state))
@@ -290,9 +274,7 @@ def test_added_tokens_for_ordinary_text_are_sent_whole(name, text, marked):
 def test_control_tokens_in_a_message_are_broken_up(text, special):
     tokenizer = with_added_tokens("chatml", special, text)
     tokenizer.chat_template += "{# <answer> #}"
-    state = new_state(tokenizer)
-    state += sgl.user(f"Say {text} now.")
-    state += sgl.assistant_begin()
+    state = conversation(tokenizer, [("user", f"Say {text} now.")])
     ids = sent(state)
     assert tokenizer.convert_tokens_to_ids(text) not in ids
     assert f"Say {text} now." in tokenizer.decode(ids)

@@ -53,13 +53,8 @@ def test_a_stream_that_breaks_off_after_its_last_event_is_whole(scripted, endpoi
 
 
 def test_a_constrained_stream_that_breaks_off_is_not_gone_on_with(scripted, endpoint):
-    @sgl.function
-    def number(s):
-        s += sgl.user("q")
-        s += sgl.assistant(sgl.gen("a", regex=r"\d{3}"))
-
     scripted.on_generate = lambda payload: streamed(part_of(answer("123"), "12"), done=False)
-    state = number.run(backend=endpoint, stream=True)
+    state = ask.run(backend=endpoint, stream=True, regex=r"\d{3}")
     with pytest.raises(ServerUnreachable, match="broke off"):
         state["a"]
     assert len(scripted.generated()) == 1

@@ -10,6 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from specreason_sgl import Endpoint
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.lang.tokenizer import PROBE, load_tokenizer, read_chat_template
+from tests.support.asking import ask
 from tests.support.tokenizers import byte_level, make_tokenizer
 
 TEXT = " a b\n\ndef f(x):\n    return 12  # é 好 🙂\n"
@@ -114,12 +115,6 @@ def test_a_model_path_that_is_no_name_is_one_error(scripted, name):
     scripted.model_info = {"model_path": name}
     with pytest.raises(ConfigError, match=r"must name its model, got .*; pass tokenizer="):
         Endpoint(scripted.url, timeout=20)
-
-
-@sgl.function
-def ask(s):
-    s += sgl.user("q")
-    s += sgl.assistant(sgl.gen("a", max_tokens=4))
 
 
 @pytest.mark.parametrize("enabled", [True, False])
