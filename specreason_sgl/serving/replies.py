@@ -17,7 +17,7 @@ from specreason_sgl.serving.tools import Toolbox
 DONE = "data: [DONE]\n\n"  # the last event of a stream
 # So that no client or proxy hangs up on a silent stream. A comment (": alive") would do, but SGLang's own
 # bench_serving (0.5.23) takes one for JSON; every client skips an empty line.
-ALIVE = "\n"
+ALIVE = "\n\n"
 
 Part = tuple[Literal["reasoning", "answer"], str]
 

@@ -369,9 +369,9 @@ def ask(url: str) -> tuple[int, str | dict]:
     response = urllib3.request("POST", f"{url}/v1/chat/completions", json=body, timeout=DEADLINE)
     if response.status != 200:
         return response.status, response.json()["error"]
-    lines = [line.removeprefix("data: ") for line in response.data.decode().split("\n\n")]
-    need(lines[-2:] == ["[DONE]", ""], "the stream has no end")
-    events = [json.loads(line) for line in lines[:-2]]
+    lines = [line.removeprefix("data: ") for line in response.data.decode().split("\n\n") if line]
+    need(lines[-1:] == ["[DONE]"], "the stream has no end")
+    events = [json.loads(line) for line in lines[:-1]]
     if errors := [event["error"] for event in events if "error" in event]:
         return response.status, errors[0]
     return response.status, "".join(event["choices"][0]["delta"].get("content", "") for event in events)
