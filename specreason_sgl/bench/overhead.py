@@ -1,24 +1,28 @@
 """Part `overhead`: what this package itself costs, on the real servers and on servers that answer at once."""
 
 import statistics
-import time
 from dataclasses import replace
 from typing import Any
 
 from rich.table import Table
 
-from specreason_sgl.bench.servers import STEP_TOKENS, Pace, paced_servers
-from specreason_sgl.bench.setup import Bench, CorrectEvery, always_drafting, make_table, questions
+from specreason_sgl.bench.servers import STEP_TOKENS, Pace
+from specreason_sgl.bench.setup import (
+    CORRECT_EVERY,
+    KEPT,
+    Bench,
+    CorrectEvery,
+    always_drafting,
+    make_table,
+    paced_pair,
+    solve_all,
+)
 from specreason_sgl.bench.times import uncovered
 from specreason_sgl.lang.endpoint import Endpoint
 from specreason_sgl.reasoning.acceptance import FixedShare
-from specreason_sgl.reasoning.batch import solve_batch
 from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.repair import Rewrite
-from specreason_sgl.reasoning.trace import Trace
 
-KEPT = 0.8  # share of the drafted steps, where they are rewritten
-CORRECT_EVERY = 72  # tokens; `mini` takes 4 corrections for 290 drafted tokens at 3 nats
 REAL_STEP_TOKENS = 20  # short: 64 problems at once on a laptop have to come to an end
 
 
@@ -34,11 +38,7 @@ def run(bench: Bench) -> list[dict[str, Any]]:
         figures = measure(bench.draft, bench.base, short if n > 1 else bench.config, n)
         rows.append({"servers": "real", **figures})
     tokenizer = bench.draft.tokenizer.name_or_path
-    with (
-        paced_servers(tokenizer, Pace(), Pace()) as servers,
-        Endpoint(servers.urls[0]) as draft,
-        Endpoint(servers.urls[1]) as base,
-    ):
+    with paced_pair(tokenizer, Pace(), Pace()) as (_, draft, base):
         long = replace(bench.config, token_budget=20 * STEP_TOKENS, step_tokens=STEP_TOKENS)
         measure(draft, base, long, 1)  # warm-up: what is done once
         for repair in ("rewrite", "correct"):
@@ -70,14 +70,7 @@ def measure(
     rewriting = {"repair": Rewrite(), "threshold": FixedShare(KEPT)}
     correcting = {"repair": CorrectEvery(every=CORRECT_EVERY)}
     config = always_drafting(config, **(rewriting if repair == "rewrite" else correcting))
-    before = time.process_time()
-    traces = solve_batch(
-        questions(problems or at_once), draft=draft, base=base, config=config, concurrency=at_once
-    )
-    cpu_seconds = time.process_time() - before
-    for trace in traces:
-        if not isinstance(trace, Trace):
-            raise trace
+    traces, cpu_seconds = solve_all(draft, base, config, problems or at_once, at_once)
     steps = sum(len(trace.steps) for trace in traces)
     return {
         "repair": repair,

@@ -9,19 +9,25 @@ from typing import Any
 
 from rich.table import Table
 
-from specreason_sgl.bench.servers import STEP_TOKENS, Pace, Servers, paced_servers
-from specreason_sgl.bench.setup import Bench, CorrectEvery, always_drafting, make_table, questions
+from specreason_sgl.bench.servers import STEP_TOKENS, Pace, Servers
+from specreason_sgl.bench.setup import (
+    CORRECT_EVERY,
+    KEPT,
+    Bench,
+    CorrectEvery,
+    always_drafting,
+    make_table,
+    paced_pair,
+    solve_all,
+)
 from specreason_sgl.lang.endpoint import Endpoint
 from specreason_sgl.reasoning.acceptance import FixedShare
-from specreason_sgl.reasoning.batch import solve_batch
 from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.repair import Repair, Rewrite
 from specreason_sgl.reasoning.trace import Trace
 
 PACES = {"draft": Pace(0.004, 0.004), "base": Pace(0.025, 0.020)}  # about those of 1.5B and 32B on H100s
 STEPS = 20  # of a problem
-KEPT = 0.8  # share of the drafted steps, where they are rewritten
-CORRECT_EVERY = 72  # tokens; as in the part `overhead`
 LEAST_PROBLEMS = 16  # of a measurement, where fewer are solved at a time
 PIECES: dict[str, tuple[Repair, Any]] = {
     "steps, rewritten": (Rewrite(), FixedShare(KEPT)),
@@ -34,11 +40,7 @@ def run(bench: Bench) -> list[dict[str, Any]]:
     rows = []
     tokenizer = bench.draft.tokenizer.name_or_path
     config = replace(bench.config, token_budget=STEPS * STEP_TOKENS, step_tokens=STEP_TOKENS, lookahead=0)
-    with (
-        paced_servers(tokenizer, PACES["draft"], PACES["base"]) as servers,
-        Endpoint(servers.urls[0]) as draft,
-        Endpoint(servers.urls[1]) as base,
-    ):
+    with paced_pair(tokenizer, **PACES) as (servers, draft, base):
         for pieces in PIECES:
             measure(servers, draft, base, config, pieces, 1, problems=1)  # warm-up: what is done once
             for n in bench.at_once:
@@ -69,15 +71,9 @@ def measure(
     """
     repair, threshold = PIECES[pieces]
     config = always_drafting(config, repair=repair, threshold=threshold)
-    began, client, served = time.monotonic(), time.process_time(), servers.cpu_seconds()
-    traces = solve_batch(
-        questions(problems or max(at_once, LEAST_PROBLEMS)),
-        draft=draft, base=base, config=config, concurrency=at_once,
-    )  # fmt: skip
-    seconds, client = time.monotonic() - began, time.process_time() - client
-    for trace in traces:
-        if not isinstance(trace, Trace):
-            raise trace
+    began, served = time.monotonic(), servers.cpu_seconds()
+    traces, cpu_seconds = solve_all(draft, base, config, problems or max(at_once, LEAST_PROBLEMS), at_once)
+    seconds, served = time.monotonic() - began, servers.cpu_seconds() - served
     judged = sum(call.purpose in ("score", "read") for trace in traces for call in trace.calls)
     return {
         "pieces": pieces,
@@ -85,9 +81,9 @@ def measure(
         "problems": len(traces),
         "judged": judged,
         "to_ideal": statistics.median(trace.seconds / ideal(trace) for trace in traces),
-        "cpu_ms_per_piece": 1000 * client / judged,
-        "client_cpu": client / seconds,
-        "servers_cpu": (servers.cpu_seconds() - served) / seconds,
+        "cpu_ms_per_piece": 1000 * cpu_seconds / judged,
+        "client_cpu": cpu_seconds / seconds,
+        "servers_cpu": served / seconds,
     }
 
 

@@ -1,7 +1,7 @@
 """Servers that speak enough of SGLang's HTTP to run the algorithm on, and keep a pace.
 
 At no latency what is left of a run's time is this package's own. At the pace of a GPU's models they show what
-one client process carries. A process each: `python -m specreason_sgl.bench.servers SETTINGS`
+one client process carries. A process each: `python -m specreason_sgl.bench.servers TOKENIZER PORT PACE`
 """
 
 import asyncio
@@ -145,8 +145,8 @@ class Servers:
 
     def cpu_seconds(self) -> float:
         """Processor time of all of them so far."""
-        everyone = [each for parent in self._processes for each in (parent, *parent.children(recursive=True))]
-        return sum(sum(process.cpu_times()[:2]) for process in everyone)
+        started = [child for process in self._processes for child in process.children(recursive=True)]
+        return sum(sum(process.cpu_times()[:2]) for process in (*self._processes, *started))
 
 
 @contextlib.contextmanager

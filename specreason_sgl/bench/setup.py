@@ -1,6 +1,8 @@
 """What the parts of a bench share: the pair, its settings, the questions, and corrections at a fixed rate."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 from zlib import crc32
@@ -8,10 +10,13 @@ from zlib import crc32
 from rich.table import Table
 
 from specreason_sgl.bench import DEFAULT_MODES
+from specreason_sgl.bench.servers import Pace, Servers, paced_servers
 from specreason_sgl.lang.endpoint import Endpoint
+from specreason_sgl.reasoning.batch import solve_batch
 from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.knobs import knob, settings
 from specreason_sgl.reasoning.repair import Correct
+from specreason_sgl.reasoning.trace import Trace
 
 QUESTIONS = (
     "A shop sells pens at 3 dollars. Tom buys 4 pens and pays with a 20 dollar note. What is his change?",
@@ -24,6 +29,8 @@ QUESTIONS = (
     "The sum of three consecutive numbers is 72. What is the largest of them?",
 )
 NO_DRAFT_TIMEOUT = 3600.0  # seconds
+KEPT = 0.8  # share of the drafted steps, where they are rewritten under load
+CORRECT_EVERY = 72  # tokens, under load; `mini` takes 4 corrections for 290 drafted tokens at 3 nats
 
 
 def questions(n: int) -> list[str]:
@@ -85,6 +92,36 @@ class Bench:
 def always_drafting(config: SpecReasonConfig, **settings: Any) -> SpecReasonConfig:
     """The settings with greedy decoding, and without pauses of the draft model."""
     return replace(config, temperature=0.0, patience=0, draft_timeout=NO_DRAFT_TIMEOUT, **settings)
+
+
+def solve_all(
+    draft: Endpoint, base: Endpoint, config: SpecReasonConfig, problems: int, at_once: int
+) -> tuple[list[Trace], float]:
+    """The traces of some problems, and the processor time of this process for them, in seconds.
+
+    Raises:
+        SpecReasonError: a problem failed.
+    """
+    before = time.process_time()
+    results = solve_batch(questions(problems), draft=draft, base=base, config=config, concurrency=at_once)
+    cpu_seconds = time.process_time() - before
+    traces = []
+    for result in results:
+        if not isinstance(result, Trace):
+            raise result
+        traces.append(result)
+    return traces, cpu_seconds
+
+
+@contextlib.contextmanager
+def paced_pair(tokenizer: str, draft: Pace, base: Pace) -> Iterator[tuple[Servers, Endpoint, Endpoint]]:
+    """Two servers that keep a pace, and an endpoint for each."""
+    with (
+        paced_servers(tokenizer, draft, base) as servers,
+        Endpoint(servers.urls[0]) as draft_endpoint,
+        Endpoint(servers.urls[1]) as base_endpoint,
+    ):
+        yield servers, draft_endpoint, base_endpoint
 
 
 def make_table(title: str, *columns: str) -> Table:

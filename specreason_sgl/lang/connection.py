@@ -63,7 +63,8 @@ class Connection:
         self._parser = httptools.HttpResponseParser(self)
         self.status: int | None = None  # the answer's, once its headers are there
         self._body: deque[bytes] = deque()
-        self._has_length = self._is_complete = self._is_kept = False
+        self._has_length = self._is_kept = False
+        self.is_complete = False  # whether the whole answer is there
         self.sock.settimeout(timeout)
         self.sock.sendall(request)
 
@@ -80,17 +81,12 @@ class Connection:
         if not data:
             if self.status is None or self._has_length:
                 raise Broken("it was closed before the answer's end")
-            self._is_complete = True  # an answer without a length ends with its connection
+            self.is_complete = True  # an answer without a length ends with its connection
             return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             raise Broken(f"what came is not HTTP: {error}") from None
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether the whole answer is there."""
-        return self._is_complete
 
     def take_body(self) -> bytes:
         """What came of the body since the last call."""
@@ -125,7 +121,7 @@ class Connection:
         self._body.append(body)
 
     def on_message_complete(self) -> None:
-        self._is_complete, self._is_kept = True, self._parser.should_keep_alive()
+        self.is_complete, self._is_kept = True, self._parser.should_keep_alive()
 
 
 class Pool:
@@ -133,7 +129,7 @@ class Pool:
 
     def __init__(self, address: Address):
         self.address = address
-        self._idle: deque[Connection] = deque(maxlen=IDLE)
+        self._idle: deque[Connection] = deque()
 
     def take(self, timeout: float) -> Connection:
         """A connection, new if none is idle. Raises OSError."""

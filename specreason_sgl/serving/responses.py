@@ -213,14 +213,8 @@ class Item:
 
 def _usage(prompt_tokens: int, trace: Trace) -> dict[str, Any]:
     counts = usage(prompt_tokens, [trace])
-    cached = next(
-        (
-            call.cached_tokens
-            for call in trace.calls
-            if call.side == (trace.mode if trace.mode == "draft" else "base")
-        ),
-        0,
-    )
+    side = "draft" if trace.mode == "draft" else "base"
+    cached = next((call.cached_tokens for call in trace.calls if call.side == side), 0)
     return {
         "input_tokens": prompt_tokens,
         "input_tokens_details": {"cached_tokens": min(cached, prompt_tokens)},

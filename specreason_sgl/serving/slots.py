@@ -69,7 +69,6 @@ class Slots:
         while self._queue and self._queue[0].count <= self._free:
             ticket = self._queue.popleft()
             self._free -= ticket.count
-            if (
-                not ticket.granted.done()
-            ):  # a deadline or a cancel may have ended the wait: `withdraw` follows
+            # A deadline or a cancel may have ended the wait: `withdraw` follows.
+            if not ticket.granted.done():
                 ticket.granted.set_result(None)

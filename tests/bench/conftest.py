@@ -1,15 +1,11 @@
 import pytest
 
-from specreason_sgl import Endpoint
-from specreason_sgl.bench.servers import Pace, paced_servers
+from specreason_sgl.bench.servers import Pace
+from specreason_sgl.bench.setup import paced_pair
 
 
 @pytest.fixture(scope="package")
 def zero(chatml_folder):
     """Draft and base endpoints of servers that answer at once."""
-    with (
-        paced_servers(chatml_folder, Pace(), Pace()) as servers,
-        Endpoint(servers.urls[0]) as draft,
-        Endpoint(servers.urls[1]) as base,
-    ):
+    with paced_pair(chatml_folder, Pace(), Pace()) as (_, draft, base):
         yield draft, base

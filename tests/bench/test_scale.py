@@ -6,7 +6,8 @@ import pytest
 
 from specreason_sgl import Endpoint, SpecReasonConfig, solve
 from specreason_sgl.bench import scale
-from specreason_sgl.bench.servers import STEP_TOKENS, Pace, paced_servers
+from specreason_sgl.bench.servers import STEP_TOKENS, Pace
+from specreason_sgl.bench.setup import paced_pair
 from specreason_sgl.reasoning.repair import Correct
 
 QUICK = Pace(0.002, 0.001)
@@ -14,12 +15,8 @@ QUICK = Pace(0.002, 0.001)
 
 @pytest.fixture(scope="module")
 def paced(chatml_folder):
-    with (
-        paced_servers(chatml_folder, QUICK, QUICK) as servers,
-        Endpoint(servers.urls[0]) as draft,
-        Endpoint(servers.urls[1]) as base,
-    ):
-        yield servers, draft, base
+    with paced_pair(chatml_folder, QUICK, QUICK) as running:
+        yield running
 
 
 @pytest.mark.parametrize("pieces", scale.PIECES)

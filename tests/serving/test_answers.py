@@ -19,14 +19,7 @@ TOOL = {"type": "function", "function": {"name": "add", "description": "Adds.", 
 REASONING = "draft 1\n\ndraft 2\n\ndraft 3"
 
 
-@pytest.fixture(autouse=True)
-def calm(pair):
-    pair.start_anew(steps_of(3), lambda turn: 9)
-
-
-@pytest.fixture
-def client(url):
-    return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+pytestmark = pytest.mark.usefixtures("calm")
 
 
 def answering(pair, text, streams=False):

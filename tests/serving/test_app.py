@@ -29,14 +29,7 @@ from tests.support.writers import FAILS, steps_of
 ASK = {"model": "two", "messages": [{"role": "user", "content": "q"}]}
 
 
-@pytest.fixture(autouse=True)
-def calm(pair):
-    pair.start_anew(steps_of(3), lambda turn: 9)
-
-
-@pytest.fixture
-def client(url):
-    return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+pytestmark = pytest.mark.usefixtures("calm")
 
 
 def post(url, body, **headers):

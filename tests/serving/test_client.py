@@ -8,14 +8,11 @@ from specreason_sgl import Trace
 from specreason_sgl.errors import ConfigError, ServerError, ServerUnreachable, Unauthorized
 from specreason_sgl.serving.client import ask
 from tests.support.serving import serving
-from tests.support.writers import steps_of
 
 QUESTION = [{"role": "user", "content": "q"}]
 
 
-@pytest.fixture(autouse=True)
-def anew(pair):
-    pair.start_anew(steps_of(3), lambda turn: 9)
+pytestmark = pytest.mark.usefixtures("calm")
 
 
 def test_the_steps_and_the_answer_come_as_the_server_sends_them(url):
