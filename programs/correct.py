@@ -21,7 +21,7 @@ INSTRUCTION = (
 
 
 @sgl.function
-def correct(s, question, draft, delta=3.0, token_budget=1024, step_tokens=256):
+def correct(s, question, draft, delta=1.0, token_budget=1024, step_tokens=256):
     s += sgl.user(f"{question}\n\n{INSTRUCTION}")
     s += sgl.assistant_begin()
     chain, corrections, ended = "", [], False

@@ -89,7 +89,7 @@ def test_a_number_of_a_repair_out_of_range_is_refused_by_name(repair, name, valu
 
 def test_by_default_tokens_are_corrected_and_nothing_judges_steps():
     config = SpecReasonConfig()
-    assert (config.repair, config.judge, config.window) == (Correct(delta=3.0, window="auto"), None, "auto")
+    assert (config.repair, config.judge, config.window) == (Correct(delta=1.0, window="auto"), None, "auto")
     assert (config.token_budget, config.step_tokens, config.lookahead) == (8192, 512, 1)
     assert (config.temperature, config.top_p, config.delimiter) == (0.6, 0.95, "\n\n")
 
