@@ -16,7 +16,7 @@ speculative decoding inside the base.
   --wheels DIR              install these wheels for this run, if sglang cannot be imported
   --attention-backend NAME  SGLang's, for both models (default: triton)
   --token-budget N          tokens of a chain of thought (default: 512)
-  --correct-every N         correct about every N-th drafted token (default: 72)
+  --correct-every N         correct about every N-th drafted token (default: 28)
   --limit SECONDS           of each of the two parts (default: 210)
   --dry-run                 print the two commands; needs no GPU
 
@@ -26,7 +26,7 @@ TEXT
 
 fail() { echo "error: $2" >&2; exit "$1"; }
 
-tokenizer="" out="" wheels="" backend=triton budget=512 every=72 limit=210 dry_run=""
+tokenizer="" out="" wheels="" backend=triton budget=512 every=28 limit=210 dry_run=""
 problems=3 step=32 accept=3 # tokens of a step; tokens that a round of token-level speculation keeps
 while [ $# -gt 0 ]; do
   case "$1" in
