@@ -1,7 +1,7 @@
 """The web page: asks a server and shows traces. With traces embedded it needs no server.
 
-It is one file with everything in it, put together from the files in `web`: the script's parts, which share one
-scope, the style sheet, and KaTeX (MIT licence) with the fonts that it needs most.
+It is one file with everything in it, put together from the files in `web`: the parts of the script, which
+share one scope, the style sheet, and KaTeX 0.16.47 (MIT licence) with the fonts that it needs most.
 """
 
 import base64

@@ -1,11 +1,11 @@
 """`Drafter`: the draft model writing steps in a thread, as if every step were kept."""
 
-import os
 import re
 import threading
 import time
 from collections import deque
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Literal
 
 from sglang.lang.interpreter import ProgramState
@@ -230,7 +230,8 @@ class Drafter:
         with self._changed:
             if self._is_dropped:
                 self._run.wasted.append(written.call)
-            shared = len(os.path.commonprefix((draft.text, written.text)))  # a stop text may have streamed in
+            same = takewhile(lambda pair: pair[0] == pair[1], zip(draft.text, written.text, strict=False))
+            shared = sum(1 for _ in same)  # not all: the beginning of a stop text may have streamed in
             self._tell(written.text[shared:], instead_of=draft.text[shared:])
             draft.text, draft.end, draft.call = written.text, written.end, written.call
             draft.tokens, draft.logprobs = written.call.completion_tokens, written.logprobs

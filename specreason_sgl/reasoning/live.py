@@ -33,7 +33,8 @@ class Live:
         Args:
             text: what was appended.
             open_step: its unfinished step.
-            is_drafting: whether the draft model writes on after this text; if not, what it drafted is dropped.
+            is_drafting: whether the draft model writes on after this text; if not, what it drafted is
+                dropped.
         """
         with self._lock:
             self._draft = self._draft.removeprefix(text) if is_drafting else ""

@@ -83,7 +83,8 @@ class Pair:
         config = SpecReasonConfig(**{**plain, **settings})
         return solve(
             "q", draft=self.draft, base=self.base, config=config,
-            on_step=on_step, on_text=on_text, on_draft=on_draft, timeout=timeout, cancel=cancel, resume=resume,
+            on_step=on_step, on_text=on_text, on_draft=on_draft, timeout=timeout, cancel=cancel,
+            resume=resume,
         )  # fmt: skip
 
     def generated(self) -> int:

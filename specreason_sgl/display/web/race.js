@@ -7,12 +7,12 @@ const race = { lanes: [], time: 0, playing: false, last: 0 };
 const ended = (call) => call.start + call.seconds;
 const words = (text) => text.match(/\s*\S+\s*$|\s*\S+|\s+/g) ?? [];
 
-/** What happens in a run, by time: {time, step, and `show` (text, kind), `settle` or `finish`}. */
+/** What happens in a run, by time: {time, step, and `show` (text, kind, tokens), `settle` or `finish`}. */
 function score(trace) {
   const events = [];
-  const spread = (step, text, kind, from, to) => {
-    const parts = words(text);
-    parts.forEach((part, i) => events.push({ time: from + ((to - from) * (i + 1)) / parts.length, step, show: part, kind }));
+  const spread = (step, text, kind, from, to, count = 0) => {
+    const parts = words(text), tokens = count / parts.length;
+    parts.forEach((part, i) => events.push({ time: from + ((to - from) * (i + 1)) / parts.length, step, show: part, kind, tokens }));
   };
   if (trace.mode !== "specreason") scoreAlone(trace, events);
   else {
@@ -31,7 +31,7 @@ function score(trace) {
         if (step.rejected !== null && drafted) spread(i, step.rejected, "draft", drafted.start, ended(drafted));
         if (step.rejected !== null && wrote) events.push({ time: wrote.start, step: i, settle: "rejected" });
         const writer = wrote ?? drafted;
-        spread(i, step.text, wrote ? "base" : "draft", writer ? writer.start : time, writer ? ended(writer) : end);
+        spread(i, step.text, wrote ? "base" : "draft", writer ? writer.start : time, writer ? ended(writer) : end, step.tokens);
       }
       events.push({ time: end, step: i, finish: step });
       time = end;
@@ -45,7 +45,8 @@ function scoreAlone(trace, events) {
   const calls = trace.steps.flatMap((step) => step.calls);
   const from = Math.min(...calls.map((call) => call.start), trace.seconds), to = Math.max(...calls.map(ended), 0);
   const parts = trace.steps.flatMap((step, i) => words(step.text).map((part) => ({ step: i, show: part, kind: "alone" })));
-  parts.forEach((part, i) => events.push({ ...part, time: from + ((to - from) * (i + 1)) / parts.length }));
+  const each = sum(trace.steps.map((step) => step.tokens)) / parts.length;
+  parts.forEach((part, i) => events.push({ ...part, tokens: each, time: from + ((to - from) * (i + 1)) / parts.length }));
   trace.steps.forEach((step, i) => {
     const last = events.findLast((event) => event.step === i);
     events.push({ time: last?.time ?? from, step: i, finish: step });
@@ -72,7 +73,7 @@ function scoreRead(step, index, reads, prompt, from, end, events) {
       const a = anchors[right - 1], b = anchors[right];
       const share = (token - a.token + 1) / (b.token - a.token + 1);
       const time = part.kind === "ins" ? b.time : a.time + (b.time - a.time) * share;
-      events.push({ time, step: index, show: part.text, kind: part.kind === "kept" ? "draft" : part.kind });
+      events.push({ time, step: index, show: part.text, kind: part.kind === "kept" ? "draft" : part.kind, tokens: part.kind === "del" ? 0 : 1 });
     }
   }
   for (const anchor of anchors.slice(1)) events.push({ time: anchor.time, step: index, settle: "read" });
@@ -119,20 +120,20 @@ class Lane {
     while (this.next < this.events.length && this.events[this.next].time <= time) this.play(this.events[this.next++]);
     if (this.next !== before) this.flow.scrollTop = this.flow.scrollHeight;
     const at = Math.min(time, this.trace.seconds);
-    this.clock.textContent = `${plural(this.count, "token")} · ${at.toFixed(1)} s`;
+    this.clock.textContent = `${plural(Math.round(this.count), "token")} · ${at.toFixed(1)} s`;
     const isDone = time >= this.trace.seconds;
     if (isDone && !this.end.hasChildNodes()) {
       this.end.append(element("b", "", plainAnswer(this.trace.answer) || "no answer"), `after ${inSeconds(this.trace.seconds)}`);
     } else if (!isDone) this.end.replaceChildren();
   }
 
-  play({ step, show, kind, settle, finish }) {
+  play({ step, show, kind, tokens, settle, finish }) {
     const block = (this.blocks[step] ??= this.flow.appendChild(element("p")));
     if (show !== undefined) {
       const tag = { ins: "ins", del: "span" }[kind] ?? "span";
       const name = { draft: "unread", del: "unread wrong", ins: "new" }[kind] ?? "";
       block.append(element(tag, name, kind === "del" ? clear(show) || END : show || END));
-      if (kind !== "del") this.count++;
+      this.count += tokens;
     } else if (settle) {
       for (const node of block.querySelectorAll(".unread")) {
         if (node.classList.contains("wrong")) node.replaceWith(element("del", "", node.textContent));
@@ -142,10 +143,7 @@ class Lane {
   }
 }
 
-function nameOf(trace) {
-  if (trace.mode !== "specreason") return `${trace.mode} alone`;
-  return "specreason";
-}
+const nameOf = (trace) => (trace.mode === "specreason" ? "specreason" : `${trace.mode} alone`);
 
 /** The run to compare another with: of the same question, the base model alone first. */
 function partner(trace) {
@@ -157,7 +155,7 @@ function showComparison(trace, other) {
   stopRace();
   const [ours, alone] = trace.mode === "base" ? [other, trace] : [trace, other];
   const isAlone = alone?.mode === "base" && alone.question === trace.question;
-  const rivals = runs.filter((run) => run !== trace);
+  const rivals = runs.filter((run) => run !== trace && run.question === trace.question);
   const canRun = origins.has(trace) && trace.mode === "specreason" && !(partner(trace) && !partner(trace).partial);
   $("alone").hidden = !canRun;
   $("rival-field").hidden = rivals.length < 2 || trace.partial;

@@ -44,6 +44,7 @@ function body(step) {
       continue;
     }
     let written = inside.filter((part) => part.kind !== "del").map((part) => part.text).join("");
+    if (formula.display && !before.at(-1)?.text.trim() && before.at(-2)?.text.endsWith("\n")) written = before.pop().text + written;
     if (formula.display) written = takeLine(before.at(-1), /\n[ \t]*$/) + written + takeLine(behind[0], /^[ \t]*\n/);
     node.dataset.source = written;
     nodes.push(...before.map(nodeOf), node);
@@ -53,9 +54,12 @@ function body(step) {
 
 /** Take a line break out of a piece: a formula on lines of its own brings its own. */
 function takeLine(part, where) {
-  const [line] = (part?.kind === "kept" && part.text.match(where)) || [""];
-  if (line) part.text = part.text.replace(where, "");
-  return line;
+  const match = part?.kind !== "del" && part?.text.match(where);
+  if (!match) return "";
+  part.text = part.text.replace(where, "");
+  if (match.index) part.end -= match[0].length;
+  else part.start += match[0].length;
+  return match[0];
 }
 
 /** A text without a step, with its formulas set. */
@@ -83,7 +87,7 @@ function addStep(step, number) {
 /** Show a rejected draft struck out for a moment, then fold it into the step. */
 function foldAway(item, text) {
   if (isCalm()) return;
-  const draft = element("div", "text fold rejected", text);
+  const draft = element("div", "fold rejected", text);
   draft.ariaHidden = "true";
   item.append(draft);
   requestAnimationFrame(() => {
