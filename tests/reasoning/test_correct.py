@@ -111,7 +111,9 @@ def test_a_correction_is_where_the_trace_says(pair, seed, share):
 
 @SOME
 @given(
-    seed=st.integers(0, 10**6), share=st.sampled_from([0.0, 0.3]), repair=st.sampled_from([4, None, "rewrite"])
+    seed=st.integers(0, 10**6),
+    share=st.sampled_from([0.0, 0.3]),
+    repair=st.sampled_from([4, None, "rewrite"]),
 )
 def test_who_watches_a_run_sees_the_draft_and_changes_nothing(pair, seed, share, repair):
     results, told = [], []
