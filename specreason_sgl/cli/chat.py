@@ -2,16 +2,16 @@
 
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 from rich.text import Text
 
 from specreason_sgl.cli.options import Given, Models, Remote, Servers, knob_options, option
 from specreason_sgl.cli.output import err, out
 from specreason_sgl.cli.runtimes import endpoints
-from specreason_sgl.display import terminal
+from specreason_sgl.display.terminal_live import watching
 from specreason_sgl.errors import SpecReasonError
 from specreason_sgl.reasoning.config import Message
 from specreason_sgl.reasoning.plain import KNOBS, config_of
@@ -35,17 +35,31 @@ def chat(options: Options, models: Models, remote: Remote, servers: Servers, kno
     """
     given = knobs.values()
     config = config_of(given, pair=models.named)
-    on_step = None if options.quiet else partial(terminal.print_step, out)
-    told = {"timeout": options.timeout, "on_step": on_step}
+
+    def told() -> AbstractContextManager[dict[str, Any]]:
+        return nullcontext({}) if options.quiet else watching(out)
+
     if remote.server:
         from specreason_sgl.serving.client import ask
 
-        _converse(lambda messages: ask(remote.server, messages, given, remote.api_key, **told))
+        def turn(messages: list[Message]) -> Trace:
+            with told() as callbacks:
+                return ask(
+                    remote.server, messages, given, remote.api_key, timeout=options.timeout, **callbacks
+                )
+
+        _converse(turn)
         return
     with endpoints(models, servers, options.timeout) as (draft, base):
         from specreason_sgl.reasoning.solve import solve
 
-        _converse(lambda messages: solve(messages, draft=draft, base=base, config=config, **told))
+        def turn(messages: list[Message]) -> Trace:
+            with told() as callbacks:
+                return solve(
+                    messages, draft=draft, base=base, config=config, timeout=options.timeout, **callbacks
+                )
+
+        _converse(turn)
 
 
 def _converse(turn: Turn) -> None:

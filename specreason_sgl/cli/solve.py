@@ -5,11 +5,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,6 +16,7 @@ from specreason_sgl.cli.options import Given, Models, Remote, Servers, knob_opti
 from specreason_sgl.cli.output import err, out, status
 from specreason_sgl.cli.runtimes import endpoints
 from specreason_sgl.display import terminal
+from specreason_sgl.display.terminal_live import watching
 from specreason_sgl.errors import ConfigError, SpecReasonError
 from specreason_sgl.reasoning.config import Question, SpecReasonConfig
 from specreason_sgl.reasoning.plain import KNOBS, config_of
@@ -57,21 +57,22 @@ def solve(options: Options, models: Models, remote: Remote, servers: Servers, kn
     if earlier:
         question = _question_of(earlier)
     config.messages(question)  # checks it
-    on_step = None if options.json else partial(terminal.print_step, out)
+    watched = nullcontext[dict[str, Any]]({}) if options.json else watching(out)
     if remote.server:
         from specreason_sgl.serving.client import ask
 
         asked = [{"role": "user", "content": str(question)}]
-        trace = ask(remote.server, asked, given, remote.api_key, timeout=timeout, on_step=on_step)
+        with watched as callbacks:
+            trace = ask(remote.server, asked, given, remote.api_key, timeout=timeout, **callbacks)
         _show(trace, options.json)
         return
     with endpoints(models, servers, timeout) as (draft, base):
         from specreason_sgl.reasoning import solve as solving
 
-        with _saving():
+        with _saving(), watched as callbacks:
             trace = solving.solve(
-                question, draft=draft, base=base, config=config, timeout=timeout, on_step=on_step,
-                resume=earlier,
+                question, draft=draft, base=base, config=config, timeout=timeout, resume=earlier,
+                **callbacks,
             )  # fmt: skip
         _show(trace, options.json)
         if options.compare:

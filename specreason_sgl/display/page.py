@@ -1,20 +1,59 @@
-"""The web page: asks a server and shows traces. With traces embedded it needs no server."""
+"""The web page: asks a server and shows traces. With traces embedded it needs no server.
 
+It is one file with everything in it, put together from the files in `web`: the parts of the script, which
+share one scope, the style sheet, and KaTeX 0.16.47 (MIT licence) with the fonts that it needs most.
+"""
+
+import base64
+import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from specreason_sgl.reasoning.trace import Trace
 
+WEB = Path(__file__).with_name("web")
+SCRIPTS = (
+    "katex/katex.min.js", "core.js", "server.js", "trace.js", "math.js", "view.js", "steps.js", "race.js",
+    "timeline.js", "asking.js", "page.js",
+)  # fmt: skip
 _NO_TRACES = '<script type="application/json" id="traces">[]</script>'
+_FONT_FACE = re.compile(r"@font-face\{[^}]*?src:url\((?P<file>fonts/[\w-]+\.woff2)\)[^}]*\}")
+_SOURCES = re.compile(r"src:[^}]*")
 
 
 def page() -> str:
-    """The page as served: HTML with a form that asks the server it came from."""
-    return Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+    """The page as served: HTML with a form that asks the server it came from, and a recorded example."""
+    lines = (WEB / "example.jsonl").read_text(encoding="utf-8").splitlines()
+    return _with_traces(lines, ' data-kind="example"')
 
 
 def as_html(traces: Sequence[Trace]) -> str:
     """The page with traces embedded, as one self-contained file."""
-    data = f"[{','.join(trace.to_json() for trace in traces)}]"
-    data = data.replace("<", "\\u003c")  # an escaped "<" cannot end the script element
-    return page().replace(_NO_TRACES, _NO_TRACES.replace("[]", data), 1)
+    return _with_traces([trace.to_json() for trace in traces])
+
+
+def _with_traces(traces: Sequence[str], attributes: str = "") -> str:
+    data = f"[{','.join(traces)}]".replace("<", "\\u003c")  # an escaped "<" cannot end the script element
+    head, tail = _empty_page().split(_NO_TRACES)
+    return head + _NO_TRACES.replace(">[]", f"{attributes}>{data}") + tail
+
+
+@cache
+def _empty_page() -> str:
+    style = _FONT_FACE.sub(_embed_font, _read("katex/katex.min.css")) + _read("page.css")
+    scripts = "\n".join(map(_read, SCRIPTS))
+    return _read("page.html").replace("{style}", style).replace("{scripts}", scripts)
+
+
+def _read(name: str) -> str:
+    return (WEB / name).read_text(encoding="utf-8")
+
+
+def _embed_font(face: re.Match[str]) -> str:
+    """A font of KaTeX's as a part of the style sheet; nothing for one that is not here."""
+    file = WEB / "katex" / face["file"]
+    if not file.exists():
+        return ""
+    data = base64.b64encode(file.read_bytes()).decode()
+    return _SOURCES.sub(f'src:url(data:font/woff2;base64,{data}) format("woff2")', face[0])

@@ -11,8 +11,8 @@ from specreason_sgl.display.terminal_timeline import print_timeline
 from specreason_sgl.reasoning.trace import Step, Trace
 
 # Control characters in a model's text could move the cursor: all but tab and newline become pictures.
-_VISIBLE = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"}
-_VISIBLE |= {code: 0xFFFD for code in range(127, 160)}
+VISIBLE = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"}
+VISIBLE |= {code: 0xFFFD for code in range(127, 160)}
 _SPANS = {  # style of a span by kind, and the marks around it on a terminal without colours
     "kept": ("", "", ""),
     "struck": ("red strike", "[-", "-]"),
@@ -55,7 +55,7 @@ def print_trace(console: Console, trace: Trace, regret: bool = False) -> None:
 def print_step(console: Console, step: Step, regret: bool = False) -> None:
     """Print a step: its author, its score, and what was drafted and not kept."""
     score = "" if step.score is None else f"score {step.score:.4g}, "
-    reason = step.undrafted_reason.translate(_VISIBLE)
+    reason = step.undrafted_reason.translate(VISIBLE)
     if step.rejected:
         console.print(f"[red]draft[/]  {score}rejected")
         print_text(console, step.rejected, "dim strike")
@@ -65,12 +65,12 @@ def print_step(console: Console, step: Step, regret: bool = False) -> None:
     else:
         heading = Text.assemble(("draft", "green"), f"  {score}{fate(step)}", f": {reason}" if reason else "")
     console.print(heading, soft_wrap=True)
-    console.print(_step_text(step, regret, _has_colours(console)).append("\n"), soft_wrap=True)
+    console.print(step_text(step, regret, _has_colours(console)).append("\n"), soft_wrap=True)
 
 
 def print_text(console: Console, text: str, style: str | None = None) -> None:
     """Print a model's text verbatim."""
-    console.print(Text(f"{text.translate(_VISIBLE)}\n", style or ""), soft_wrap=True)
+    console.print(Text(f"{text.translate(VISIBLE)}\n", style or ""), soft_wrap=True)
 
 
 def print_result(console: Console, trace: Trace) -> None:
@@ -88,19 +88,19 @@ def print_comparison(console: Console, trace: Trace, alone: Trace) -> None:
     """Print speculative reasoning beside the base model alone on the same question."""
     table = Table("mode", "seconds", "tokens", "tokens/s", "answer", box=None, pad_edge=False)
     for name, run in (("specreason", trace), ("base alone", alone)):
-        answer = Text(run.answer.translate(_VISIBLE))
+        answer = Text(run.answer.translate(VISIBLE))
         table.add_row(name, f"{run.seconds:.1f}", str(run.tokens), f"{tokens_per_second(run):.1f}", answer)
     console.print(table)
     if trace.seconds:
         console.print(f"base alone took {alone.seconds / trace.seconds:.2f} times as long")
 
 
-def _step_text(step: Step, regret: bool, colours: bool) -> Text:
+def step_text(step: Step, regret: bool, colours: bool) -> Text:
     """A step's text with its corrections, in colours or with marks around them."""
     text = Text()
     for span in spans(step):
         style = _shade_style(span.shade) if regret and span.shade else _SPANS[span.kind]
-        _append(text, span.text.translate(_VISIBLE), style, colours)
+        _append(text, span.text.translate(VISIBLE), style, colours)
     return text
 
 

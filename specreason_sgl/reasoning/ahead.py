@@ -137,6 +137,11 @@ class Ahead:
             self._drafter.drop()
             self._drafter = None
 
+    def advanced(self, text: str) -> None:
+        """Tell who watches the run that the chain grew by a text."""
+        if live := self._run.live:
+            live.advanced(text, self._run.chain.open_step, is_drafting=self._drafter is not None)
+
     # Drafting.
 
     def _next_drafts(self) -> list[Drafted] | Skipped:
@@ -178,7 +183,7 @@ class Ahead:
     def _wait_for_drafts(self) -> list[Drafted]:
         while True:
             if not self._drafter:
-                streams = self._run.config.window is not None
+                streams = self._run.config.window is not None or self._run.live is not None
                 fork = fork_to(self._s, self._draft, stream=streams)
                 self._drafter = Drafter(self._run, fork, self._pace)
             if drafts := self._drafter.take():

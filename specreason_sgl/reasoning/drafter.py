@@ -5,6 +5,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Literal
 
 from sglang.lang.interpreter import ProgramState
@@ -186,12 +187,12 @@ class Drafter:
                 self._changed.notify_all()
 
     def _write_step(self) -> Step:
-        run = self._run
+        run, lead = self._run, self._chain.lead
         run.adopt(self._state, "draft")  # `draft_timeout` starts again
-        if window := self._pace.window:
+        if window := 1 if run.live else self._pace.window:
             self._state.stream_executor.backend.stream_every(self._state, window)
         request = begin(
-            run, self._state, "draft", "draft", lead=self._chain.lead,
+            run, self._state, "draft", "draft", lead=lead,
             max_tokens=self._chain.step_tokens_left, logprobs=run.config.confidence is not None,
         )  # fmt: skip
         draft = _Draft()
@@ -199,7 +200,8 @@ class Drafter:
             if self._is_dropped:  # while the request was sent
                 run.abort(self._state)
             self._drafts.append(draft)
-        if run.config.window:
+            self._tell(lead)
+        if run.config.window or run.live:
             self._follow(request, draft)
         written = finish(run, request)
         self._complete(draft, written)
@@ -216,12 +218,21 @@ class Drafter:
                 self._pace.drafted(draft.tokens, time.monotonic() - began)
                 if entries := meta.get("output_token_logprobs"):
                     draft.logprobs = tuple(entry[0] for entry in entries)
+                self._tell(new_text)
                 self._changed.notify_all()
+
+    def _tell(self, text: str, instead_of: str = "") -> None:
+        """Tell who watches the run what was drafted, unless nobody waits for it any more."""
+        if self._run.live and not self._is_dropped and (text or instead_of):
+            self._run.live.drafted(text, instead_of)
 
     def _complete(self, draft: _Draft, written: Written) -> None:
         with self._changed:
             if self._is_dropped:
                 self._run.wasted.append(written.call)
+            same = takewhile(lambda pair: pair[0] == pair[1], zip(draft.text, written.text, strict=False))
+            shared = sum(1 for _ in same)  # not all: the beginning of a stop text may have streamed in
+            self._tell(written.text[shared:], instead_of=draft.text[shared:])
             draft.text, draft.end, draft.call = written.text, written.end, written.call
             draft.tokens, draft.logprobs = written.call.completion_tokens, written.logprobs
             self._changed.notify_all()

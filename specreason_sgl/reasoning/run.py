@@ -17,6 +17,7 @@ from specreason_sgl.lang.fork import fork_to
 from specreason_sgl.lang.sglang_fixes import copy_defaults_quickly
 from specreason_sgl.reasoning.chain import Chain, OnStep
 from specreason_sgl.reasoning.config import Question, SpecReasonConfig
+from specreason_sgl.reasoning.live import Live, OnDraft
 from specreason_sgl.reasoning.pauses import breaker_of
 from specreason_sgl.reasoning.trace import Call, Purpose, Side, Stop, Trace
 
@@ -66,6 +67,8 @@ class Run:
         timeout: deadline of the whole run, in seconds, or None.
         on_step: called with each `Step` as it is finished.
         on_text: called with "answer" or "reasoning" and new text, as it is written.
+        on_draft: called with what is drafted and not judged yet, and the unfinished step or None, as they
+            change.
         cancel: ends the run when called.
         resume: the trace of a failed run of the same question, to continue from.
 
@@ -81,6 +84,7 @@ class Run:
         timeout: float | None = None,
         on_step: OnStep | None = None,
         on_text: OnText | None = None,
+        on_draft: OnDraft | None = None,
         cancel: Cancel | None = None,
         resume: Trace | None = None,
     ):
@@ -92,6 +96,7 @@ class Run:
         if resume:
             self._check_resumable(resume, config)
         self.config, self.on_text = config, on_text
+        self.live = Live(on_draft) if on_draft else None
         self.chain = Chain(config, resume.steps if resume else (), on_step)
         self.rng = random.Random(config.seed)
         self.wasted: list[Call] = list(resume.wasted) if resume else []

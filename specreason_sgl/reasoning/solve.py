@@ -4,6 +4,7 @@ from specreason_sgl.lang.endpoint import Endpoint
 from specreason_sgl.reasoning.alone import alone
 from specreason_sgl.reasoning.chain import OnStep
 from specreason_sgl.reasoning.config import Question, SpecReasonConfig
+from specreason_sgl.reasoning.live import OnDraft
 from specreason_sgl.reasoning.run import Cancel, OnText, Run
 from specreason_sgl.reasoning.speculate import speculate
 from specreason_sgl.reasoning.trace import Side, Trace
@@ -18,6 +19,7 @@ def solve(
     timeout: float | None = None,
     on_step: OnStep | None = None,
     on_text: OnText | None = None,
+    on_draft: OnDraft | None = None,
     cancel: Cancel | None = None,
     resume: Trace | None = None,
 ) -> Trace:
@@ -34,6 +36,9 @@ def solve(
         timeout: deadline of the whole run, in seconds; None: only the endpoints' own timeouts apply.
         on_step: called with each `Step` as it is finished.
         on_text: called with "answer" and new text of the final answer, as it is written.
+        on_draft: called with the drafted text that is not judged yet, and the unfinished step that it
+            continues or None, whenever one of them changes; from several threads, one at a time. The draft
+            model then sends each token at once, which costs a little.
         cancel: ends the run when called, from any thread.
         resume: the trace of a failed run of the same question; the run continues after its steps.
 
@@ -49,8 +54,9 @@ def solve(
     """
     config = config or SpecReasonConfig()
     run = Run(
-        question, config, timeout=timeout, on_step=on_step, on_text=on_text, cancel=cancel, resume=resume
-    )
+        question, config, timeout=timeout, on_step=on_step, on_text=on_text, on_draft=on_draft,
+        cancel=cancel, resume=resume,
+    )  # fmt: skip
     draft, base = (_configured(endpoint, config) for endpoint in (draft, base))
     return speculate.run(
         question=question, draft=draft, config=config, run=run, backend=base, use_thread=False

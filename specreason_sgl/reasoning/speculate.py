@@ -55,6 +55,7 @@ def speculate(
             else:
                 ahead.drop()
                 piece = repair(run, judged)
-            s += run.chain.append(piece)
+            s += (text := run.chain.append(piece))
+            ahead.advanced(text)
         ahead.drop()
         s["trace"] = run.trace(stop, final_answer(run, "base", stop))

@@ -79,6 +79,8 @@ class Exchange:
     def __init__(self, asked: Asked, reply: Reply, service: Service, settings: Settings):
         self.service, self.reply, self.config = service, reply, asked.config
         self.model, self.stream, self.choices = asked.chat.model, asked.chat.stream, asked.chat.n
+        extension = asked.chat.specreason
+        self.drafts = self.stream and extension.trace and extension.drafts
         self.mode = settings.modes[self.model]
         self.arrived = time.monotonic()
         self.messages = asked.chat.conversation(asked.tools)
@@ -92,7 +94,9 @@ class Exchange:
     async def answer(self, request: Request) -> Response:
         """Run the request, and cancel it if its client goes away."""
         try:
-            job = self.service.submit(self.mode, self.messages, self.config, self.choices, self.stream)
+            job = self.service.submit(
+                self.mode, self.messages, self.config, self.choices, self.stream, self.drafts
+            )
         except QueueFull:
             self._count("refused")
             raise queue_full() from None

@@ -14,6 +14,7 @@ from specreason_sgl.errors import (
     Unauthorized,
 )
 from specreason_sgl.reasoning.config import Message
+from specreason_sgl.reasoning.live import OnDraft
 from specreason_sgl.reasoning.trace import Step, Trace
 from specreason_sgl.serving.parameters import OPENAI_NAMES, SAMPLING
 
@@ -27,6 +28,7 @@ def ask(
     timeout: float = 600.0,
     on_step: Callable[[Step], None] | None = None,
     on_answer: Callable[[str], None] | None = None,
+    on_draft: OnDraft | None = None,
 ) -> Trace:
     """Ask a server of this package to continue a conversation.
 
@@ -36,6 +38,7 @@ def ask(
         given: the knobs that the server's own settings give way to; as in `reasoning.plain`.
         timeout: seconds between two parts of the answer.
         on_step, on_answer: called with each step, and with each part of the final answer, as it comes.
+        on_draft: as of `solve`.
 
     Raises:
         ServerUnreachable: nobody answers there; `Unauthorized`: it needs another API key; `ConfigError`: it
@@ -44,12 +47,12 @@ def ask(
     import openai
 
     base_url = url.rstrip("/").removesuffix("/v1") + "/v1"
-    extension: dict[str, Any] = {"trace": True}
+    extension: dict[str, Any] = {"trace": True, "drafts": on_draft is not None}
     parameters: dict[str, Any] = {"specreason": extension}
     for name, value in given.items():
         is_openais = name in SAMPLING or name in OPENAI_NAMES
         (parameters if is_openais else extension)[OPENAI_NAMES.get(name, name)] = value
-    trace = None
+    trace, open_step = None, None
     try:
         client = openai.OpenAI(base_url=base_url, api_key=api_key or "none", timeout=timeout, max_retries=0)
         with client:
@@ -60,6 +63,10 @@ def ask(
                 event = (chunk.model_extra or {}).get("specreason") or {}
                 if on_step and "step" in event:
                     on_step(msgspec.convert(event["step"], Step))
+                if on_draft and "draft" in event:
+                    if "open_step" in event:
+                        open_step = msgspec.convert(event["open_step"], Step | None)
+                    on_draft(event["draft"], open_step)
                 for choice in chunk.choices:
                     if on_answer and choice.delta.content:
                         on_answer(choice.delta.content)

@@ -169,6 +169,9 @@ def parameter(knob: str) -> str:
 
 class _Extension(Strict):
     trace: bool = Field(False, description="Send the steps as they come, and the whole trace.")
+    drafts: bool = Field(
+        False, description="In a stream with `trace`, also send what is drafted and not judged yet."
+    )
 
 
 Extension = create_model(
@@ -207,7 +210,7 @@ class _Request(Strict):
 
     def asked(self) -> dict[str, Any]:
         """The values of knobs, by name."""
-        extension = self.specreason.model_dump(exclude_none=True, exclude={"trace"})
+        extension = self.specreason.model_dump(exclude_none=True, exclude={*_Extension.model_fields})
         return {**extension, **self.model_dump(include={*SAMPLING}, exclude_none=True)}
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from specreason_sgl.reasoning.trace import Trace
+from specreason_sgl.reasoning.trace import Step, Trace
 from specreason_sgl.serving.api import ChatRequest
 from specreason_sgl.serving.refusals import ApiError
 from specreason_sgl.serving.service import Event
@@ -88,6 +88,7 @@ class ChatReply:
         self.with_trace = body.specreason.trace
         self.with_usage = body.stream_options.include_usage
         self.sent = [SentText(delimiter) for _ in range(choices)]
+        self.open_steps: list[Step | None] = [None] * choices  # as they were sent
         self.opened = [False] * choices  # whether thinking was sent as content, and its end was not
 
     def whole(self, traces: list[Trace], prompt_tokens: int) -> dict[str, Any]:
@@ -124,10 +125,19 @@ class ChatReply:
         if event.trace:
             yield from self._end_choice(event.choice, event.trace)
             return
+        if event.draft is not None:
+            yield self._draft_chunk(event)
+            return
         part = self.sent[event.choice].part(event)
         if part and not (part[0] == "answer" and self.tools.tools):
             extension = {"step": event.step} if event.step else {}
             yield self._chunk(event.choice, self._delta(event.choice, *part), extension)
+
+    def _draft_chunk(self, event: Event) -> str:
+        news: dict[str, Any] = {"draft": event.draft}
+        if event.open_step is not self.open_steps[event.choice]:
+            self.open_steps[event.choice] = news["open_step"] = event.open_step
+        return self._chunk(event.choice, {}, news)
 
     def _delta(self, index: int, kind: str, text: str) -> dict[str, str]:
         if kind == "reasoning" and self.separate:

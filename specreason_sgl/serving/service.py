@@ -28,9 +28,12 @@ CANCELLED = "the request was cancelled: its client has gone, or the server is sh
 
 @dataclass(frozen=True)
 class Event:
-    """News of one choice of a request: a kept step, a piece of text, or its trace when it ends."""
+    """News of one choice of a request: a kept step, a piece of text, what is drafted and not judged yet (with
+    the unfinished step that it continues), or its trace when it ends."""
 
     choice: int
+    draft: str | None = None
+    open_step: Step | None = None
     step: Step | None = None
     kind: Literal["reasoning", "answer"] | None = None
     text: str = ""
@@ -151,9 +154,20 @@ class Service:
         return len(template.encode_text(template.render(messages, generation_prompt=True)))
 
     def submit(
-        self, mode: Mode, messages: Sequence[Message], config: SpecReasonConfig, choices: int, streaming: bool
+        self,
+        mode: Mode,
+        messages: Sequence[Message],
+        config: SpecReasonConfig,
+        choices: int,
+        streaming: bool,
+        drafts: bool = False,
     ) -> Job:
         """Queue a request; its events, or its error, are for `Job.next`.
+
+        Args:
+            mode, messages, config, choices: what to run.
+            streaming: whether texts are told as they are written.
+            drafts: whether what is drafted and not judged yet is told.
 
         Raises:
             ServerBusy: the runtimes are still starting.
@@ -168,7 +182,7 @@ class Service:
             raise ConfigError(f"n must be at most {self.max_running} on this server, got {choices}", "n")
         ticket, job = self._slots.ask(choices), Job(choices)
         self._jobs.add(job)
-        job.task = asyncio.create_task(self._work(job, ticket, mode, messages, config, streaming))
+        job.task = asyncio.create_task(self._work(job, ticket, mode, messages, config, streaming, drafts))
         job.task.add_done_callback(lambda task: self._finish(job, ticket, task))
         return job
 
@@ -180,6 +194,7 @@ class Service:
         messages: Sequence[Message],
         config: SpecReasonConfig,
         streaming: bool,
+        drafts: bool,
     ) -> None:
         """Wait for the slots, count the prompt, run the choices."""
         deadline = time.monotonic() + self.timeout
@@ -190,7 +205,7 @@ class Service:
             self._counters, self.count_tokens, mode, prompt, config
         )
         job.has_started = True
-        arguments = (mode, messages, config, deadline, streaming)
+        arguments = (mode, messages, config, deadline, streaming, drafts)
         runs = [loop.run_in_executor(self._pool, self._run, job, i, *arguments) for i in range(job.choices)]
         for run in runs:
             run.add_done_callback(lambda _: self._slots.release())
@@ -222,11 +237,15 @@ class Service:
         config: SpecReasonConfig,
         deadline: float,
         streaming: bool,
+        drafts: bool,
     ) -> None:
         from specreason_sgl.reasoning.solve import solve, solve_alone
 
         def on_text(kind: str, text: str) -> None:
             job.tell(Event(choice, kind=kind, text=text))
+
+        def on_draft(text: str, open_step: Step | None) -> None:
+            job.tell(Event(choice, draft=text, open_step=open_step))
 
         if config.seed is not None:  # or all choices were the same
             config = replace(config, seed=config.seed + choice)
@@ -240,7 +259,8 @@ class Service:
             if mode == "specreason":
                 trace = solve(
                     messages, draft=self.endpoint("draft"), base=self.endpoint("base"),
-                    on_step=lambda step: job.tell(Event(choice, step=step)), **common,
+                    on_step=lambda step: job.tell(Event(choice, step=step)),
+                    on_draft=on_draft if drafts else None, **common,
                 )  # fmt: skip
             else:
                 trace = solve_alone(messages, endpoint=self.endpoint(mode), side=mode, **common)

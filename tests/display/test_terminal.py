@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from rich.console import Console
 
 from specreason_sgl.display.terminal import print_trace, print_traces
+from specreason_sgl.display.terminal_live import watching
 from specreason_sgl.reasoning.trace import Correction, Step
 from tests.support.traces import HEAD, make_alone, make_corrected, make_trace
 
@@ -114,3 +115,31 @@ def test_a_run_without_steps_or_time_is_shown():
     empty = make_trace(steps=(), answer="", answer_call=None, seconds=0.0, wasted=(), stop="budget")
     assert "0 steps: 0 kept; 0 tokens in 0.0 s" in printed(empty, make_alone(seconds=0.0))
     print_trace(Console(file=io.StringIO(), width=5), make_trace())
+
+
+def watched(**options):
+    """What a console shows of a corrected step while it is written, and when it is finished."""
+    console = Console(file=io.StringIO(), width=90, height=20, highlight=False, **options)
+    step = make_corrected().steps[1]
+    with watching(console) as callbacks:
+        if "on_draft" in callbacks:
+            callbacks["on_draft"]("\n\nLet us \x1b[2Jsee", None)
+            callbacks["on_draft"](" km\n" * 60 + " last", replace(step, end=None))
+        shown = console.file.getvalue()
+        callbacks["on_step"](step)
+    return shown, console.file.getvalue()
+
+
+def test_a_draft_streams_in_a_terminal_with_its_corrections_in_line():
+    shown, whole = watched(force_terminal=True, color_system="standard")
+    assert "\x1b[32mLet us ␛[2Jsee" in shown
+    assert "\x1b[32m last" in shown
+    assert shown.count(" km") < 40  # no more than fits on the screen
+    assert "\x1b[9;31m 0\x1b[0m\x1b[1;34m 45\x1b[0m / 60" in whole
+
+
+def test_a_pipe_gets_finished_steps_only():
+    shown, whole = watched()
+    assert shown == ""
+    assert "draft  2 corrected\n" in whole
+    assert "That is[- 0-]{+ 45+} / 60" in whole

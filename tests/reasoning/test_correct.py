@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from programs.correct import correct
-from specreason_sgl import Cancel, Correct, SpecReasonConfig, Trace, solve
+from specreason_sgl import Cancel, Correct, Rewrite, SpecReasonConfig, Trace, solve
 from specreason_sgl.errors import RequestAborted, ServerError
 from specreason_sgl.lang.logprobs import Choice, TokenLogprob
 from specreason_sgl.reasoning.pauses import USEFUL_TOKENS
@@ -107,6 +107,28 @@ def test_a_correction_is_where_the_trace_says(pair, seed, share):
             inside = 0 <= token.at < len(step.text)
             assert not inside or step.text.startswith(token.text, token.at) or "\n\n" in token.text
         assert step.author != "draft" or not step.corrections
+
+
+@SOME
+@given(
+    seed=st.integers(0, 10**6),
+    share=st.sampled_from([0.0, 0.3]),
+    repair=st.sampled_from([4, None, "rewrite"]),
+)
+def test_who_watches_a_run_sees_the_draft_and_changes_nothing(pair, seed, share, repair):
+    results, told = [], []
+    for on_draft in (None, lambda *news: told.append(news)):
+        first = chooser(seed, pair.base, share)
+        pair.start_anew(writer(seed), lambda turn: 9 * (chance(seed, turn).random() >= share), first=first)
+        how = Rewrite() if repair == "rewrite" else Correct(window=repair)
+        trace = pair.solve(repair=how, token_budget=150, lookahead=1, on_draft=on_draft)
+        results.append(decided(trace))
+    assert results[0] == results[1]
+    assert any(draft for draft, _ in told)
+    unfinished = trace.steps[-1] if trace.steps[-1].end is None else None
+    assert told[-1] == ("", unfinished)
+    if not share and trace.stop != "budget":  # which may cut the last text
+        assert [draft for draft, _ in told if draft not in f"{trace.reasoning}\n\n"] == []
 
 
 @SOME

@@ -15,7 +15,9 @@ ENVIRONMENT = jedi.InterpreterEnvironment()
 SPECULATE = ("question", "draft", "config", "run")
 ALONE = ("question", "side", "config", "run")
 SOLVE_ALONE = ("question", "endpoint", "side", "config", "timeout", "on_text", "cancel")
-SOLVE = ("question", "draft", "base", "config", "timeout", "on_step", "on_text", "cancel", "resume")
+SOLVE = (
+    "question", "draft", "base", "config", "timeout", "on_step", "on_text", "on_draft", "cancel", "resume",
+)  # fmt: skip
 SOLVE_BATCH = (
     "questions", "draft", "base", "config", "timeout", "concurrency", "progress_bar", "on_done", "cancel",
 )  # fmt: skip

@@ -23,6 +23,15 @@ def test_the_steps_and_the_answer_come_as_the_server_sends_them(url):
     assert trace.reasoning == "draft 1\n\ndraft 2\n\ndraft 3"
 
 
+def test_drafts_come_with_the_step_that_they_continue(url):
+    told = []
+    trace = ask(url, QUESTION, {"repair": "correct"}, on_draft=lambda *news: told.append(news))
+    assert any(draft.startswith("draft 1") for draft, _ in told)
+    assert told[-1] == ("", None)
+    assert {step and step.text for _, step in told} >= {None}
+    assert trace.reasoning == ask(url, QUESTION, {"repair": "correct"}).reasoning
+
+
 @pytest.mark.parametrize("path", ["", "/", "/v1", "/v1/"])
 def test_the_url_may_name_the_api_or_the_server(url, path):
     assert ask(url + path, QUESTION, {}).answer

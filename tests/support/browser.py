@@ -65,6 +65,7 @@ class Page:
 
     def open(self, url=None):
         self.driver.get(url or self.server.url)
+        self.driver.execute_script("document.getElementById('advanced').open = true")
         if not url and not self.server.key:
             wait_until(lambda: self.all("#model option"))
         return self
@@ -76,12 +77,15 @@ class Page:
         return self.driver.find_element(By.CSS_SELECTOR, selector)
 
     def text(self, selector):
-        return self.driver.execute_script(
-            "return document.querySelector(arguments[0])?.textContent ?? ''", selector
-        )
+        return next(iter(self.texts(selector)), "")
 
     def texts(self, selector):
-        script = "return [...document.querySelectorAll(arguments[0])].map((node) => node.textContent)"
+        """Texts as they were written: formulas by their source."""
+        script = """return [...document.querySelectorAll(arguments[0])].map((node) => {
+            const copy = node.cloneNode(true);
+            for (const formula of copy.querySelectorAll(".math")) formula.replaceWith(formula.dataset.source);
+            return copy.textContent;
+        })"""
         return self.driver.execute_script(script, selector)
 
     def seen(self, selector):

@@ -76,12 +76,15 @@ class Pair:
         self.draft_server.requests.clear()
         self.base_server.requests.clear()
 
-    def solve(self, on_step=None, timeout=None, on_text=None, cancel=None, resume=None, **settings):
+    def solve(
+        self, on_step=None, timeout=None, on_text=None, on_draft=None, cancel=None, resume=None, **settings
+    ):
         plain = {"repair": Rewrite(), "temperature": 0, "lookahead": 0, "token_budget": 60}
         config = SpecReasonConfig(**{**plain, **settings})
         return solve(
             "q", draft=self.draft, base=self.base, config=config,
-            on_step=on_step, on_text=on_text, timeout=timeout, cancel=cancel, resume=resume,
+            on_step=on_step, on_text=on_text, on_draft=on_draft, timeout=timeout, cancel=cancel,
+            resume=resume,
         )  # fmt: skip
 
     def generated(self) -> int:
