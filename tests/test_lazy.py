@@ -15,7 +15,7 @@ def test_a_name_that_needs_a_missing_package_says_how_to_install_it(monkeypatch,
     monkeypatch.syspath_prepend(tmp_path)
     get, names = names_from("reader", {"solving": ("solve",)})
     assert "solve" in names()
-    with pytest.raises(NotInstalled, match="no_such_package is not installed; .*: pip install specreason-sgl"):
+    with pytest.raises(NotInstalled, match=r"^no_such_package is not installed; .* pip install"):
         get("solve")
 
 
@@ -25,7 +25,6 @@ def test_a_missing_module_of_an_installed_package_is_a_fault_and_shown_as_such()
 
 
 def test_a_command_that_needs_a_missing_package_ends_with_one_line(run_command, monkeypatch):
-    monkeypatch.setitem(sys.modules, "specreason_sgl.runtime.doctor", None)
     monkeypatch.setitem(sys.modules, "psutil", None)
     monkeypatch.delitem(sys.modules, "specreason_sgl.runtime.machine", raising=False)
     monkeypatch.delitem(sys.modules, "specreason_sgl.runtime.doctor", raising=False)

@@ -87,10 +87,13 @@ def test_the_wheel_has_the_files_of_the_package_and_its_licence_and_no_others():
 
 def test_the_sdist_has_what_the_wheel_is_built_from_and_no_more():
     [sdist] = (ROOT / "dist").glob("*.tar.gz")
-    members = (member.name.partition("/")[2] for member in tarfile.open(sdist) if member.isfile())
+    with tarfile.open(sdist) as archive:
+        members = [member.name.partition("/")[2] for member in archive if member.isfile()]
     names = {name for name in members if ".egg-info/" not in name}
     generated = {"PKG-INFO", "setup.cfg"}
-    assert names - generated == tracked("specreason_sgl", "LICENSE", "README.md", "pyproject.toml", "MANIFEST.in")
+    assert names - generated == tracked(
+        "specreason_sgl", "LICENSE", "README.md", "pyproject.toml", "MANIFEST.in"
+    )
 
 
 def test_the_environment_has_the_wheel_and_no_sglang(run):
