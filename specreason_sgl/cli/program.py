@@ -16,6 +16,7 @@ from specreason_sgl.cli.options import command
 from specreason_sgl.cli.output import fail, out
 from specreason_sgl.cli.signals import end_on
 from specreason_sgl.errors import ConfigError, SpecReasonError
+from specreason_sgl.lazy import explained
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "solve": solve.solve,
@@ -54,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     end_on(signal.SIGTERM)
     try:
-        code = app(args=None if argv is None else list(argv), standalone_mode=False)
+        with explained():
+            code = app(args=None if argv is None else list(argv), standalone_mode=False)
     except ConfigError as error:
         fail(error.reworded(lambda knob: f"--{knob.replace('_', '-')}"), error.exit_code)
     except SpecReasonError as error:

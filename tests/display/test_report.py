@@ -8,8 +8,7 @@ from specreason_sgl.display.report import as_html
 from specreason_sgl.evaluation.report import figures, load
 from specreason_sgl.evaluation.settings import expand
 from tests.support import browser
-from tests.support.evaluation_files import sample, trace, write, write_run
-from tests.support.evaluation_runs import KNOBS
+from tests.support.evaluation_files import KNOBS, sample, trace, write, write_run
 
 
 @pytest.fixture

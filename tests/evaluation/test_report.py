@@ -8,8 +8,7 @@ import pytest
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.evaluation import report
 from specreason_sgl.evaluation.settings import expand
-from tests.support.evaluation_files import sample, trace, write, write_run
-from tests.support.evaluation_runs import KNOBS
+from tests.support.evaluation_files import KNOBS, sample, trace, write, write_run
 
 
 @pytest.fixture

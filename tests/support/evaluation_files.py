@@ -5,9 +5,12 @@ from specreason_sgl.evaluation.problems import Problem
 from specreason_sgl.evaluation.settings import expand
 from specreason_sgl.files import Record
 from specreason_sgl.reasoning.trace import Call, Correction, Step, Trace
-from tests.support.evaluation_runs import KNOBS
 
 PROBLEMS = [Problem(f"p{i}", "q", "1") for i in range(4)]
+KNOBS = {
+    "temperature": [0.0], "token_budget": [40], "threshold": [5.0], "answer_tokens": [16],
+    "window": ["step"],  # which requests read a text does not depend on time then
+}  # fmt: skip
 
 
 def trace(mode, seconds, steps="kr", wasted=0):

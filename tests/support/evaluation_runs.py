@@ -6,14 +6,11 @@ from specreason_sgl.evaluation.evaluate import Sample, evaluate, run_head
 from specreason_sgl.evaluation.problems import Problem
 from specreason_sgl.evaluation.settings import expand
 from specreason_sgl.files import Record
+from tests.support.evaluation_files import KNOBS
 from tests.support.pair import ENDS, chance
 from tests.support.scripted import answer
 
 PROBLEMS = [Problem(f"p{i}", f"What is {i} + {i}?", str(2 * i)) for i in range(4)]
-KNOBS = {
-    "temperature": [0.0], "token_budget": [40], "threshold": [5.0], "answer_tokens": [16],
-    "window": ["step"],  # which requests read a text does not depend on time then
-}  # fmt: skip
 TIMES = {"start", "seconds", "cached_tokens", "wasted"}  # `wasted`: what an abort let through
 
 
