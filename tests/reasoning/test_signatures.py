@@ -18,6 +18,7 @@ SOLVE_ALONE = ("question", "endpoint", "side", "config", "timeout", "on_text", "
 SOLVE = ("question", "draft", "base", "config", "timeout", "on_step", "on_text", "cancel", "resume")
 SOLVE_BATCH = (
     "questions", "draft", "base", "config", "timeout", "concurrency", "progress_bar", "on_done", "cancel",
+    "processes",
 )  # fmt: skip
 
 SIGNATURES = {
