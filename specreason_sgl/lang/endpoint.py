@@ -90,13 +90,10 @@ class Endpoint(RuntimeEndpoint):
             raise ConfigError(f"timeout must be a positive number of seconds, got {timeout}")
         if not isinstance(server, str):
             api_key, server = server.api_key, server.url
-        self._options = {
-            "api_key": api_key,
-            "timeout": timeout,
-            "tokenizer": tokenizer,
-            "retry_for": retry_for,
-        }
-        self._options |= {"template": template, "trust_remote_code": trust_remote_code}
+        self._options: dict[str, Any] = {
+            "api_key": api_key, "timeout": timeout, "tokenizer": tokenizer, "retry_for": retry_for,
+            "trust_remote_code": trust_remote_code,
+        }  # fmt: skip
         self._http = Http(server, api_key, timeout)
         self.base_url, self.api_key, self.verify = self._http.url, api_key, None
         self.requests = Requests(self._http, timeout, retry_for, on_request)
