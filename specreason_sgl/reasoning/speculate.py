@@ -12,6 +12,7 @@ from specreason_sgl.lang.endpoint import Endpoint
 from specreason_sgl.lang.program import program
 from specreason_sgl.reasoning.ahead import Ahead, Skipped
 from specreason_sgl.reasoning.config import Question, SpecReasonConfig
+from specreason_sgl.reasoning.pauses import policy_of
 from specreason_sgl.reasoning.pieces import accept, repair
 from specreason_sgl.reasoning.run import Run
 from specreason_sgl.reasoning.writing import final_answer, write_step
@@ -26,7 +27,7 @@ def speculate(
     Both models work at the same time. The draft model writes up to `config.lookahead` steps beyond the step
     that is being judged, as if every draft were kept. A draft that is not kept aborts what was written beyond
     it; the draft model resumes after the repair. Under greedy decoding the text does not depend on
-    `lookahead` and `window`.
+    `lookahead` and `window`, nor on the load unless `at_load` is "base".
 
     Run it on the base model's endpoint:
 
@@ -44,8 +45,9 @@ def speculate(
     """
     run = run or Run(question, config)
     with run.start(s, base=s.stream_executor.backend, draft=draft):
-        ahead = Ahead(run, s, draft)
+        ahead, load = Ahead(run, s, draft), policy_of(draft).load
         while not (stop := run.why_stop()):
+            began = run.now()
             judged = ahead.next()
             if isinstance(judged, Skipped):
                 piece = write_step(run, undrafted=judged.reason, undrafted_detail=judged.detail)
@@ -56,5 +58,9 @@ def speculate(
                 ahead.drop()
                 piece = repair(run, judged)
             s += run.chain.append(piece)
+            load.record(piece, run.now() - began)
         ahead.drop()
-        s["trace"] = run.trace(stop, final_answer(run, "base", stop))
+        answer = final_answer(run, "base", stop)
+        if answer:
+            load.wrote(answer.call.completion_tokens, answer.call.seconds)
+        s["trace"] = run.trace(stop, answer)
