@@ -67,8 +67,8 @@ class Metrics:
             registry=registry,
         )  # fmt: skip
         self.token_seconds = Gauge(
-            "specreason_token_seconds", "Seconds a token: the draft and the base model writing, and the chain of "
-            "thought with drafting (both).", ["author"], registry=registry,
+            "specreason_token_seconds", "Seconds a token, of each model and of both together.", ["author"],
+            registry=registry,
         )  # fmt: skip
         self.read_seconds = Gauge(
             "specreason_read_seconds", "Seconds that the base model takes to read a draft.", registry=registry
