@@ -69,6 +69,12 @@ class LaunchError(SpecReasonError):
     exit_code = 1
 
 
+class WorkerDied(SpecReasonError):
+    """The process that solved a problem died, for example by a lack of memory."""
+
+    exit_code = 1
+
+
 class ServerError(SpecReasonError):
     """A server answered with an error or with an invalid response."""
 

@@ -32,7 +32,11 @@ LEAST_PROBLEMS = 16  # of a measurement, where fewer are solved at a time
 PIECES: dict[str, tuple[Repair, Any]] = {
     "steps, rewritten": (Rewrite(), FixedShare(KEPT)),
     "steps, corrected": (CorrectEvery(every=CORRECT_EVERY, window="step"), None),
+    "windows of 24": (CorrectEvery(every=CORRECT_EVERY, window=24), None),
+    "windows of 16": (CorrectEvery(every=CORRECT_EVERY, window=16), None),
+    "windows of 8": (CorrectEvery(every=CORRECT_EVERY, window=8), None),
 }
+HOST_CORES = 16  # of the host for which it is computed what it carries
 
 
 def run(bench: Bench) -> list[dict[str, Any]]:
@@ -65,9 +69,11 @@ def measure(
         problems: their number; default: enough for a median.
 
     Returns:
-        `to_ideal`: the median of a problem's time over what its requests take at the servers' pace;
-        `cpu_ms_per_piece`: processor time of this process for each judged piece; `servers_cpu`, `client_cpu`:
-        processors busy, of `os.cpu_count()`.
+        `to_ideal`: the median of a problem's time over what its requests take at the servers' pace, one after
+        another; None for windows, which are read while the next one is written. `seconds`: the median of its
+        time. `cpu_ms_per_piece`: processor time of this process for each judged piece; `servers_cpu`,
+        `client_cpu`: processors busy, of `os.cpu_count()`; `host_pieces`: pieces a second for which the
+        processor time of `HOST_CORES` cores is enough, in as many processes (computed, not measured).
     """
     repair, threshold = PIECES[pieces]
     config = always_drafting(config, repair=repair, threshold=threshold)
@@ -75,15 +81,18 @@ def measure(
     traces, cpu_seconds = solve_all(draft, base, config, problems or max(at_once, LEAST_PROBLEMS), at_once)
     seconds, served = time.monotonic() - began, servers.cpu_seconds() - served
     judged = sum(call.purpose in ("score", "read") for trace in traces for call in trace.calls)
+    in_turns = not isinstance(repair.window, int)
     return {
         "pieces": pieces,
         "at_once": at_once,
         "problems": len(traces),
         "judged": judged,
-        "to_ideal": statistics.median(trace.seconds / ideal(trace) for trace in traces),
+        "to_ideal": statistics.median(trace.seconds / ideal(trace) for trace in traces) if in_turns else None,
+        "seconds": statistics.median(trace.seconds for trace in traces),
         "cpu_ms_per_piece": 1000 * cpu_seconds / judged,
         "client_cpu": cpu_seconds / seconds,
         "servers_cpu": served / seconds,
+        "host_pieces": HOST_CORES * judged / cpu_seconds,
     }
 
 
@@ -93,13 +102,12 @@ def ideal(trace: Trace) -> float:
 
 
 def tables(figures: Sequence[dict[str, Any]]) -> list[Table]:
-    columns = ("pieces", "at a time", "problems", "time to ideal", "client ms per piece")
-    busy = (f"client's cpu of {os.cpu_count()}", "servers' cpu")
+    columns = ("pieces", "at a time", "problems", "seconds", "time to ideal", "client ms per piece")
+    busy = (f"client's cpu of {os.cpu_count()}", "servers' cpu", f"{HOST_CORES} cores: pieces/s")
     table = make_table("scale", *columns, *busy)
     for row in figures:
+        shares = ("seconds", "to_ideal", "cpu_ms_per_piece", "client_cpu", "servers_cpu")
+        texts = ("" if row[name] is None else f"{row[name]:.2f}" for name in shares)
         counts = (str(row["at_once"]), str(row["problems"]))
-        shares = (
-            f"{row[name]:.2f}" for name in ("to_ideal", "cpu_ms_per_piece", "client_cpu", "servers_cpu")
-        )
-        table.add_row(row["pieces"], *counts, *shares)
+        table.add_row(row["pieces"], *counts, *texts, f"{row['host_pieces']:,.0f}")
     return [table]

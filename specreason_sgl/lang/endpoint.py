@@ -68,6 +68,9 @@ class Endpoint(RuntimeEndpoint):
 
     A call that fails inside a state's thread raises where the program reads its result: `s["name"]`,
     `s.get_meta_info("name")`; `s.error()` returns it. Errors also cross `fork`.
+
+    It can be pickled: in another process it is the same server over connections of its own, without
+    `on_request`.
     """
 
     def __init__(
@@ -87,6 +90,10 @@ class Endpoint(RuntimeEndpoint):
             raise ConfigError(f"timeout must be a positive number of seconds, got {timeout}")
         if not isinstance(server, str):
             api_key, server = server.api_key, server.url
+        self._options: dict[str, Any] = {
+            "api_key": api_key, "timeout": timeout, "tokenizer": tokenizer, "retry_for": retry_for,
+            "trust_remote_code": trust_remote_code,
+        }  # fmt: skip
         self._http = Http(server, api_key, timeout)
         self.base_url, self.api_key, self.verify = self._http.url, api_key, None
         self.requests = Requests(self._http, timeout, retry_for, on_request)
@@ -301,6 +308,15 @@ class Endpoint(RuntimeEndpoint):
         self.abort()
         self._http.close()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        options = {**self._options, "template": self.chat_template.settings}
+        return _connect, (self.base_url, options, self._sampling)
+
+    def __copy__(self) -> "Endpoint":
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        return twin
+
     def __enter__(self) -> "Endpoint":
         return self
 
@@ -355,3 +371,7 @@ class Endpoint(RuntimeEndpoint):
         if (wanted := sampling.get("max_new_tokens")) is not None:
             sampling["max_new_tokens"] = min(wanted, self.context_length - length)
         return payload
+
+
+def _connect(url: str, options: Mapping[str, Any], sampling: Mapping[str, Any]) -> Endpoint:
+    return Endpoint(url, **options).with_sampling(sampling)

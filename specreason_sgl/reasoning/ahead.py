@@ -13,8 +13,8 @@ from specreason_sgl.lang.chat import THINK_CLOSE
 from specreason_sgl.lang.endpoint import Endpoint
 from specreason_sgl.lang.fork import fork_to
 from specreason_sgl.lang.logprobs import TokenLogprob, logprobs
-from specreason_sgl.reasoning.drafter import Drafter, Pace
-from specreason_sgl.reasoning.pauses import breaker_of, is_paused
+from specreason_sgl.reasoning.drafter import Drafter
+from specreason_sgl.reasoning.pauses import policy_of
 from specreason_sgl.reasoning.repair import ALTERNATIVES
 from specreason_sgl.reasoning.run import Run
 from specreason_sgl.reasoning.trace import Call, Step, Undrafted
@@ -26,7 +26,7 @@ from specreason_sgl.reasoning.verifiers import (
     is_askable,
     verifier_errors,
 )
-from specreason_sgl.reasoning.writing import Request, discard
+from specreason_sgl.reasoning.writing import Request, Written, discard
 
 
 class Skipped(NamedTuple):
@@ -85,8 +85,8 @@ class _Pending:
 class Ahead:
     """Has the draft model write ahead and the base model judge what it wrote.
 
-    Drafting pauses while the draft model is not worth asking: its drafts are useless, its runtime fails, or
-    its context is full.
+    Drafting pauses while the draft model is not worth asking: its drafts are useless, its runtime fails, its
+    context is full, or, where the settings allow it, drafting saves no time at this load.
 
     Args:
         run: the run.
@@ -97,7 +97,8 @@ class Ahead:
     def __init__(self, run: Run, s: ProgramState, draft: Endpoint):
         self._run, self._s, self._draft = run, s, draft
         self._drafter: Drafter | None = None
-        self._pace = Pace(run.config.window)
+        self._policy = policy_of(draft)
+        self._began = run.now()  # of the piece that is next
         self._pending: deque[_Pending] = deque()
 
     def next(self) -> Judged | Skipped:
@@ -137,29 +138,38 @@ class Ahead:
             self._drafter.drop()
             self._drafter = None
 
-    def advanced(self, text: str) -> None:
-        """Tell who watches the run that the chain grew by a text."""
+    def advanced(self, piece: Step, text: str) -> None:
+        """Record that the chain grew by a piece, and how long that took; tell who watches the run its text."""
+        began, self._began = self._began, self._run.now()
+        self._policy.load.record(piece, self._began - began)
         if live := self._run.live:
             live.advanced(text, self._run.chain.open_step, is_drafting=self._drafter is not None)
+
+    def answered(self, answer: Written | None) -> Written | None:
+        """Record how long the base model took for the answer; returns the answer."""
+        if answer:
+            self._policy.load.wrote(answer.call.completion_tokens, answer.call.seconds)
+        return answer
 
     # Drafting.
 
     def _next_drafts(self) -> list[Drafted] | Skipped:
+        chain, config = self._run.chain, self._run.config
+        if not self._policy.load.allows(config.at_load):
+            self.drop()
+            return Skipped("load")
         if self._drafter:
             return self._draft_or_skip(trial=False)
-        chain, config = self._run.chain, self._run.config
         if len(chain.steps) < config.first_base_steps:
             return Skipped(None)
-        if is_paused(chain.all_steps, config.patience):
-            return Skipped("rejections")
-        permission = breaker_of(self._draft).ask()
-        if permission == "open":
-            return Skipped("breaker")
+        permission = self._policy.ask(chain.all_steps, config)
+        if permission == "rejections" or permission == "breaker":
+            return Skipped(permission)
         return self._draft_or_skip(trial=permission == "trial")
 
     def _draft_or_skip(self, trial: bool) -> list[Drafted] | Skipped:
         """Wait for drafted texts. A failure of the draft model's runtime is reported to its breaker."""
-        breaker, succeeded = breaker_of(self._draft), False
+        breaker, succeeded = self._policy.breaker, False
         try:
             drafts = self._wait_for_drafts()
             succeeded = True
@@ -185,7 +195,7 @@ class Ahead:
             if not self._drafter:
                 streams = self._run.config.window is not None or self._run.live is not None
                 fork = fork_to(self._s, self._draft, stream=streams)
-                self._drafter = Drafter(self._run, fork, self._pace)
+                self._drafter = Drafter(self._run, fork, self._policy.load)
             if drafts := self._drafter.take():
                 return drafts
             self.drop()  # the drafter stopped, but the chain has not ended: draft anew from the chain
@@ -247,7 +257,7 @@ class Ahead:
             if pending.reader:
                 tokens = pending.reader.state.get_meta_info(RESULT)["logprobs"]
                 calls.append(call_of(run, pending.reader))
-                self._pace.read(calls[-1].seconds)
+                self._policy.load.read(calls[-1].seconds)
         except ContextLengthExceeded:
             return Judged(drafted, False, calls=tuple(calls))
         finally:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed, wait
+from functools import partial
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -12,6 +13,7 @@ from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.run import Cancel
 from specreason_sgl.reasoning.solve import solve, solve_alone
 from specreason_sgl.reasoning.trace import Side, Trace
+from specreason_sgl.reasoning.workers import Workers
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -28,6 +30,7 @@ def solve_batch(
     progress_bar: bool = False,
     on_done: Callable[[int, "Trace | SpecReasonError"], None] | None = None,
     cancel: Cancel | None = None,
+    processes: int = 1,
 ) -> list["Trace | SpecReasonError"]:
     """Solve many problems concurrently.
 
@@ -38,19 +41,29 @@ def solve_batch(
         progress_bar: whether to draw a progress bar on standard error.
         on_done: called with a problem's index and its result as soon as it is solved.
         cancel: ends all problems when called; those that are not solved return `RequestAborted`.
+        processes: number of processes that share the problems, each with connections of its own; a process
+            uses at most one processor core. With more than one, a script must start under
+            `if __name__ == "__main__"`, verifiers and repairs must be functions and classes of a module, and
+            the endpoints' `on_request` is not called.
 
     Returns:
-        The trace of each problem, in order. A failure is returned in its place and the rest continue.
+        The trace of each problem, in order. A failure is returned in its place and the rest continue. So is
+        `WorkerDied`, where the process of a problem died.
 
     Raises:
-        ConfigError: `concurrency` is below 1.
+        ConfigError: `concurrency` or `processes` is below 1, or a setting cannot be sent to another process.
     """
-    return run_batch(
-        lambda question: solve(
-            question, draft=draft, base=base, config=config, timeout=timeout, cancel=cancel
-        ),
-        questions, [draft, base], concurrency, progress_bar, on_done,
-    )  # fmt: skip
+    work = partial(solve, draft=draft, base=base, config=config, timeout=timeout)
+    if processes == 1:
+        return run_batch(
+            partial(work, cancel=cancel), questions, [draft, base], concurrency, progress_bar, on_done
+        )
+    check_at_least_1(concurrency=concurrency, processes=processes)
+    in_worker = Cancel()
+    with Workers(partial(work, cancel=in_worker), in_worker, processes, concurrency) as workers:
+        if cancel:
+            cancel.add(workers)
+        return run_batch(workers, questions, [workers], concurrency, progress_bar, on_done)
 
 
 def solve_alone_batch(
@@ -74,7 +87,7 @@ def solve_alone_batch(
 def run_batch(
     work: Callable[[Item], Result],
     items: Sequence[Item],
-    endpoints: Sequence[Endpoint],
+    endpoints: Sequence[Endpoint | Workers],
     concurrency: int,
     progress_bar: bool,
     on_done: Callable[[int, Result | SpecReasonError], None] | None = None,
@@ -83,8 +96,7 @@ def run_batch(
 
     On Ctrl-C or an exception in `on_done`, all requests of the endpoints are aborted.
     """
-    if concurrency < 1:
-        raise ConfigError(f"concurrency must be at least 1, got {concurrency}")
+    check_at_least_1(concurrency=concurrency)
 
     def attempt(item: Item) -> Result | SpecReasonError:
         try:
@@ -107,3 +119,9 @@ def run_batch(
         raise
     pool.shutdown()
     return [future.result() for future in index_of]
+
+
+def check_at_least_1(**numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < 1:
+            raise ConfigError(f"{name} must be at least 1, got {number}")

@@ -102,6 +102,12 @@ class SpecReasonConfig:
         ge=0,
         le=MOST,
     )
+    at_load: Literal["draft", "base"] = knob(
+        default="draft",
+        help="What to do where drafting saves no time at the present load: go on drafting, or have the base "
+        "model write alone until it does. With base the text of corrected steps depends on the load.",
+        panel=SPECULATION,
+    )
     draft_timeout: float = knob(
         default=60.0,
         help="Time limit for a drafted step; if the draft runtime exceeds it or fails, the base model writes "

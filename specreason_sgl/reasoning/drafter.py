@@ -6,12 +6,12 @@ import time
 from collections import deque
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Literal
 
 from sglang.lang.interpreter import ProgramState
 
 from specreason_sgl.errors import ContextLengthExceeded, RequestAborted
 from specreason_sgl.reasoning.chain import Chain
+from specreason_sgl.reasoning.load import Load
 from specreason_sgl.reasoning.run import Run
 from specreason_sgl.reasoning.trace import Call, End, Step
 from specreason_sgl.reasoning.verifiers import Drafted, is_askable
@@ -60,45 +60,6 @@ class _Draft:
         return drafted
 
 
-class Pace:
-    """How many drafted tokens the base model reads at once.
-
-    With the window "auto", as many that a read takes half as long as drafting them. Reading then keeps up
-    with drafting and leaves the base model time for other runs; under load, when reads are slow, the window
-    grows.
-
-    Args:
-        window: the setting: a number of tokens, "auto", or None for whole steps.
-    """
-
-    FIRST, LEAST, MOST = 8, 4, 64  # tokens; FIRST applies until both times are measured
-
-    def __init__(self, window: int | Literal["auto"] | None):
-        self._setting = window
-        self._read_seconds = self._token_seconds = 0.0
-
-    def read(self, seconds: float) -> None:
-        """Record the duration of a read."""
-        self._read_seconds = _smoothed(self._read_seconds, seconds)
-
-    def drafted(self, tokens: int, seconds: float) -> None:
-        """Record the duration of drafting some tokens."""
-        self._token_seconds = _smoothed(self._token_seconds, seconds / max(tokens, 1))
-
-    @property
-    def window(self) -> int | None:
-        """Tokens after which the base model reads; None for whole steps."""
-        if self._setting != "auto":
-            return self._setting
-        if not self._read_seconds or not self._token_seconds:
-            return self.FIRST
-        return round(min(max(2 * self._read_seconds / self._token_seconds, self.LEAST), self.MOST))
-
-
-def _smoothed(average: float, value: float) -> float:
-    return 0.7 * average + 0.3 * value if average else value
-
-
 class Drafter:
     """Writes steps ahead, at most `lookahead` beyond the last step that was kept.
 
@@ -106,11 +67,11 @@ class Drafter:
         run: the run.
         state: a fork on the draft model's endpoint, with the chain of thought so far. It must stream if the
             run has a window.
-        pace: how large the windows are.
+        load: says how large the windows are, and is told how fast the draft model is.
     """
 
-    def __init__(self, run: Run, state: ProgramState, pace: Pace):
-        self._run, self._state, self._pace = run, run.adopt(state, "draft"), pace
+    def __init__(self, run: Run, state: ProgramState, load: Load):
+        self._run, self._state, self._load = run, run.adopt(state, "draft"), load
         self._chain: Chain = run.chain.copy()  # as if every step were kept
         self._slots = threading.Semaphore(1 + run.config.lookahead)
         self._changed = threading.Condition()
@@ -135,7 +96,7 @@ class Drafter:
             return drafts
 
     def _take_new(self) -> list[Drafted]:
-        window, delimiter = self._pace.window, self._run.config.delimiter
+        window, delimiter = self._load.window(self._run.config.window), self._run.config.delimiter
         new = []
         while self._drafts and (drafted := self._drafts[0].take(window, delimiter)):
             new.append(drafted)
@@ -189,8 +150,11 @@ class Drafter:
     def _write_step(self) -> Step:
         run, lead = self._run, self._chain.lead
         run.adopt(self._state, "draft")  # `draft_timeout` starts again
-        if window := 1 if run.live else self._pace.window:
-            self._state.stream_executor.backend.stream_every(self._state, window)
+        if run.live:
+            self._state.stream_executor.backend.stream_every(self._state, 1)
+        elif window := run.config.window:
+            every = self._load.window(window) or Load.MOST
+            self._state.stream_executor.backend.stream_every(self._state, every)
         request = begin(
             run, self._state, "draft", "draft", lead=lead,
             max_tokens=self._chain.step_tokens_left, logprobs=run.config.confidence is not None,
@@ -215,7 +179,7 @@ class Drafter:
             text += new_text
             with self._changed:
                 draft.text, draft.tokens = text, meta.get("completion_tokens", 0)
-                self._pace.drafted(draft.tokens, time.monotonic() - began)
+                self._load.drafted(draft.tokens, time.monotonic() - began)
                 if entries := meta.get("output_token_logprobs"):
                     draft.logprobs = tuple(entry[0] for entry in entries)
                 self._tell(new_text)

@@ -1,6 +1,6 @@
-"""Pauses of drafting: after useless drafts, and after failures of the draft model's runtime.
+"""When the draft model is asked: pauses after useless drafts, after failures of its runtime, and under load.
 
-Both follow the same policy: a pause of some steps, twice as long each time until drafting is useful again.
+All follow the same policy: a pause of some steps, twice as long each time until drafting is useful again.
 """
 
 import logging
@@ -10,38 +10,14 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from specreason_sgl.lang.endpoint import Endpoint
+from specreason_sgl.reasoning.config import SpecReasonConfig
+from specreason_sgl.reasoning.load import Backoff, Load
 from specreason_sgl.reasoning.trace import Step
 
 USEFUL_CREDIT = 2  # drafts; a useful draft saves at least the time that two useless drafts cost
 USEFUL_TOKENS = 8  # kept before a correction; reading fewer takes the base model as long as writing them
 LONGEST_PAUSE = 60.0  # seconds; ends a pause after a failure, however few steps have passed
 log = logging.getLogger(__name__)
-
-
-class Backoff:
-    """A pause counted in steps, so that equal runs pause at equal steps. Each pause is twice the last.
-
-    Args:
-        first, longest: lengths of a pause, in steps.
-    """
-
-    def __init__(self, first: int, longest: int):
-        self._first = self._next = first
-        self._longest = longest
-        self.left = 0
-
-    def begin(self) -> int:
-        """Begin a pause; returns its length in steps."""
-        self.left, self._next = self._next, min(2 * self._next, self._longest)
-        return self.left
-
-    def step(self) -> None:
-        """Record that a step has passed."""
-        self.left = max(self.left - 1, 0)
-
-    def reset(self) -> None:
-        """End the pause; the next one is short again."""
-        self.left, self._next = 0, self._first
 
 
 def is_paused(steps: Sequence[Step], patience: int) -> bool:
@@ -143,18 +119,52 @@ class Breaker:
             self._is_trying = False
 
 
-_breakers: dict[str, Breaker] = {}  # by URL
-_breakers_lock = threading.Lock()
+class Policy:
+    """When a draft model's runtime is asked, for all runs on it.
+
+    Args:
+        name: the runtime's name in the log.
+
+    Attributes:
+        breaker: what its failures say.
+        load: what the measured times say.
+    """
+
+    def __init__(self, name: str):
+        self.breaker, self.load = Breaker(name), Load()
+
+    def ask(
+        self, steps: Sequence[Step], config: SpecReasonConfig
+    ) -> Literal["draft", "trial", "rejections", "breaker"]:
+        """Ask before a run begins to draft: whether it may, or why not.
+
+        After `trial` the caller must report the result to the breaker (see `Breaker.ask`).
+        """
+        if is_paused(steps, config.patience):
+            return "rejections"
+        permission = self.breaker.ask()
+        if permission == "open":
+            return "breaker"
+        return "trial" if permission == "trial" else "draft"
+
+
+_policies: dict[str, Policy] = {}  # by URL
+_policies_lock = threading.Lock()
+
+
+def policy_of(endpoint: Endpoint) -> Policy:
+    """The policy of a draft endpoint's server, shared by all runs."""
+    url = endpoint.base_url
+    with _policies_lock:
+        return _policies.setdefault(url, Policy(url))
 
 
 def breaker_of(endpoint: Endpoint) -> Breaker:
-    """The breaker of a draft endpoint's server, shared by all runs."""
-    url = endpoint.base_url
-    with _breakers_lock:
-        return _breakers.setdefault(url, Breaker(url))
+    """The breaker of a draft endpoint's server."""
+    return policy_of(endpoint).breaker
 
 
 def forget_failures(endpoint: Endpoint) -> None:
-    """Treat a draft endpoint's server as one that never failed."""
-    with _breakers_lock:
-        _breakers.pop(endpoint.base_url, None)
+    """Treat a draft endpoint's server as a new one, which never failed and was not measured."""
+    with _policies_lock:
+        _policies.pop(endpoint.base_url, None)

@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import sglang as sgl
 from sglang.lang.interpreter import ProgramState
@@ -32,19 +32,23 @@ FINISHED_WAIT = 2.0  # the same for a run that succeeded
 QUESTION_TOKENS = 32  # room in the context for a verifier's question, or for what asks for the answer
 
 
+class Abortable(Protocol):
+    def abort_all(self) -> None: ...
+
+
 class Cancel:
     """Called from any thread, it ends the runs that were given it: they raise `RequestAborted`."""
 
     def __init__(self) -> None:
         self.called = False
-        self._runs: list[Run] = []
+        self._runs: list[Abortable] = []
 
     def __call__(self) -> None:
         self.called = True
         for run in list(self._runs):
             run.abort_all()
 
-    def add(self, run: "Run") -> None:
+    def add(self, run: Abortable) -> None:
         self._runs.append(run)
         if self.called:
             run.abort_all()

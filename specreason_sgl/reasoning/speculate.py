@@ -26,7 +26,7 @@ def speculate(
     Both models work at the same time. The draft model writes up to `config.lookahead` steps beyond the step
     that is being judged, as if every draft were kept. A draft that is not kept aborts what was written beyond
     it; the draft model resumes after the repair. Under greedy decoding the text does not depend on
-    `lookahead` and `window`.
+    `lookahead` and `window`, nor on the load unless `at_load` is "base".
 
     Run it on the base model's endpoint:
 
@@ -56,6 +56,6 @@ def speculate(
                 ahead.drop()
                 piece = repair(run, judged)
             s += (text := run.chain.append(piece))
-            ahead.advanced(text)
+            ahead.advanced(piece, text)
         ahead.drop()
-        s["trace"] = run.trace(stop, final_answer(run, "base", stop))
+        s["trace"] = run.trace(stop, ahead.answered(final_answer(run, "base", stop)))

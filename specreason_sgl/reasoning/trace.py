@@ -15,13 +15,14 @@ Author = Literal["draft", "base", "both"]
 End = Literal["delimiter", "length", "eos", "think"]
 Stop = Literal["answer", "end", "repetition", "budget", "context", "failed"]
 Purpose = Literal["draft", "score", "read", "rewrite", "answer", "reason"]
-Undrafted = Literal["rejections", "failure", "breaker", "context"]
+Undrafted = Literal["rejections", "failure", "breaker", "context", "load"]
 
 UNDRAFTED: dict[Undrafted, str] = {
     "rejections": "a pause after rejections",
     "failure": "the draft runtime failed",
     "breaker": "a pause after the draft runtime failed",
     "context": "the draft model's context is full",
+    "load": "drafting saves no time at this load",
 }
 
 
@@ -113,7 +114,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         calls: the requests made for this step, in order. An aborted draft is in `Trace.wasted`.
         undrafted: why the draft model did not write the step, though it was its turn: `rejections`, a pause
             after useless drafts; `failure`, its runtime failed; `breaker`, a pause after such a failure;
-            `context`, its context is full. Else None.
+            `context`, its context is full; `load`, drafting saves no time at this load. Else None.
         undrafted_detail: the error message of a `failure`.
     """
 

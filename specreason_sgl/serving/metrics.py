@@ -1,7 +1,11 @@
 """A server's metrics, for Prometheus."""
 
+import math
+from typing import get_args
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from specreason_sgl.reasoning.load import Load, State
 from specreason_sgl.reasoning.trace import Trace
 
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
@@ -53,6 +57,32 @@ class Metrics:
         self.restarts = Gauge(
             "specreason_runtime_restarts", "Restarts of the runtimes.", ["side"], registry=registry
         )
+
+        self.drafting = Gauge(
+            "specreason_drafting_state", "1 in the present state: drafting, wide (the base model reads whole "
+            "steps), or alone (it writes alone where at_load allows it).", ["state"], registry=registry,
+        )  # fmt: skip
+        self.speedup = Gauge(
+            "specreason_drafting_speedup", "Time of a token by the base model alone over that with drafting.",
+            registry=registry,
+        )  # fmt: skip
+        self.token_seconds = Gauge(
+            "specreason_token_seconds", "Seconds a token, of each model and of both together.", ["author"],
+            registry=registry,
+        )  # fmt: skip
+        self.read_seconds = Gauge(
+            "specreason_read_seconds", "Seconds that the base model takes to read a draft.", registry=registry
+        )
+
+    def watch(self, load: Load) -> None:
+        """Show what the load's measured times say. What is not measured yet is NaN."""
+        for state in get_args(State):
+            self.drafting.labels(state).set_function(lambda state=state: load.state == state)
+        rates = {"base": lambda: load.base.seconds, "both": lambda: load.speculating.seconds}
+        for author, seconds in {"draft": lambda: load.draft_seconds, **rates}.items():
+            self.token_seconds.labels(author).set_function(lambda seconds=seconds: seconds() or math.nan)
+        self.speedup.set_function(lambda: load.speedup or math.nan)
+        self.read_seconds.set_function(lambda: load.read_seconds or math.nan)
 
     def count(self, trace: Trace) -> None:
         """Add a finished run."""

@@ -128,8 +128,11 @@ class Service:
 
     def open(self, draft: "Endpoint", base: "Endpoint") -> None:
         """Take requests, on these runtimes."""
+        from specreason_sgl.reasoning.pauses import policy_of
+
         names = f"{draft.get_model_name()} {base.get_model_name()}"
         self.fingerprint = f"specreason-sgl-{__version__}-{zlib.crc32(names.encode()):08x}"
+        self.metrics.watch(policy_of(draft).load)
         self._endpoints = {"draft": draft, "base": base}
 
     def endpoint(self, side: Side) -> "Endpoint":

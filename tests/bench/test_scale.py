@@ -27,10 +27,11 @@ def test_a_problem_takes_at_least_what_its_requests_take(paced, pieces, monkeypa
     row = scale.measure(*paced, config, pieces, at_once=4, problems=6)
     assert (row["problems"], row["at_once"], row["pieces"]) == (6, 4, pieces)
     assert row["judged"] >= 6 * 4 if "rewritten" in pieces else row["judged"] >= 6
-    assert row["to_ideal"] >= 1
+    assert row["to_ideal"] is None if "windows" in pieces else row["to_ideal"] >= 1
     assert 0 < row["cpu_ms_per_piece"] * row["judged"] / 1000 <= time.process_time() - before
     assert 0 <= row["servers_cpu"] < 2 * len(servers.urls)
     assert servers.cpu_seconds() > 0  # for their start, at least: the clock ticks every 10 ms
+    assert row["host_pieces"] == pytest.approx(16 * 1000 / row["cpu_ms_per_piece"])
     assert [len(table.rows) for table in scale.tables([row])] == [1]
 
 

@@ -50,7 +50,7 @@ STEPS = st.builds(
     st.sampled_from(["delimiter", "length", "eos", "think"]), COUNT, COUNT,
     st.none() | st.floats(allow_nan=False), st.dictionaries(TEXT, st.floats(0, 1), max_size=3),
     st.none() | TEXT, tuples(CORRECTIONS), tuples(READINGS), tuples(CALLS),
-    st.sampled_from([None, "rejections", "failure", "breaker", "context"]), TEXT,
+    st.sampled_from([None, "rejections", "failure", "breaker", "context", "load"]), TEXT,
 )  # fmt: skip
 TRACES = st.builds(
     Trace,

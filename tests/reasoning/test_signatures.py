@@ -20,6 +20,7 @@ SOLVE = (
 )  # fmt: skip
 SOLVE_BATCH = (
     "questions", "draft", "base", "config", "timeout", "concurrency", "progress_bar", "on_done", "cancel",
+    "processes",
 )  # fmt: skip
 
 SIGNATURES = {

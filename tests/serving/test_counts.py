@@ -2,6 +2,8 @@
 
 from prometheus_client import generate_latest
 
+from specreason_sgl.reasoning.load import Load
+from specreason_sgl.reasoning.trace import Step
 from specreason_sgl.serving.metrics import Metrics
 from specreason_sgl.serving.replies import usage
 from tests.support.traces import make_corrected, make_trace
@@ -33,3 +35,20 @@ def test_metrics_count_corrections_and_readings():
     assert 'specreason_steps_total{author="both"} 4.0' in lines
     assert 'specreason_tokens_total{purpose="read",side="base"} 0.0' in lines
     assert "specreason_wasted_tokens_total 88.0" in lines
+
+
+def test_metrics_say_whether_drafting_pays_and_by_what_times():
+    metrics, load = Metrics(), Load()
+    metrics.watch(load)
+    load.drafted(10, 0.05)
+    load.wrote(10, 0.2)
+    load.record(Step("a", "draft", "delimiter", 5000), 200.0)
+    lines = generate_latest(metrics.registry).decode().splitlines()
+    assert {
+        'specreason_drafting_state{state="wide"} 1.0',
+        'specreason_drafting_state{state="drafting"} 0.0',
+        'specreason_token_seconds{author="draft"} 0.005',
+        'specreason_token_seconds{author="base"} 0.02',
+        "specreason_read_seconds NaN",
+        "specreason_drafting_speedup NaN",  # measured anew in each state
+    } <= set(lines)
