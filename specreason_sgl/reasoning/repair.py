@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 AUTO, WHOLE_STEPS = "auto", "step"  # windows that are not a number of tokens
 ALTERNATIVES = 20  # with a temperature, the base model's token is drawn from this many first choices
-_NUMERIC = re.compile(r"[0-9+\-*/=<>^%×÷·]")
+NUMERIC = re.compile(r"[0-9+\-*/=<>^%×÷·]")
 
 
 def _none_for_whole_steps(window: Any) -> Any:
@@ -154,7 +154,7 @@ class Correct(Repair):
     def cut(self, tokens: "Sequence[TokenLogprob]", temperature: float) -> int | None:
         for position, token in enumerate(tokens):
             delta = self.delta
-            if self.numeric_delta is not None and _NUMERIC.search(token.text):
+            if self.numeric_delta is not None and NUMERIC.search(token.text):
                 delta = self.numeric_delta
             regret = token.regret / temperature if temperature else token.regret
             is_tie_lost = delta == 0 and token.first and token.first[0].id != token.id
