@@ -272,7 +272,7 @@ def _areas(
         (i, k != wrong[i], values[name])
         for i, solution in enumerate(judged)
         for k, values in enumerate(solution.values)
-        if wrong[i] is None or k <= wrong[i]
+        if (last := wrong[i]) is None or k <= last
     ]
     wholes = [
         (i, wrong[i] is None, min(values[name] for values in solution.values))
