@@ -27,10 +27,9 @@ class Options:
     out: Annotated[Path, option("The record; the same command continues an interrupted run.", front=True)] = (
         Path("judges.jsonl")
     )
-    questions: Annotated[
-        bool,
-        option("Also ask the digit, the paper's question and yes or no: three requests a step.", front=True),
-    ] = True
+    prefill_only: Annotated[
+        bool, option("Leave out the verifiers that ask a question: three short requests a step.", front=True)
+    ] = False
     concurrency: Annotated[int, option("Solutions at a time.", min=1)] = 4
 
 
@@ -52,7 +51,7 @@ def judges(options: Options, models: Models, servers: Servers, knobs: Knobs) -> 
             config=SpecReasonConfig(**knobs.values()),
             record=options.out,
             data=options.data.name,
-            questions=options.questions,
+            questions=not options.prefill_only,
             concurrency=options.concurrency,
             progress_bar=True,
         )
