@@ -10,7 +10,19 @@ from typing import Annotated
 import typer
 
 from specreason_sgl import __version__
-from specreason_sgl.cli import bench, calibrate, chat, doctor, evaluate, models, report, serve, show, solve
+from specreason_sgl.cli import (
+    bench,
+    calibrate,
+    chat,
+    doctor,
+    evaluate,
+    judges,
+    models,
+    report,
+    serve,
+    show,
+    solve,
+)
 from specreason_sgl.cli.help import Command, Group
 from specreason_sgl.cli.options import command
 from specreason_sgl.cli.output import fail, out
@@ -24,6 +36,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "show": show.show,
     "serve": serve.serve,
     "calibrate": calibrate.calibrate,
+    "judges": judges.judges,
     "bench": bench.bench,
     "eval": evaluate.evaluate,
     "report": report.report,

@@ -16,6 +16,7 @@ import sglang as sgl
 from sglang.lang.interpreter import ProgramState
 
 from specreason_sgl.errors import ConfigError, SpecReasonError
+from specreason_sgl.evaluation.auc import auc
 from specreason_sgl.evaluation.bootstrap import interval
 from specreason_sgl.evaluation.grading import is_right
 from specreason_sgl.evaluation.problems import Problem
@@ -252,28 +253,6 @@ def _table_row(judged: Sequence[JudgedSolution], name: str) -> dict[str, Any]:
             for i, figure in enumerate(("corrupted", "solutions", "paired"))
         },
     }
-
-
-def auc(
-    better: np.ndarray,
-    worse: np.ndarray,
-    times_better: np.ndarray | None = None,
-    times_worse: np.ndarray | None = None,
-) -> np.ndarray:
-    """How often a value of `better` is above a value of `worse`; ties count half. NaN where either is empty.
-
-    Args:
-        better, worse: values, of shapes (n,) and (m,).
-        times_better, times_worse: how often each counts, of shapes (..., n) and (..., m); default: once.
-
-    Returns:
-        Of shape (...).
-    """
-    better, worse = np.asarray(better, float)[:, None], np.asarray(worse, float)
-    times_better = np.ones(len(better)) if times_better is None else times_better
-    times_worse = np.ones(len(worse)) if times_worse is None else times_worse
-    above = (better > worse) + (better == worse) / 2
-    return _share((times_better @ above) * times_worse, times_better.sum(-1) * times_worse.sum(-1))
 
 
 def _share(parts: np.ndarray, whole: np.ndarray) -> np.ndarray:

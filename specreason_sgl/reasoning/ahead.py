@@ -139,7 +139,7 @@ class Ahead:
             self._drafter = None
 
     def advanced(self, piece: Step, text: str) -> None:
-        """Record that the chain grew by a piece, and how long that took; tell who watches the run its text."""
+        """Record that the chain grew by a piece, and how long that took; tell whoever watches."""
         began, self._began = self._began, self._run.now()
         self._policy.load.record(piece, self._began - began)
         if live := self._run.live:

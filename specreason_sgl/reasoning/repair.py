@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 AUTO, WHOLE_STEPS = "auto", "step"  # windows that are not a number of tokens
 ALTERNATIVES = 20  # with a temperature, the base model's token is drawn from this many first choices
-_NUMERIC = re.compile(r"[0-9+\-*/=<>^%×÷·]")
+NUMERIC = re.compile(r"[0-9+\-*/=<>^%×÷·]")
 
 
 def _none_for_whole_steps(window: Any) -> Any:
@@ -109,7 +109,8 @@ class Correct(Repair):
     This is lossy: speculative sampling (arXiv 2211.17192) keeps the base model's distribution exactly, but
     needs the draft model's full distribution at each token, which two servers do not share.
 
-    The default, 1, kept the base model's accuracy where it was tried (RESULTS.md); 2 and 3 are faster and did not.
+    The default, 1, kept the base model's accuracy where it was tried (RESULTS.md); 2 and 3 were faster, and
+    did not.
 
     The text does not depend on `window`. With a small window a correction discards fewer drafted tokens; with
     a large one the base model reads less often. It reads while the draft model writes: earlier if the step
@@ -156,7 +157,7 @@ class Correct(Repair):
     def cut(self, tokens: "Sequence[TokenLogprob]", temperature: float) -> int | None:
         for position, token in enumerate(tokens):
             delta = self.delta
-            if self.numeric_delta is not None and _NUMERIC.search(token.text):
+            if self.numeric_delta is not None and NUMERIC.search(token.text):
                 delta = self.numeric_delta
             regret = token.regret / temperature if temperature else token.regret
             is_tie_lost = delta == 0 and token.first and token.first[0].id != token.id

@@ -1,7 +1,6 @@
 """Judging steps with every verifier, and choosing thresholds from it."""
 
 import json
-import math
 import random
 
 import msgspec
@@ -14,7 +13,6 @@ from specreason_sgl.evaluation import calibrate as work
 from specreason_sgl.evaluation.calibrate import (
     JudgedHead,
     JudgedSolution,
-    auc,
     calibrate,
     corrupted,
     values_by_kind,
@@ -46,18 +44,6 @@ def solutions(n: int = 40, best: str = "likelihood-min") -> list[JudgedSolution]
 
 def made_of(judged, keep=0.8) -> Calibration:
     return calibrate(judged, draft_model="d", base_model="b", keep=keep, source="test")
-
-
-@pytest.mark.parametrize(
-    ("better", "worse", "expected"),
-    [([2, 3], [0, 1], 1.0), ([0, 1], [2, 3], 0.0), ([1], [1], 0.5), ([1, 2, 3], [2, 0], 0.75)],
-)
-def test_auc_is_how_often_the_better_one_is_above(better, worse, expected):
-    assert auc(better, worse) == expected
-
-
-def test_auc_of_nothing_is_not_a_number():
-    assert math.isnan(auc([], [1.0]))
 
 
 def test_the_verifier_that_tells_right_from_wrong_is_chosen():
