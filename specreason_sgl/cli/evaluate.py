@@ -63,21 +63,23 @@ class Options:
 def evaluate(options: Options, models: Models, servers: Servers, sweeps: Sweeps) -> None:
     """Solve problems with known answers in several ways, side by side, and grade the answers.
 
-    base and draft are one model alone; base-whole is the base model alone on another server that has the whole
-    machine, and mix sends a share of the problems to the draft model alone, the others to base alone. correct replaces single tokens, the default of `solve`. sequential and
-    pipelined rewrite the steps that the calibrated verifier (or --verifier) rejects: one thing at a time, and
-    overlapped. paper is SpecReason as published: its question, a static threshold, one thing at a time. In
-    reward a reward model judges.
+    base and draft are one model alone. base-whole is the base model alone on another server, which has the
+    whole machine. mix sends a share of the problems to the draft model alone, the others to base alone.
+    correct replaces single tokens, the default of `solve`. sequential and pipelined rewrite the steps that
+    the calibrated verifier (or --verifier) rejects: one thing at a time, and overlapped. paper is SpecReason
+    as published: its question, a static threshold, one thing at a time. In reward a reward model judges.
 
-    Knobs take several values, with commas: each combination is evaluated. The modes take turns. Each finished sample is a line of the file, of which `report` makes tables and
-    pictures.
+    Knobs take several values, with commas: each combination is evaluated. The modes take turns. Each finished
+    sample is a line of the file, of which `report` makes tables and pictures.
     """
     from specreason_sgl.evaluation.problems import load_data
 
     modes, given = split("modes", options.modes, str, MODES), sweeps.values()
     check_folder(options.out)
     if "base-whole" in modes and not options.whole_url:
-        raise ConfigError("the mode base-whole needs the URL of a base server that has the whole machine: --whole-url")
+        raise ConfigError(
+            "the mode base-whole needs the URL of a base server that has the whole machine: --whole-url"
+        )
     ids = options.ids.split(",") if options.ids else ()
     with ExitStack() as stack:
 

@@ -47,9 +47,7 @@ def tables_html(rows: Sequence[Row], groups: Sequence[Group], primary: str = "")
     return lead + "".join(map(_section, tables(rows, groups)))
 
 
-def as_html(
-    rows: Sequence[Row], groups: Sequence[Group], sources: Sequence[str], primary: str = ""
-) -> str:
+def as_html(rows: Sequence[Row], groups: Sequence[Group], sources: Sequence[str], primary: str = "") -> str:
     """The report with its pictures, as one self-contained HTML file.
 
     Args:

@@ -30,8 +30,8 @@ def answer(rows: Sequence[Row], primary: str = "") -> list[str]:
     if not math.isnan(row.gap.value):
         points = f"{abs(100 * row.gap.value):.0f} points {'above' if row.gap.value >= 0 else 'below'}"
         sentences.append(
-            f"This is {points}{_interval(row.gap, 0, 100)} what sending problems at random to the draft or the "
-            f"base model alone reaches in the same time, as {row.line}."
+            f"This is {points}{_interval(row.gap, 0, 100)} what sending problems at random to the draft or "
+            f"the base model alone reaches in the same time, as {row.line}."
         )
     if row.problems < LEAST:
         sentences.append(f"{row.problems} problems are too few for an interval, or for a conclusion.")

@@ -48,17 +48,17 @@ def accuracy_and_time(rows: Sequence[Row]) -> Table:
         "over base-whole": lambda row: row.over_whole.shown(),
     }
     notes = (
-        f"In brackets are 95 % intervals; with fewer than {LEAST} problems there are none. right: the share of "
-        "right answers, where a failed sample counts as wrong; Wilson's interval with one sample of each "
-        f"problem, else {RESAMPLES} bootstrap resamples of the problems, as for all other figures. where none "
-        "failed: on the problems that every setting has an answer to.",
+        f"In brackets are 95 % intervals; with fewer than {LEAST} problems there are none. right: the share "
+        "of right answers, where a failed sample counts as wrong; Wilson's interval with one sample of each "
+        f"problem, else {RESAMPLES} bootstrap resamples of the problems, as for all other figures. where "
+        "none failed: on the problems that every setting has an answer to.",
         "to base: accuracy minus base alone's, on the same problems; p: McNemar's exact test that both have "
         "the same. to the line: accuracy minus what sending each problem at random to the draft model alone "
         "or to the base model alone reaches in the same time: measured if the line passes through mix, drawn "
         "if straight between the two; without failures.",
         "seconds: of a sample, from the question to the end of the answer. over base, over draft, over "
-        "base-whole: how many times as long that model alone takes, on the problems that both solved. A model "
-        "alone ends its thinking itself; the pair also ends it when a step has the answer.",
+        "base-whole: how many times as long that model alone takes, on the problems that both solved. A "
+        "model alone ends its thinking itself; the pair also ends it when a step has the answer.",
     )
     return Table("Accuracy and time", notes, *_filled(columns, rows))
 
@@ -78,9 +78,9 @@ def cost(rows: Sequence[Row]) -> Table:
         "prefills": lambda row: f"{row.prefills:.1f}" if row.prefills else "",
     }
     notes = (
-        "Means over samples without failures. tokens: of the text. read: prompt tokens computed, and how many "
-        "more came from the cache. TFLOP: 10^12 operations, 2 * parameters * tokens written or read; left out "
-        "where a model's size is unknown. kept: drafted steps kept word for word. corrected: drafted tokens "
+        "Means over samples without failures. tokens: of the text. read: prompt tokens computed, and how "
+        "many more came from the cache. TFLOP: 10^12 operations, 2 * parameters * tokens written or read; left "
+        "out where a model's size is unknown. kept: drafted steps kept word for word. corrected: drafted tokens "
         "that the base model replaced. prefills: how often it read or scored a drafted text, used or not.",
     )
     return Table("Cost", notes, *_filled(columns, rows))
@@ -132,13 +132,15 @@ def failures(groups: Sequence[Group]) -> Table:
 
 def provenance(groups: Sequence[Group]) -> Table:
     runs = list({group.number: group.run for group in groups}.values())
-    return Table("Where this was measured", (), ("file", "", ""), [line for run in runs for line in _about(run)])
+    return Table(
+        "Where this was measured", (), ("file", "", ""), [line for run in runs for line in _about(run)]
+    )
 
 
 def _about(run: Run) -> list[list[str]]:
     head, about = run.head, run.head.provenance
     facts = {
-        "problems": f"{head.problems} of {head.data}, {head.samples} sample(s) each, {head.concurrency} at a time",
+        "problems": f"{head.problems} of {head.data}, {head.samples} x each, {head.concurrency} at a time",
         "problems' hash": head.problems_sha256[:16],
         "models": f"{head.draft_model} drafts for {head.base_model}",
         "machine": str(head.machine or "unknown: the file is of an earlier version"),
@@ -146,7 +148,9 @@ def _about(run: Run) -> list[list[str]]:
     if about:
         launch = head.launch and ", ".join(f"{name}: {value}" for name, value in head.launch.items() if value)
         facts |= {
-            "servers": "already running" if head.launch is None else f"started by eval; {launch or 'defaults'}",
+            "servers": "already running"
+            if head.launch is None
+            else f"started by eval; {launch or 'defaults'}",
             "started": about.started,
             "commit": about.commit or "unknown",
             "versions": ", ".join(f"{name} {version}" for name, version in about.versions.items()),
@@ -157,7 +161,9 @@ def _about(run: Run) -> list[list[str]]:
             later.setdefault(session.started, []).append(session)
     for number, (started, sessions) in enumerate(later.items(), 2):
         changed = _changes(about, sessions[0])
-        facts[f"session {number}"] = f"{len(sessions)} samples, from {started}, {changed or 'nothing changed'}"
+        facts[f"session {number}"] = (
+            f"{len(sessions)} samples, from {started}, {changed or 'nothing changed'}"
+        )
     return [[run.name if not i else "", name, text] for i, (name, text) in enumerate(facts.items())]
 
 

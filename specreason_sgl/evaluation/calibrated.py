@@ -18,7 +18,10 @@ def calibrations(
     names = [str(name) for name in given.get("calibration", ()) if name]
     if pair and not names and not given.get("verifier") and set(modes) & set(JUDGED):
         names = [pair]
-    read = {name: get_calibration(name) if not Path(name).is_file() else Calibration.load(Path(name)) for name in names}
+    read = {
+        name: get_calibration(name) if not Path(name).is_file() else Calibration.load(Path(name))
+        for name in names
+    }
     return {name: calibration for name, calibration in read.items() if calibration}
 
 

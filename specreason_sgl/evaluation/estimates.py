@@ -24,14 +24,16 @@ class Estimate:
         if math.isnan(self.value):
             return ""
         sign = "+" if signed else ""
-        value, low, high = (f"{times * bound:{sign}.{digits}f}" for bound in (self.value, self.low, self.high))
+        value, low, high = (
+            f"{times * bound:{sign}.{digits}f}" for bound in (self.value, self.low, self.high)
+        )
         to = " to " if signed else "–"
         return value if math.isnan(self.low) else f"{value} ({low}{to}{high})"
 
 
 @dataclass(frozen=True)
 class Point:
-    """A setting on the same problems as others: seconds and accuracy by problem, each of shape (problems,)."""
+    """A setting's seconds and accuracy by problem, each of shape (problems,)."""
 
     seconds: np.ndarray
     right: np.ndarray

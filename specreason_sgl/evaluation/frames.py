@@ -43,7 +43,12 @@ def write_parquet(groups: Sequence[Group], folder: Path) -> None:
 
 def _lines(group: Group, level: Callable[[Sample], Iterator[Line]]) -> Iterator[Line]:
     for sample in (*group.samples, *group.failures):
-        key = {"run": group.run.name, "setting": group.name, "problem": sample.problem, "number": sample.number}
+        key = {
+            "run": group.run.name,
+            "setting": group.name,
+            "problem": sample.problem,
+            "number": sample.number,
+        }
         yield from ({**key, **line} for line in level(sample))
 
 
@@ -51,7 +56,17 @@ def _sample(sample: Sample) -> Iterator[Line]:
     about: Line = {"right": sample.right, "error": sample.error, "expected": sample.expected}
     about["resumed"] = sample.resumed is not None
     if trace := sample.trace:
-        names = ("answer", "mode", "stop", "seconds", "tokens", "wasted_tokens", "kept", "rewritten", "corrections")
+        names = (
+            "answer",
+            "mode",
+            "stop",
+            "seconds",
+            "tokens",
+            "wasted_tokens",
+            "kept",
+            "rewritten",
+            "corrections",
+        )
         about |= {name: getattr(trace, name) for name in names}
     yield about
 

@@ -85,10 +85,14 @@ def load_data(
             raise ConfigError(f"two problems of {name} have the id {problem.id!r}")
     if ids:
         if missing := [id for id in ids if id not in by_id]:
-            raise ConfigError(f"ids must be of problems of {name}; it has none named {', '.join(missing)}", "ids")
+            raise ConfigError(
+                f"ids must be of problems of {name}; it has none named {', '.join(missing)}", "ids"
+            )
         return [by_id[id] for id in ids]
     if offset >= len(problems):
-        raise ConfigError(f"offset must be below {len(problems)}, the problems of {name}; got {offset}", "offset")
+        raise ConfigError(
+            f"offset must be below {len(problems)}, the problems of {name}; got {offset}", "offset"
+        )
     return problems[offset:][:limit]
 
 

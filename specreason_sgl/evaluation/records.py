@@ -46,8 +46,8 @@ class Sample(Line, frozen=True, forbid_unknown_fields=True):
 
 
 class RunHead(Head, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The first line of a run's file: what its samples depend on. A run goes on only if all of it is the same,
-    except `provenance`, which is the first session's. Files of version 2 have less, and can only be read.
+    """The first line of a run's file: what its samples depend on. A run goes on only if all of it is the
+    same, except `provenance`, which is the first session's. Files of version 2 can only be read.
 
     Attributes:
         data: where the problems come from.

@@ -119,8 +119,9 @@ def expand(
 
     Args:
         modes: of `MODES`.
-        given: values by knob: those of `config_of`, `reward_threshold` and `share`. Where a verifier or a calibration
-            is given that is not the digit, `threshold` is not in `paper`'s units, and that keeps 7.
+        given: values by knob: those of `config_of`, `reward_threshold` and `share`. Where a verifier or a
+            calibration is given that is not the digit, `threshold` is not in `paper`'s units, and that keeps
+            7.
         pair: a named pair; its calibration judges the steps of `sequential` and `pipelined` where nothing
             else does.
         reward: the reward model's `Endpoint`.
@@ -165,7 +166,9 @@ def _config(
     mode: str, chosen: dict[str, Any], own: ModeKnobs, pair: str | None, reward: Any
 ) -> SpecReasonConfig:
     values = {"draft_timeout": DRAFT_TIMEOUT}
-    values |= {name: value for name, value in chosen.items() if name not in _OF_ONE_MODE and value is not None}
+    values |= {
+        name: value for name, value in chosen.items() if name not in _OF_ONE_MODE and value is not None
+    }
     values |= _MODES[mode].fixed
     if mode == "reward":
         return replace(config_of(values), verifier=RewardModel(reward), threshold=own.reward_threshold)
