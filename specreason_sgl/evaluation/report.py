@@ -159,7 +159,7 @@ def _row(group: Group, groups: Sequence[Group]) -> Row:
         corrections=average(lambda trace: trace.corrections),
         prefills=average(counts.prefills),
         at_budget=stops["budget"],
-        stops=dict(stops),
+        stops={str(stop): count for stop, count in stops.items()},
     )
 
 

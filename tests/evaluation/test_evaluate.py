@@ -104,7 +104,7 @@ def test_a_file_cut_off_anywhere_is_completed_to_the_same(pair, tmp_path):
     [
         ({"knobs": {"threshold": [6.0]}}, "settings"),
         ({"modes": ("base", "draft")}, "settings"),
-        ({"problems": PROBLEMS[:3]}, "problems, problems_sha256"),
+        ({"problems": PROBLEMS[:3]}, "problems, problems_sha256, ids"),
         ({"problems": [*PROBLEMS[:3], Problem("p3", "Else?", "6")]}, "problems_sha256"),
         ({"samples": 2}, "samples"),
         ({"concurrency": 2}, "concurrency"),
@@ -160,7 +160,7 @@ def test_a_sample_whose_trace_is_wrong_is_named_with_its_line_and_the_place(pair
     text = file.read_text()
     for old, new, says in (
         ('"author":"', '"author":"nobody-', r"value '.*' - at `\$\.trace\.steps\[0\]\.author`"),
-        ('"version":3', '"version":7', r"7 - at `\$\.trace\.version`"),
+        ('[],"version":3', '[],"version":7', r"7 - at `\$\.trace\.version`"),
     ):
         changed = text.replace(old, new, 1)
         assert changed != text
