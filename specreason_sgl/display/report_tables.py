@@ -79,9 +79,9 @@ def cost(rows: Sequence[Row]) -> Table:
     }
     notes = (
         "Means over samples without failures. tokens: of the text. read: prompt tokens computed, and how "
-        "many more came from the cache. TFLOP: 10^12 operations, 2 * parameters * tokens written or read; left "
-        "out where a model's size is unknown. kept: drafted steps kept word for word. corrected: drafted "
-        "tokens that the base model replaced. prefills: how often it read or scored a drafted text.",
+        "many more came from the cache. TFLOP: 10^12 operations, 2 * parameters * tokens written or read; "
+        "left out where a model's size is unknown. kept: drafted steps kept word for word. corrected: "
+        "drafted tokens that the base model replaced. prefills: how often it read or scored a drafted text.",
     )
     return Table("Cost", notes, *_filled(columns, rows))
 
