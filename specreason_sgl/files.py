@@ -3,7 +3,7 @@
 import fcntl
 from collections.abc import Hashable
 from pathlib import Path
-from typing import BinaryIO, Generic, TypeVar
+from typing import BinaryIO, ClassVar, Generic, TypeVar
 
 import msgspec
 
@@ -17,8 +17,11 @@ class VersionError(ConfigError):
 class Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The first line of a record: what kind of record it is, and what its lines depend on.
 
-    A subclass declares `kind` and `version` again, as literals with a default, and adds the rest.
+    A subclass declares `kind` and `version` again, as literals with a default, and adds the rest. A record
+    is continued only with the same head, but for the fields that it names in `uncompared`.
     """
+
+    uncompared: ClassVar[tuple[str, ...]] = ()
 
     kind: str
     version: int
@@ -95,6 +98,7 @@ class Record(Generic[LineT]):
 
     Attributes:
         done: the finished lines by their keys.
+        head: the file's own first line.
 
     Args:
         path: the file; it may be new.
@@ -109,6 +113,7 @@ class Record(Generic[LineT]):
     def __init__(self, path: Path, head: Head, line: type[LineT]):
         self._file = _open_locked(path)
         try:
+            self.head = head
             self.done: dict[Hashable, LineT] = self._begin(path, head, line)
         except BaseException:
             self._file.close()
@@ -118,20 +123,23 @@ class Record(Generic[LineT]):
         first_line = msgspec.json.encode(head) + b"\n"
         self._file.seek(0)
         content = self._file.read()
-        if first_line.startswith(content):  # new, or cut off in its first line
+        if _is_cut_off(content, first_line):
             self._file.truncate(0)
             self._write(first_line)
             return {}
         written, lines = _parse(path, content, type(head), line)
         expected = msgspec.json.decode(first_line, type=type(head))
         changed = [
-            name for name in head.__struct_fields__ if getattr(written, name) != getattr(expected, name)
+            name
+            for name in head.__struct_fields__
+            if name not in head.uncompared and getattr(written, name) != getattr(expected, name)
         ]
         if changed:
             raise ConfigError(
                 f"{path} was written with other settings ({', '.join(changed)}); "
                 "name another file, or remove it"
             )
+        self.head = written
         self._file.truncate(content.rindex(b"\n") + 1)
         return {line.key: line for line in lines}
 
@@ -178,6 +186,12 @@ def _parse(path: Path, content: bytes, head: type[HeadT], line: type[LineT]) -> 
             raise type(error)(f"{path}, line {number}: {error}") from None
 
     return decoded(1, head), [decoded(number, line) for number in range(2, len(finished) + 1)]
+
+
+def _is_cut_off(content: bytes, first_line: bytes) -> bool:
+    """Whether a file is new, or ends within the first line of such a record."""
+    opening = first_line[: first_line.index(b",")]  # its kind
+    return b"\n" not in content and content[: len(opening)] == opening[: len(content)]
 
 
 def _open_locked(path: Path) -> BinaryIO:

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from specreason_sgl.bench.setup import Bench, always_drafting, make_table
 from specreason_sgl.bench.times import bound, uncovered
-from specreason_sgl.evaluation.report import prefills
+from specreason_sgl.evaluation.groups import prefills
 from specreason_sgl.reasoning.acceptance import FixedShare
 from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.repair import Correct, Rewrite

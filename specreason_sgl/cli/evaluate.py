@@ -3,13 +3,18 @@
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from specreason_sgl.cli.options import MODELS, Models, Servers, Swept, knob_options, option, split
 from specreason_sgl.cli.output import check_folder, fail, written
 from specreason_sgl.cli.runtimes import endpoints
+from specreason_sgl.errors import ConfigError
+from specreason_sgl.evaluation.calibrated import calibrations, check_untouched
 from specreason_sgl.evaluation.problems import NAMES
 from specreason_sgl.evaluation.settings import KNOBS, MODES, expand
+
+if TYPE_CHECKING:
+    from specreason_sgl.lang.endpoint import Endpoint
 
 Sweeps = knob_options(Swept, KNOBS.values())
 
@@ -31,6 +36,10 @@ class Options:
         str, option(f"What is compared: some of {', '.join(MODES)}; with commas.", front=True)
     ] = "base,draft,correct,pipelined"
     limit: Annotated[int | None, option("Evaluate only the first N problems.", front=True, min=1)] = None
+    offset: Annotated[int, option("Leave out the first N problems.", front=True, min=0)] = 0
+    ids: Annotated[
+        str, option("Evaluate only the problems of these ids, with commas, instead.", metavar="ID,...")
+    ] = ""
     samples: Annotated[int, option("Samples of each problem with each setting.", front=True, min=1)] = 1
     concurrency: Annotated[
         int, option("Samples at a time; 1 measures latency.", front=True, min=1, max=1024)
@@ -40,39 +49,57 @@ class Options:
     reward_url: Annotated[
         str, option("A reward model's SGLang server, for the mode reward.", MODELS, metavar="URL")
     ] = ""
+    whole_url: Annotated[
+        str,
+        option(
+            "A base server with the whole machine (no --pin, every core or GPU), for the mode base-whole.",
+            MODELS,
+            metavar="URL",
+        ),
+    ] = ""
     timeout: Annotated[float, option("Deadline of a sample, in seconds.", "Budget and sampling")] = 3600.0
 
 
 def evaluate(options: Options, models: Models, servers: Servers, sweeps: Sweeps) -> None:
     """Solve problems with known answers in several ways, side by side, and grade the answers.
 
-    base and draft are one model alone. correct replaces single tokens, the default of `solve`. sequential and
-    pipelined rewrite the steps that the calibrated verifier (or --verifier) rejects: one thing at a time, and
-    overlapped. paper is SpecReason as published: its question, a static threshold, one thing at a time. In
-    reward a reward model judges.
+    base and draft are one model alone. base-whole is the base model alone on another server, which has the
+    whole machine. mix sends a share of the problems to the draft model alone, the others to base alone.
+    correct replaces single tokens, the default of `solve`. sequential and pipelined rewrite the steps that
+    the calibrated verifier (or --verifier) rejects: one thing at a time, and overlapped. paper is SpecReason
+    as published: its question, a static threshold, one thing at a time. In reward a reward model judges.
 
-    Knobs take several values, with commas: each combination is evaluated. One sample at a time, the modes
-    take turns on each problem. Each finished sample is a line of the file, of which `report` makes tables and
-    pictures.
+    Knobs take several values, with commas: each combination is evaluated. The modes take turns. Each finished
+    sample is a line of the file, of which `report` makes tables and pictures.
     """
     from specreason_sgl.evaluation.problems import load_data
 
     modes, given = split("modes", options.modes, str, MODES), sweeps.values()
     check_folder(options.out)
+    if "base-whole" in modes and not options.whole_url:
+        raise ConfigError(
+            "the mode base-whole needs the URL of a base server that has the whole machine: --whole-url"
+        )
+    ids = options.ids.split(",") if options.ids else ()
     with ExitStack() as stack:
-        reward = None
-        if options.reward_url:
+
+        def connect(url: str) -> "Endpoint | None":
+            if not url:
+                return None
             from specreason_sgl.lang.endpoint import Endpoint
 
-            key = models.runtime_key or None
-            reward = stack.enter_context(Endpoint(options.reward_url, key, timeout=options.timeout))
+            return stack.enter_context(Endpoint(url, models.runtime_key or None, timeout=options.timeout))
+
+        reward, whole = connect(options.reward_url), connect(options.whole_url)
         settings = expand(modes, given, pair=models.named, reward=reward)
-        problems = load_data(options.data, options.limit, options.seed)
+        problems = load_data(options.data, options.limit, options.seed, offset=options.offset, ids=ids)
+        check_untouched(problems, calibrations(modes, given, models.named))
         draft, base = stack.enter_context(endpoints(models, servers, options.timeout))
         from specreason_sgl.evaluation.evaluate import run_evaluation
 
         results = run_evaluation(
-            problems, settings, options.out, draft=draft, base=base, reward=reward, data=options.data,
+            problems, settings, options.out, draft=draft, base=base, reward=reward, whole=whole,
+            data=options.data, launch=None if models.draft_url else _launch(servers),
             samples=options.samples, concurrency=options.concurrency, seed=options.seed,
             timeout=options.timeout, retry_failed=options.retry_failed, progress_bar=True,
         )  # fmt: skip
@@ -83,3 +110,8 @@ def evaluate(options: Options, models: Models, servers: Servers, sweeps: Sweeps)
             "with --retry-failed does them again",
             1,
         )
+
+
+def _launch(servers: Servers) -> dict[str, Any]:
+    """How the servers are started, without their ports."""
+    return {name: value for name, value in servers.arguments().items() if not name.endswith("_port")}

@@ -69,9 +69,10 @@ def trace_views(trace: Trace) -> dict[str, str]:
 
 def report_views(report: Report) -> dict[str, str]:
     """A report by MIME type."""
-    from specreason_sgl.display.report import as_markdown, table_with_notes
+    from specreason_sgl.display.report import as_markdown, tables_html
 
-    return {"text/html": table_with_notes(report.rows), "text/plain": as_markdown(report.rows)}
+    views = {"text/html": tables_html, "text/plain": as_markdown}
+    return {kind: view(report.rows, report.groups) for kind, view in views.items()}
 
 
 def as_table(trace: Trace, regret: bool = False) -> str:

@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from specreason_sgl.display.parts import BASE_COLOUR, DRAFT_COLOUR, REJECTED_COLOUR, rejected_drafts
-from specreason_sgl.evaluation.report import Group, Row, drafted, is_drafted
+from specreason_sgl.evaluation.groups import Group, drafted, is_drafted
+from specreason_sgl.evaluation.report import Row
 from specreason_sgl.evaluation.settings import MODES
 from specreason_sgl.reasoning.calibration import Calibration
 from specreason_sgl.reasoning.trace import Call, Trace

@@ -49,6 +49,7 @@ class JudgedSolution(Line, frozen=True, forbid_unknown_fields=True):
         steps: each step's text.
         values: each step's values, by verifier.
         corrupted: for some steps of a right solution, (position, text, values) of a copy with a wrong digit.
+        hash: of the problem; empty in records from before.
     """
 
     id: str
@@ -56,6 +57,7 @@ class JudgedSolution(Line, frozen=True, forbid_unknown_fields=True):
     steps: tuple[str, ...]
     values: tuple[dict[str, float], ...]
     corrupted: tuple[tuple[int, str, dict[str, float]], ...] = ()
+    hash: str = ""
 
     @property
     def key(self) -> str:
@@ -139,7 +141,7 @@ def _judged(
     wrong = [corrupted(step, rng) for step in steps] if right else [None] * len(steps)
     state = _judge_steps.run(question=problem.question, steps=steps, wrong=wrong, config=config, backend=base)
     values, corrupted_values = state["judged"]
-    return JudgedSolution(problem.id, right, steps, values, corrupted_values)
+    return JudgedSolution(problem.id, right, steps, values, corrupted_values, problem.hash)
 
 
 @sgl.function
@@ -233,6 +235,7 @@ def calibrate(
         threshold=float(values[min(int((1 - keep) * len(values)), len(values) - 1)]),
         values=tuple(map(float, picked)),
         table=tuple(_table_row(halves[1], name) for name in BUILT_IN),
+        problem_hashes=tuple(solution.hash for solution in judged if solution.hash),
         data={
             "source": source,
             "problems": len(judged),

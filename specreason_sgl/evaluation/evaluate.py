@@ -1,96 +1,24 @@
 """Solve problems in several settings, grade the answers, and record each sample as soon as it is finished."""
 
-import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import msgspec
 from tqdm import tqdm
 
-from specreason_sgl.errors import ServerError, SpecReasonError
+from specreason_sgl.errors import ConfigError, ServerError, SpecReasonError
 from specreason_sgl.evaluation.grading import grade
 from specreason_sgl.evaluation.problems import Problem
-from specreason_sgl.evaluation.settings import ALONE, Setting
-from specreason_sgl.files import Head, Line, Record, read_record
+from specreason_sgl.evaluation.provenance import Provenance, provenance, this_machine
+from specreason_sgl.evaluation.records import Key, Sample, run_head
+from specreason_sgl.evaluation.settings import Setting
+from specreason_sgl.files import Record
 from specreason_sgl.reasoning.trace import Side, Trace, model_name
 
-Key = tuple[str, int, str]
-"""Which sample: the problem's id, the sample's number, the setting's name."""
-
-
-class Sample(Line, frozen=True, forbid_unknown_fields=True):
-    """One problem, solved once with one setting.
-
-    Attributes:
-        problem: its id.
-        number: which of the problem's samples, from 0.
-        setting: its name.
-        expected: the right answer.
-        right: whether the answer is right; None where the sample failed.
-        error: why it failed, or None. A failed sample is neither right nor wrong.
-        trace: of the run; None where no answer came.
-    """
-
-    problem: str
-    number: int
-    setting: str
-    expected: str
-    right: bool | None
-    error: str | None
-    trace: Trace | None
-
-    @property
-    def key(self) -> Key:
-        return self.problem, self.number, self.setting
-
-
-class RunHead(Head, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The first line of a run's file: what its samples depend on.
-
-    Attributes:
-        data: where the problems come from.
-        problems: their number.
-        problems_sha256: of their ids, prompts and answers.
-        samples: number of samples of each problem with each setting.
-        concurrency: samples solved at once.
-        seed: of generated problems.
-        settings: each setting's mode and knobs, by its name.
-    """
-
-    kind: Literal["specreason-sgl eval"] = "specreason-sgl eval"
-    version: Literal[2] = 2
-    data: str
-    problems: int
-    problems_sha256: str
-    draft_model: str
-    base_model: str
-    samples: int
-    concurrency: int
-    seed: int
-    settings: dict[str, dict[str, Any]]
-
-
-def run_head(problems: Sequence[Problem], settings: Sequence[Setting], **fields: Any) -> RunHead:
-    """The head of a run; `fields` are what does not follow from its problems and settings."""
-    texts = [(problem.id, problem.prompt, problem.answer) for problem in problems]
-    return RunHead(
-        problems=len(problems),
-        problems_sha256=hashlib.sha256(msgspec.json.encode(texts)).hexdigest(),
-        settings={setting.name: {"mode": setting.mode, **setting.config.as_dict()} for setting in settings},
-        **fields,
-    )
-
-
-def read_run(path: Path) -> tuple[RunHead, list[Sample]]:
-    """A run's head and its samples; of a sample that was retried, the last.
-
-    Raises:
-        ConfigError: the file cannot be read, or is not an evaluation's; names the line.
-    """
-    return read_record(path, RunHead, Sample)
+BLOCKS = 4  # a setting's turn at more than one sample at a time is so many times as many samples
+WARM_UP = {"token_budget": 48, "answer_tokens": 8}
 
 
 @dataclass(frozen=True)
@@ -112,26 +40,33 @@ def evaluate(
     draft: Any,
     base: Any,
     reward: Any = None,
+    whole: Any = None,
     samples: int = 1,
     concurrency: int = 1,
     timeout: float | None = None,
     retry_failed: bool = False,
+    warm_up: bool = True,
+    resumed: Provenance | None = None,
     progress_bar: bool = False,
 ) -> list[Sample]:
     """Solve each problem `samples` times with each setting, skipping what the record has.
 
-    With a concurrency of 1, the settings take turns on each problem, from empty caches, so that a run that is
-    cut short has the same problems of each setting. Otherwise one setting follows the other, so that one's
-    load does not count in another's times. A sample that fails is recorded as failed.
+    The settings take turns, from empty caches, so that none has another hour of the machine than the others,
+    and a run that is cut short has the same problems of each: on each problem at a concurrency of 1, else on
+    each `BLOCKS` * `concurrency` problems, one setting at a time. Every second sample of the problems has the
+    settings in reverse order. A sample that fails is recorded as failed.
 
     Args:
         problems, settings: in this order.
         record: receives each sample as soon as it is finished.
         draft, base, reward: the runtimes (`Endpoint`). Their caches are emptied.
+        whole: another runtime of the base model, with the whole machine, for the mode `base-whole`.
         samples: number of samples of each problem with each setting.
         concurrency: samples solved at once.
         timeout: of each sample, in seconds.
         retry_failed: also solve samples again that the record has as failed.
+        warm_up: first solve the beginning of the first problems with each setting, which is not recorded.
+        resumed: of this session, where it is not the record's first; its samples are marked with it.
         progress_bar: draw one on standard error.
 
     Returns:
@@ -145,51 +80,64 @@ def evaluate(
     def is_done(key: Key) -> bool:
         return key in record.done and not (retry_failed and record.done[key].error)
 
-    tasks = [
-        _Task(problem, number, setting)
-        for number in range(samples)
-        for problem in problems
-        for setting in settings
-    ]
-    todo = [task for task in tasks if not is_done(task.key)]
-    endpoints = list(filter(None, (draft, base, reward)))
-    solve_task = partial(_solve, draft=draft, base=base, timeout=timeout)
-    with tqdm(total=len(tasks), initial=len(tasks) - len(todo), disable=not progress_bar) as bar:
+    turns = list(_turns(problems, settings, samples, concurrency))
+    todo = [[task for task in turn if not is_done(task.key)] for turn in turns]
+    runtimes = {"draft": draft, "base": base, "reward": reward, "whole": whole}
+    endpoints = [endpoint for endpoint in runtimes.values() if endpoint]
+    solve_task = partial(_solve, runtimes=runtimes, timeout=timeout)
+    total = len(problems) * len(settings) * samples
 
-        def keep(group: list[_Task], position: int, result: Trace | SpecReasonError) -> None:
-            record.add(_sample(group[position], result))
+    def solve_all(tasks: list[_Task], on_done: Any = None) -> None:
+        for endpoint in endpoints:
+            endpoint.flush_cache()
+        run_batch(solve_task, tasks, endpoints, concurrency, False, on_done)
+
+    with tqdm(total=total, initial=total - sum(map(len, todo)), disable=not progress_bar) as bar:
+
+        def keep(tasks: list[_Task], position: int, result: Trace | SpecReasonError) -> None:
+            record.add(_sample(tasks[position], result, resumed))
             bar.set_postfix_str(_summary(record), refresh=False)
             bar.update()
 
-        for group in _groups(todo, settings, concurrency):
-            for endpoint in endpoints:
-                endpoint.flush_cache()
-            run_batch(solve_task, group, endpoints, concurrency, False, partial(keep, group))
-    return [record.done[task.key] for task in tasks]
+        if warm_up:
+            for tasks in _beginnings(todo, problems[:concurrency]):
+                solve_all(tasks)
+        for tasks in filter(None, todo):
+            solve_all(tasks, partial(keep, tasks))
+    return [record.done[task.key] for turn in turns for task in turn]
 
 
-def _groups(todo: list[_Task], settings: Sequence[Setting], concurrency: int) -> Iterator[list[_Task]]:
-    """What runs from the same empty caches."""
-    if concurrency == 1:
-        yield from ([task] for task in todo)
-        return
-    for setting in settings:
-        if group := [task for task in todo if task.setting is setting]:
-            yield group
+def _turns(
+    problems: Sequence[Problem], settings: Sequence[Setting], samples: int, concurrency: int
+) -> Iterator[list[_Task]]:
+    """What each setting solves from the same empty caches, in order."""
+    size = 1 if concurrency == 1 else BLOCKS * concurrency
+    for number in range(samples):
+        for start in range(0, len(problems), size):
+            for setting in settings[:: -1 if number % 2 else 1]:
+                yield [_Task(problem, number, setting) for problem in problems[start : start + size]]
 
 
-def _solve(task: _Task, *, draft: Any, base: Any, timeout: float | None) -> Trace:
+def _beginnings(todo: list[list[_Task]], problems: Sequence[Problem]) -> Iterator[list[_Task]]:
+    """The beginning of some problems, with each setting that has something to do."""
+    settings = {task.setting.name: task.setting for tasks in todo for task in tasks}
+    for setting in settings.values():
+        short = {name: min(getattr(setting.config, name), most) for name, most in WARM_UP.items()}
+        brief = replace(setting, config=replace(setting.config, **short))
+        yield [_Task(problem, 0, brief) for problem in problems]
+
+
+def _solve(task: _Task, *, runtimes: Mapping[str, Any], timeout: float | None) -> Trace:
     from specreason_sgl.reasoning.solve import solve, solve_alone
 
-    question, config, mode = task.problem.prompt, task.setting.config, task.setting.mode
-    if mode in ALONE:
-        side: Side = "base" if mode == "base" else "draft"
-        endpoint = base if mode == "base" else draft
-        return solve_alone(question, endpoint=endpoint, side=side, config=config, timeout=timeout)
-    return solve(question, draft=draft, base=base, config=config, timeout=timeout)
+    question, config = task.problem.prompt, task.setting.config
+    if model := task.setting.model_alone(task.problem.id):
+        side: Side = "draft" if model == "draft" else "base"
+        return solve_alone(question, endpoint=runtimes[model], side=side, config=config, timeout=timeout)
+    return solve(question, draft=runtimes["draft"], base=runtimes["base"], config=config, timeout=timeout)
 
 
-def _sample(task: _Task, result: Trace | SpecReasonError) -> Sample:
+def _sample(task: _Task, result: Trace | SpecReasonError, resumed: Provenance | None) -> Sample:
     """The sample with its grade, or with the error that it failed with."""
     problem, trace, right = task.problem, None, None
     error: SpecReasonError | None
@@ -203,7 +151,7 @@ def _sample(task: _Task, result: Trace | SpecReasonError) -> Sample:
         except SpecReasonError as failure:
             error = failure
     reason = f"{type(error).__name__}: {error}" if error else None
-    return Sample(*task.key, problem.answer, right, reason, trace)
+    return Sample(*task.key, problem.answer, right, reason, trace, resumed)
 
 
 def run_evaluation(
@@ -213,36 +161,48 @@ def run_evaluation(
     *,
     draft: Any,
     base: Any,
+    whole: Any = None,
     data: str = "",
     samples: int = 1,
     concurrency: int = 1,
     seed: int = 0,
+    launch: dict[str, Any] | None = None,
     **options: Any,
 ) -> list[Sample]:
     """`evaluate`, with its record in a file; the same call continues an interrupted run.
 
     Args:
-        problems, settings, draft, base, samples, concurrency: as in `evaluate`, and so are further options.
+        problems, settings, draft, base, whole, samples, concurrency: as in `evaluate`, and so are further
+            options.
         out: the file, for `Report.read`.
         data, seed: where the problems come from, for the file's head.
+        launch: how the servers were started, for the file's head; None if they were already running.
 
     Raises:
-        ConfigError: the file is of other problems or settings, or cannot be written.
+        ConfigError: the file is of other problems, settings, machine or launch, or cannot be written; or
+            `base-whole` is among the settings without `whole`.
         ServerError: as in `evaluate`.
     """
+    if whole is None and any(setting.mode == "base-whole" for setting in settings):
+        raise ConfigError("the mode base-whole must have a base server with the whole machine, got none")
+    endpoints = {"draft": draft, "base": base} | ({"whole": whole} if whole else {})
     head = run_head(
         problems,
         settings,
-        data=data,
+        data,
         draft_model=model_name(draft.get_model_name()),
         base_model=model_name(base.get_model_name()),
         samples=samples,
         concurrency=concurrency,
         seed=seed,
+        machine=this_machine(),
+        launch=launch,
+        provenance=(session := provenance(endpoints)),
     )
-    options = {"draft": draft, "base": base, "samples": samples, "concurrency": concurrency, **options}
+    options = {**endpoints, "samples": samples, "concurrency": concurrency, **options}
     with Record(out, head, Sample) as record:
-        return evaluate(problems, settings, record, **options)
+        resumed = None if record.head is head else session
+        return evaluate(problems, settings, record, resumed=resumed, **options)
 
 
 def _draft_failure(trace: Trace) -> ServerError | None:

@@ -1,7 +1,8 @@
 """Problems with known answers: from a JSON Lines file, a model hub, or reasoning-gym."""
 
+import hashlib
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ _HUB = {  # dataset, its configuration, its split, and the names of its id, ques
     "math500": ("HuggingFaceH4/MATH-500", None, "test", ("unique_id", "problem", "answer")),
     "gpqa-diamond": ("Idavidrein/gpqa", "gpqa_diamond", "train", ("Record ID", "Question", "Correct Answer")),
     "gsm8k": ("openai/gsm8k", "main", "test", ("", "question", "answer")),
+    "gsm8k-train": ("openai/gsm8k", "main", "train", ("", "question", "answer")),
 }
 NAMES = (*_HUB, "rg:TASK")
 
@@ -47,32 +49,51 @@ class Problem:
         lines = [f"({letter}) {text}" for letter, text in zip(LETTERS, self.choices, strict=False)]
         return "\n".join([self.question, "", *lines, "", "Answer with the letter of the right choice."])
 
+    @property
+    def hash(self) -> str:
+        """Of the prompt's words: tells whether two problems are the same, whatever their ids."""
+        return hashlib.sha256(" ".join(self.prompt.split()).encode()).hexdigest()[:16]
 
-def load_data(name: str, limit: int | None = None, seed: int = 0) -> list[Problem]:
+
+def load_data(
+    name: str, limit: int | None = None, seed: int = 0, *, offset: int = 0, ids: Sequence[str] = ()
+) -> list[Problem]:
     """The problems of a `--data`.
 
     Args:
         name: one of `NAMES` (`rg:` and any task of reasoning-gym), or a JSON Lines file.
-        limit: take only the first problems, at most this many.
+        limit: at most this many.
+        offset: leave out this many at the beginning.
+        ids: take these only, in this order; instead of a limit and an offset.
         seed: of the generated problems, and of the order of GPQA's choices.
 
     Raises:
-        ConfigError: there is no such data, it is unavailable, or two of its problems have the same id.
+        ConfigError: there is no such data, it is unavailable, two of its problems have the same id, or none
+            is left.
     """
     if name.startswith("rg:"):
-        problems = _generated(name.removeprefix("rg:"), limit or GENERATED, seed)
+        problems = _generated(name.removeprefix("rg:"), offset + (limit or GENERATED), seed)
     elif name in _HUB:
-        problems = _from_hub(name, limit, seed)
+        problems = _from_hub(name, seed)
     elif Path(name).exists():
-        problems = load_problems(Path(name), limit)
+        problems = load_problems(Path(name))
     else:
         raise ConfigError(f"data must be a file or one of {', '.join(NAMES)}, got {name!r}")
-    ids: set[str] = set()
+    by_id: dict[str, Problem] = {}
     for problem in problems:
-        if problem.id in ids:
+        if by_id.setdefault(problem.id, problem) is not problem:
             raise ConfigError(f"two problems of {name} have the id {problem.id!r}")
-        ids.add(problem.id)
-    return problems
+    if ids:
+        if missing := [id for id in ids if id not in by_id]:
+            raise ConfigError(
+                f"ids must be of problems of {name}; it has none named {', '.join(missing)}", "ids"
+            )
+        return [by_id[id] for id in ids]
+    if offset >= len(problems):
+        raise ConfigError(
+            f"offset must be below {len(problems)}, the problems of {name}; got {offset}", "offset"
+        )
+    return problems[offset:][:limit]
 
 
 class _Row(msgspec.Struct, frozen=True):
@@ -124,7 +145,7 @@ def load_problems(path: Path, limit: int | None = None) -> list[Problem]:
     return problems[:limit]
 
 
-def _from_hub(name: str, limit: int | None, seed: int) -> list[Problem]:
+def _from_hub(name: str, seed: int) -> list[Problem]:
     from specreason_sgl.runtime import hub
 
     dataset, part, split, names = _HUB[name]
@@ -142,14 +163,13 @@ def _from_hub(name: str, limit: int | None, seed: int) -> list[Problem]:
     except Exception as error:  # of many kinds, for gated and missing datasets among others
         reason = str(error).strip().split("\n")[0]
         raise ConfigError(f"{name}: the dataset {dataset} cannot be loaded: {reason}") from None
-    problems = [_of_row(name, number, row, names, seed) for number, row in enumerate(rows)]
-    return problems[:limit]
+    return [_of_row(name, number, row, names, seed) for number, row in enumerate(rows)]
 
 
 def _of_row(name: str, number: int, row: dict[str, Any], names: tuple[str, str, str], seed: int) -> Problem:
     id, question, answer = (str(row[column]) if column else str(number) for column in names)
     id = f"{name}/{id}"
-    if name == "gsm8k":
+    if name in ("gsm8k", "gsm8k-train"):
         return Problem(id, question, answer.rpartition("####")[2].strip())
     if name == "gpqa-diamond":
         choices = [answer, *(row[f"Incorrect Answer {i}"] for i in (1, 2, 3))]

@@ -25,6 +25,8 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         values: values of drafted steps in ascending order: at most 1001, evenly sampled.
         table: figures of each verifier (see `evaluation.calibrate`).
         data: the problems: source, number of problems, number of steps.
+        problem_hashes: of the problems (`evaluation.Problem.hash`), so that `eval` can refuse them; None in
+            files from before.
         version: version of the file's format.
     """
 
@@ -36,6 +38,7 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     values: tuple[float, ...]
     table: tuple[dict[str, Any], ...] = ()
     data: dict[str, Any] = msgspec.field(default_factory=dict)
+    problem_hashes: tuple[str, ...] | None = None
     version: Literal[1] = 1
 
     def settings(self, keep: float | None = None) -> dict[str, Any]:

@@ -133,7 +133,7 @@ def test_a_notebook_shows_a_trace_as_a_table_and_in_one_line():
 def test_a_notebook_shows_the_table_of_a_run(tmp_path):
     report = Report.read(write_run(tmp_path / "run.jsonl"))
     shown = shown_by_ipython(report)
-    assert shown["text/plain"] == as_markdown(report.rows)
+    assert shown["text/plain"] == as_markdown(report.rows, report.groups)
     for row in report.rows:
         assert f"<td>{row.setting}</td>" in shown["text/html"]
     assert "bootstrap" in shown["text/html"]

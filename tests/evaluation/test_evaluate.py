@@ -9,17 +9,22 @@ import subprocess
 import sys
 import threading
 
+import msgspec
 import numpy as np
 import pytest
 
 from specreason_sgl import Endpoint
 from specreason_sgl.errors import ConfigError, ServerError
 from specreason_sgl.evaluation import evaluate as runner
-from specreason_sgl.evaluation.evaluate import Sample, read_run, run_head
+from specreason_sgl.evaluation.calibrated import check_untouched
+from specreason_sgl.evaluation.groups import prefills
 from specreason_sgl.evaluation.problems import Problem
-from specreason_sgl.evaluation.report import COLUMNS, Report, cells, prefills
+from specreason_sgl.evaluation.provenance import Machine
+from specreason_sgl.evaluation.records import Sample, read_run, run_head
+from specreason_sgl.evaluation.report import Report
 from specreason_sgl.evaluation.settings import expand
 from specreason_sgl.files import Record
+from specreason_sgl.reasoning.calibration import get_calibration
 from tests.support.evaluation_runs import KNOBS, PROBLEMS, answers, digit, run, timeless, write
 from tests.support.pair import chance
 
@@ -103,7 +108,7 @@ def test_a_file_cut_off_anywhere_is_completed_to_the_same(pair, tmp_path):
     [
         ({"knobs": {"threshold": [6.0]}}, "settings"),
         ({"modes": ("base", "draft")}, "settings"),
-        ({"problems": PROBLEMS[:3]}, "problems, problems_sha256"),
+        ({"problems": PROBLEMS[:3]}, "problems, problems_sha256, ids"),
         ({"problems": [*PROBLEMS[:3], Problem("p3", "Else?", "6")]}, "problems_sha256"),
         ({"samples": 2}, "samples"),
         ({"concurrency": 2}, "concurrency"),
@@ -145,7 +150,7 @@ def test_a_run_of_another_version_is_refused_and_left_alone(pair, tmp_path):
     run(pair, file, modes=("base",))
     head, *lines = file.read_text().splitlines(keepends=True)
     file.write_text("".join([json.dumps({**json.loads(head), "version": 7, "new": 1}) + "\n", *lines]))
-    text, says = file.read_text(), r"x\.jsonl, line 1: this package reads version 2, got version 7$"
+    text, says = file.read_text(), r"x\.jsonl, line 1: this package reads version 3, got version 7$"
     with pytest.raises(ConfigError, match=says):
         run(pair, file, modes=("base",))
     with pytest.raises(ConfigError, match=says):
@@ -159,7 +164,7 @@ def test_a_sample_whose_trace_is_wrong_is_named_with_its_line_and_the_place(pair
     text = file.read_text()
     for old, new, says in (
         ('"author":"', '"author":"nobody-', r"value '.*' - at `\$\.trace\.steps\[0\]\.author`"),
-        ('"version":3', '"version":7', r"7 - at `\$\.trace\.version`"),
+        ('"eos","version":3', '"eos","version":7', r"7 - at `\$\.trace\.version`"),
     ):
         changed = text.replace(old, new, 1)
         assert changed != text
@@ -277,9 +282,7 @@ def test_corrections_and_prefills_of_a_run_are_reported(pair, tmp_path):
     assert rows["correct"].prefills == np.mean([prefills(trace) for trace in corrected]) >= 1
     assert min(trace.corrections for trace in corrected) > 0
     assert rows["paper"].prefills > 0
-    prefills_of = {name: cells(row)[COLUMNS.index("prefills")] for name, row in rows.items()}
-    assert prefills_of["base"] == ""
-    assert prefills_of["correct"] == f"{rows['correct'].prefills:.1f}"
+    assert rows["base"].prefills == 0
 
 
 FORKS = """
@@ -398,3 +401,38 @@ def test_one_call_writes_a_run_and_goes_on_with_it(pair, tmp_path):
     pair.seen.clear()
     assert runner.run_evaluation(PROBLEMS[:2], settings, out, **common) == solved
     assert (out.read_text(), pair.seen) == (text, [])
+
+
+def test_settings_take_turns_after_a_warm_up_and_the_second_sample_has_them_reversed(pair, tmp_path):
+    out, settings = tmp_path / "x.jsonl", expand(("base", "mix"), KNOBS)
+    run(pair, out, modes=("base", "mix"), problems=PROBLEMS[:2], samples=2)
+    order = [(sample.number, sample.setting) for sample in read_run(out)[1]]
+    assert order == [(0, name) for name in ("base", "mix")] * 2 + [(1, name) for name in ("mix", "base")] * 2
+    mixed = {sample.problem: sample.trace.mode for sample in read_run(out)[1] if sample.setting == "mix"}
+    assert mixed == {id: settings[1].model_alone(id) for id in ("p0", "p1")}
+    pair.seen.clear()
+    again = run(pair, tmp_path / "y.jsonl", modes=("base",), problems=PROBLEMS[:1], warm_up=True)
+    assert (len(again), sum(seen.purpose == "answer" for seen in pair.seen)) == (1, 2)
+
+
+def test_samples_of_a_later_session_are_marked_and_another_machine_is_refused(pair, tmp_path, monkeypatch):
+    out, settings = tmp_path / "x.jsonl", expand(("base",), KNOBS)
+    common = {"draft": pair.draft, "base": pair.base, "warm_up": False}
+    runner.run_evaluation(PROBLEMS[:2], settings, out, **common)
+    head, *lines = out.read_text().splitlines(keepends=True)
+    out.write_text(head + lines[0])
+    runner.run_evaluation(PROBLEMS[:2], settings, out, **common)
+    assert [sample.resumed is not None for sample in read_run(out)[1]] == [False, True]
+    assert read_run(out)[0].provenance.versions["sglang"]
+    monkeypatch.setattr(runner, "this_machine", lambda: Machine("another", 64, 512))
+    with pytest.raises(ConfigError, match=r"other settings \(machine\)"):
+        runner.run_evaluation(PROBLEMS[:2], settings, out, **common)
+
+
+def test_problems_that_the_calibration_was_made_on_are_refused():
+    made_on = msgspec.structs.replace(get_calibration("mini"), problem_hashes=(PROBLEMS[1].hash,))
+    check_untouched(PROBLEMS[2:], {"mini": made_on})
+    with pytest.raises(
+        ConfigError, match=r"the calibration mini, which was made on 1 of them, the first p1;"
+    ):
+        check_untouched(PROBLEMS, {"mini": made_on})

@@ -48,6 +48,7 @@ def hub(monkeypatch):
         ("aime25", Problem("aime25/0", "How many?", "70")),
         ("math500", Problem("math500/test/a.json", "How?", "p - q")),
         ("gsm8k", Problem("gsm8k/0", "How much?", "1,800")),
+        ("gsm8k-train", Problem("gsm8k-train/0", "How much?", "1,800")),
     ],
 )
 def test_the_hubs_datasets_are_read(hub, name, expected):
@@ -125,6 +126,19 @@ def test_choices_are_shown_with_letters_and_named_by_text_or_letter(tmp_path):
         ConfigError, match=r"line 1: answer must be one of the choices or its letter, got 'C'"
     ):
         load_data(str(file))
+
+
+def test_problems_are_chosen_by_place_or_by_id(tmp_path):
+    file = tmp_path / "x.jsonl"
+    file.write_text("".join(f'{{"id": "{id}", "question": "q", "answer": 1}}\n' for id in "abcd"))
+
+    def ids(*limit, **chosen):
+        return "".join(problem.id for problem in load_data(str(file), *limit, **chosen))
+
+    assert (ids(2, offset=1), ids(offset=3), ids(ids=["d", "a"])) == ("bc", "d", "da")
+    for chosen, says in ({"offset": 4}, "offset must be below 4"), ({"ids": ["a", "e"]}, "none named e"):
+        with pytest.raises(ConfigError, match=says):
+            ids(**chosen)
 
 
 def test_problems_with_the_same_id_are_refused(tmp_path):

@@ -16,6 +16,10 @@ def named(*modes, knobs=SWEEP, **options):
     return {setting.name: setting.config for setting in expand(modes, knobs, **options)}
 
 
+def named_settings(*modes, knobs):
+    return expand(modes, knobs)
+
+
 def test_every_combination_of_the_swept_knobs_is_a_setting():
     assert set(named("sequential")) == {
         f"sequential threshold={t} first-base-steps={n}" for t in (3, 5) for n in (0, 10)
@@ -86,6 +90,15 @@ def test_the_pairs_own_calibration_judges_where_nothing_else_is_said():
     assert settings["sequential"].repair == Rewrite()
 
 
+def test_mix_sends_a_share_of_the_problems_to_the_draft_model_and_a_larger_share_the_same_ones():
+    small, large = named_settings("mix", knobs={"share": [0.2, 0.7]})
+    ids = [f"p{i}" for i in range(1000)]
+    drafted = [{id for id in ids if each.model_alone(id) == "draft"} for each in (small, large)]
+    assert drafted[0] < drafted[1]
+    assert [len(each) / 1000 for each in drafted] == pytest.approx([0.2, 0.7], abs=0.05)
+    assert small.as_dict()["share"] == 0.2
+
+
 def test_a_value_out_of_range_and_a_missing_reward_model_are_refused():
     with pytest.raises(ConfigError, match="threshold must be a number from 0 to 9"):
         named("paper", knobs={"threshold": [11.0]})
@@ -93,4 +106,14 @@ def test_a_value_out_of_range_and_a_missing_reward_model_are_refused():
         named("correct", knobs={"delta": [3.0, -1.0]})
     with pytest.raises(ConfigError, match="--reward-url"):
         named("reward")
-    assert MODES == ("base", "draft", "correct", "sequential", "pipelined", "paper", "reward")
+    assert MODES == (
+        "base",
+        "draft",
+        "base-whole",
+        "mix",
+        "correct",
+        "sequential",
+        "pipelined",
+        "paper",
+        "reward",
+    )

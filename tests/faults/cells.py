@@ -16,7 +16,7 @@ import urllib3
 
 from specreason_sgl import Correct, Endpoint, Rewrite, Trace
 from specreason_sgl.errors import SpecReasonError
-from specreason_sgl.evaluation.evaluate import read_run
+from specreason_sgl.evaluation.records import read_run
 from specreason_sgl.reasoning.trace import joined
 from tests.faults import proxy
 from tests.faults.proxy import Proxy

@@ -1,7 +1,7 @@
 """Evaluation files with hand-made samples."""
 
-from specreason_sgl.evaluation.evaluate import Sample, run_head
 from specreason_sgl.evaluation.problems import Problem
+from specreason_sgl.evaluation.records import Sample, run_head
 from specreason_sgl.evaluation.settings import expand
 from specreason_sgl.files import Record
 from specreason_sgl.reasoning.trace import Call, Correction, Step, Trace

@@ -2,8 +2,9 @@
 
 import json
 
-from specreason_sgl.evaluation.evaluate import Sample, evaluate, run_head
+from specreason_sgl.evaluation.evaluate import evaluate
 from specreason_sgl.evaluation.problems import Problem
+from specreason_sgl.evaluation.records import Sample, run_head
 from specreason_sgl.evaluation.settings import expand
 from specreason_sgl.files import Record
 from tests.support.evaluation_files import KNOBS
@@ -35,7 +36,9 @@ def run(pair, path, *, modes=("base", "draft", "sequential", "correct"), problem
     about = {"samples": options.get("samples", 1), "concurrency": options.get("concurrency", 1)}
     head = run_head(problems, settings, data="x", draft_model="d", base_model="b", seed=0, **about)
     with Record(path, head, Sample) as record:
-        return evaluate(problems, settings, record, draft=pair.draft, base=pair.base, **options)
+        return evaluate(
+            problems, settings, record, draft=pair.draft, base=pair.base, **{"warm_up": False, **options}
+        )
 
 
 def timeless(path):
