@@ -1,6 +1,6 @@
 """Pages of the reference that follow from declarations: `make docs-tables` writes them.
 
-    python -m docs.tables
+python -m docs.tables
 """
 
 import json
