@@ -23,7 +23,7 @@ def on_files(files: Files, config) -> Files:
 
 
 def text_of(page: str, source: str) -> str:
-    """The file's text, its links as seen from the page; a link to what is not in the site becomes its text."""
+    """The file's text, its links as seen from the page; a link out of the site becomes its text."""
 
     def from_page(link: re.Match) -> str:
         path, hash, anchor = posixpath.join(posixpath.dirname(source), link[3]).partition("#")

@@ -13,7 +13,6 @@ import typer
 
 from specreason_sgl.cli.help import HELP_ALL
 from specreason_sgl.cli.program import app
-from specreason_sgl.display.markdown import markdown_table
 from specreason_sgl.display.settings_page import settings_page
 from specreason_sgl.reasoning.trace import Trace
 from specreason_sgl.serving.parameters_page import parameters_page
