@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 QUESTION = Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May. How many clips did Natalia sell altogether in April and May?
 
-.PHONY: demo test unit lint notebooks notebook-outputs docs-tables soak gpu-bench dist clean
+.PHONY: demo test unit lint notebooks notebook-outputs docs docs-tables soak gpu-bench dist clean
 
 demo: $(VENV)/.installed
 	$(BIN)/specreason-sgl solve "$(QUESTION)" --pair mini --temperature 0 --token-budget 800 --compare
@@ -27,9 +27,11 @@ notebook-outputs: $(VENV)/.installed  ## runs them and stores what they show
 	$(BIN)/python -m nbconvert --to notebook --execute --inplace notebooks/*.ipynb
 	$(BIN)/python -m nbconvert --coalesce-streams --inplace notebooks/*.ipynb  # of a bar, how it was at last
 
-docs-tables: $(VENV)/.installed  ## writes docs/settings.md and docs/parameters.md from the declarations
-	$(BIN)/python -c "from specreason_sgl.display.settings_page import settings_page as p; print(p(), end='')" > docs/settings.md
-	$(BIN)/python -c "from specreason_sgl.serving.parameters_page import parameters_page as p; print(p(), end='')" > docs/parameters.md
+docs: $(VENV)/.installed  ## the documentation, into build/site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+docs-tables: $(VENV)/.installed  ## writes the pages of docs/reference that follow from declarations
+	$(BIN)/python -m docs.tables
 
 soak: $(VENV)/.installed  ## 20 minutes of load and killed runtimes, apart from the tests
 	$(BIN)/python -m tests.soak

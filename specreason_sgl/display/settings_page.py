@@ -1,4 +1,4 @@
-"""docs/settings.md, made from the declarations of the settings."""
+"""docs/reference/settings.md, made from the declarations of the settings."""
 
 from specreason_sgl.display.markdown import markdown_table
 from specreason_sgl.reasoning.knobs import Knob

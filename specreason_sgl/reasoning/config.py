@@ -33,7 +33,7 @@ def _verifier_by_name(verifier: Any) -> Any:
 
 @settings
 class SpecReasonConfig:
-    """The settings of a run; docs/settings.md describes each in a table.
+    """The settings of a run; docs/reference/settings.md describes each in a table.
 
     By default single tokens are corrected (`repair=Correct()`). The paper's method is
     `SpecReasonConfig(repair=Rewrite(), threshold=7)` (SpecReason, arXiv 2504.07891, sections 4 and 5).

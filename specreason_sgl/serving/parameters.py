@@ -195,7 +195,7 @@ class _Request(Strict):
 
     model: str = Field(description="The pair's name, or it with -base or -draft for one model alone.")
     stream: bool = Field(False, description="Send the answer as it comes, as server-sent events.")
-    specreason: Extension = Field(Extension(), description="Settings of the run, as in docs/settings.md.")
+    specreason: Extension = Field(Extension(), description="Settings of the run; docs/reference lists them.")
 
     @property
     def unsupported(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""docs/parameters.md, made from the request models and the table of what they do not act on."""
+"""docs/reference/parameters.md, made from the request models and the table of what they do not act on."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A task for inspect_ai; docs/clients.md has the command."""
+"""A task for inspect_ai; docs/guides/clients.md has the command."""
 
 from inspect_ai import Task, task
 from inspect_ai.dataset import FieldSpec, json_dataset

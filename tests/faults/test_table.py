@@ -8,7 +8,7 @@ import pytest
 from tests.faults import cells
 from tests.faults.cells import FAULTS, FINE, PHASES, Cell, outcomes, table
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "concepts" / "faults.md"
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +21,8 @@ def test_nothing_is_lost_and_nothing_hangs(whole):
     assert len(whole) == 2 * len(FAULTS) * sum(map(len, PHASES.values()))
 
 
-def test_the_readme_has_the_table(whole):
-    assert table(whole) in README.read_text()
+def test_the_page_has_the_table(whole):
+    assert table(whole) in PAGE.read_text()
 
 
 def test_a_table_says_where_the_repairs_differ(whole):

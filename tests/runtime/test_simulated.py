@@ -1,4 +1,4 @@
-"""The table of docs/placement.md: what starts where on machines that are not here."""
+"""The table of docs/guides/placement.md: what starts where on machines that are not here."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 from specreason_sgl.runtime.pairs import PAIRS
 from tests.support.simulated import FOUR_AMD, MIG, nvidia, outcome, table
 
-PAGE = Path(__file__).parents[2] / "docs" / "placement.md"
+PAGE = Path(__file__).parents[2] / "docs" / "guides" / "placement.md"
 
 
 def test_the_page_says_what_the_code_does():
