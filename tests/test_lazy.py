@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+import specreason_sgl.runtime
 from specreason_sgl.errors import NotInstalled
 from specreason_sgl.lazy import explained, names_from
 
@@ -26,8 +27,9 @@ def test_a_missing_module_of_an_installed_package_is_a_fault_and_shown_as_such()
 
 def test_a_command_that_needs_a_missing_package_ends_with_one_line(run_command, monkeypatch):
     monkeypatch.setitem(sys.modules, "psutil", None)
-    monkeypatch.delitem(sys.modules, "specreason_sgl.runtime.machine", raising=False)
-    monkeypatch.delitem(sys.modules, "specreason_sgl.runtime.doctor", raising=False)
+    for name in ("machine", "doctor"):  # imported anew
+        monkeypatch.delitem(sys.modules, f"specreason_sgl.runtime.{name}", raising=False)
+        monkeypatch.delattr(specreason_sgl.runtime, name, raising=False)
     done = run_command("doctor")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: psutil is not installed; ")

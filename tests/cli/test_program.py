@@ -63,7 +63,7 @@ CLI = [sys.executable, "-m", "specreason_sgl.cli"]
         (
             ["eval", "--data", "LICENSE", "--modes", "fast"],
             2,
-            "--modes must be some of base, draft, correct, ",
+            "--modes must be some of base, draft, base-whole, mix, correct, ",
         ),
         (
             ["eval", "--data", "LICENSE", "--threshold", "3,many"],

@@ -12,7 +12,7 @@ from tests.support.pair import ENDS, chance
 from tests.support.scripted import answer
 
 PROBLEMS = [Problem(f"p{i}", f"What is {i} + {i}?", str(2 * i)) for i in range(4)]
-TIMES = {"start", "seconds", "cached_tokens", "wasted"}  # `wasted`: what an abort let through
+TIMES = {"start", "seconds", "cached_tokens", "wasted", "resumed"}  # `wasted`: what an abort let through
 
 
 def write(side, turn, most):
@@ -50,4 +50,5 @@ def timeless(path):
         return [strip(item) for item in value] if isinstance(value, list) else value
 
     head, *lines = path.read_text().splitlines()
+    head = {key: value for key, value in json.loads(head).items() if key != "provenance"}
     return [head, *sorted(json.dumps(strip(json.loads(line)), sort_keys=True) for line in lines)]

@@ -1,7 +1,7 @@
 """A small trace per mode; together they have every kind of step."""
 
 from specreason_sgl.reasoning.config import SpecReasonConfig
-from specreason_sgl.reasoning.repair import Rewrite
+from specreason_sgl.reasoning.repair import Correct, Rewrite
 from specreason_sgl.reasoning.trace import Call, Correction, ReadToken, Step, Trace
 
 QUESTION = "A train goes 60 km in 45 minutes. How fast is it, in km/h?"
@@ -154,7 +154,7 @@ CUT_OFF = (Call("draft", "draft", 76, 69, 22, 0.4, 0.9), Call("base", "read", 10
 def make_corrected(**changes) -> Trace:
     """Of a run that corrects tokens: after an emoji, at a step's end, and where the draft ended its turn."""
     corrected = {
-        "config": SpecReasonConfig().as_dict(),
+        "config": SpecReasonConfig(repair=Correct(delta=3.0)).as_dict(),
         "steps": CORRECTED_STEPS,
         "stop": "budget",
         "answer_call": Call("base", "answer", 165, 160, 13, 5.5, 1.3),
