@@ -1,6 +1,7 @@
 """`specreason-sgl serve`."""
 
 import signal
+from concurrent.futures import wait
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -97,6 +98,8 @@ def serve(options: Options, models: Models, servers: Servers, knobs: Knobs) -> N
             err.print(f"listening at {url}/", soft_wrap=True)
             _open(service, health, runtimes, models, arguments)
             out.print(ready)
+            while not wait([running], timeout=1).done:  # a signal just before a wait without end is not seen
+                pass
             running.result()
 
 
