@@ -135,7 +135,6 @@ def test_what_asks_a_running_server_works(run, server):
         ["eval", "--data", "trace.json"],
         ["calibrate", "--data", "trace.json"],
         ["bench"],
-        ["doctor"],
     ],
 )
 def test_what_needs_sglang_says_in_one_line_how_to_get_it(run, arguments):
