@@ -109,8 +109,8 @@ class Correct(Repair):
     This is lossy: speculative sampling (arXiv 2211.17192) keeps the base model's distribution exactly, but
     needs the draft model's full distribution at each token, which two servers do not share.
 
-    The default, 1, kept the base model's accuracy where it was tried (RESULTS.md); 2 and 3 were faster, and
-    did not.
+    The default, 1, lost least of the base model's accuracy where it was tried (RESULTS.md); 2 and 3 were
+    faster, and lost more.
 
     The text does not depend on `window`. With a small window a correction discards fewer drafted tokens; with
     a large one the base model reads less often. It reads while the draft model writes: earlier if the step
