@@ -239,9 +239,13 @@ def report_sections(rows: Sequence[Row], groups: Sequence[Group]) -> Iterator[Se
 
 
 def trade_off(rows: Sequence[Row]) -> Picture:
-    """Accuracy against seconds per sample, one point per setting."""
+    """Accuracy against seconds per sample, one point per setting, and the line between the models alone."""
     figure = Picture(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
+    alone = [row for row in rows if row.mode in ("draft", "base")]
+    if [row.mode for row in alone] in (["draft", "base"], ["base", "draft"]):
+        ends = zip(*((row.seconds.value, 100 * row.right.value) for row in alone), strict=True)
+        axes.plot(*ends, "--", lw=1, color="grey", label="each problem to one of them at random")
     for row, style in zip(rows, _styles(rows), strict=True):
         x, y = row.seconds, row.right
         widths, heights = (
