@@ -8,8 +8,10 @@ from msgspec.structs import replace
 
 from specreason_sgl.display import pictures
 from specreason_sgl.display.parts import rejected_drafts
+from specreason_sgl.evaluation.report import Report
 from specreason_sgl.reasoning.trace import Call
 from specreason_sgl.verifiers import get_calibration
+from tests.support.evaluation_files import write_run
 from tests.support.traces import make_alone, make_corrected, make_trace
 
 
@@ -93,3 +95,15 @@ def test_the_calibrations_curve_is_the_share_of_steps_that_a_threshold_keeps():
 
 def test_a_notebook_shows_a_picture():
     assert pictures.timeline(make_trace())._repr_png_().startswith(b"\x89PNG")
+
+
+def test_the_trade_off_has_a_line_between_the_models_alone(tmp_path):
+    rows = Report.read(write_run(tmp_path / "run.jsonl")).rows
+    draft, base = (next(row for row in rows if row.mode == mode) for mode in ("draft", "base"))
+    for some in (rows, [row for row in rows if row is not draft]):
+        [axes] = pictures.trade_off(some).axes
+        dashed = [line.get_xydata() for line in axes.get_lines() if line.get_linestyle() == "--"]
+        assert len(dashed) == (draft in some)
+        for ends in dashed:
+            points = [(row.seconds.value, 100 * row.right.value) for row in (draft, base)]
+            assert sorted(map(tuple, ends)) == sorted(points)
