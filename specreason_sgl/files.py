@@ -1,7 +1,7 @@
 """Typed files: JSON documents, and records (JSON Lines) that an interrupted run continues."""
 
 import fcntl
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import BinaryIO, ClassVar, Generic, TypeVar
 
@@ -38,6 +38,7 @@ class Line(msgspec.Struct, frozen=True):
 DocumentT = TypeVar("DocumentT", bound=msgspec.Struct)
 HeadT = TypeVar("HeadT", bound=Head)
 LineT = TypeVar("LineT", bound=Line)
+T = TypeVar("T")
 
 
 class _Version(msgspec.Struct):
@@ -82,6 +83,27 @@ def read(path: Path, document: type[DocumentT], what: str) -> DocumentT:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     except ConfigError as error:
         raise type(error)(f"{path}: {error}") from None
+
+
+def read_lines(path: Path, line: type[DocumentT], what: str, use: Callable[[DocumentT, int], T]) -> list[T]:
+    """What `use` makes of each line of a JSON Lines file and its number, from 1; blank lines are skipped.
+
+    Raises:
+        ConfigError: the file cannot be read, or `decode` or `use` refuses a line; names the line.
+    """
+    try:
+        lines = Path(path).read_bytes().split(b"\n")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    results = []
+    for number, content in enumerate(lines, 1):
+        if not content.strip():
+            continue
+        try:
+            results.append(use(decode(content, line, what), number))
+        except ConfigError as error:
+            raise ConfigError(f"{path}, line {number}: {error}") from None
+    return results
 
 
 def write(path: Path, document: msgspec.Struct) -> None:

@@ -15,15 +15,15 @@ import numpy as np
 import sglang as sgl
 from sglang.lang.interpreter import ProgramState
 
-from specreason_sgl.errors import ConfigError, SpecReasonError
+from specreason_sgl.errors import ConfigError
 from specreason_sgl.evaluation.auc import auc
 from specreason_sgl.evaluation.bootstrap import interval
 from specreason_sgl.evaluation.grading import is_right
 from specreason_sgl.evaluation.problems import Problem
-from specreason_sgl.files import Head, Line, Record
+from specreason_sgl.evaluation.recorded import work_recorded
+from specreason_sgl.files import Head, Line
 from specreason_sgl.lang.endpoint import Endpoint
 from specreason_sgl.reasoning.acceptance import check_share
-from specreason_sgl.reasoning.batch import run_batch
 from specreason_sgl.reasoning.calibration import Calibration
 from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.solve import solve_alone
@@ -118,16 +118,10 @@ def judge_problems(
     def judge(problem: Problem) -> JudgedSolution:
         return _judged(problem, draft, base, config, seed)
 
-    with Record(record, head, JudgedSolution) as judged:
-
-        def keep(_: int, solution: JudgedSolution | SpecReasonError) -> None:
-            if isinstance(solution, SpecReasonError):
-                raise solution
-            judged.add(solution)
-
-        todo = [problem for problem in problems if problem.id not in judged.done]
-        run_batch(judge, todo, [draft, base], concurrency, progress_bar, keep)
-        return [judged.done[problem.id] for problem in problems]
+    return work_recorded(
+        judge, problems, record, head, JudgedSolution,
+        endpoints=[draft, base], concurrency=concurrency, progress_bar=progress_bar,
+    )  # fmt: skip
 
 
 def _judged(
@@ -172,8 +166,7 @@ def _judge(s: ProgramState, text: str, delimiter: str) -> dict[str, float]:
     asked = score.ask(s.fork(1)[0], drafted)
     values = {"score": score.judgement(asked, drafted).value}  # first: it puts the step into the cache
     meta = asked.get_meta_info(RESULT)
-    average = sum(float(digit) * p for digit, p in meta["probabilities"].items())
-    values["score-average"] = score.value({**meta, "score": average})
+    values["score-average"] = score.average(meta)
     for name, verifier in BUILT_IN.items():
         if isinstance(verifier, Likelihood):
             values[name] = verifier.read(meta, drafted).value

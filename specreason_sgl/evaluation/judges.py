@@ -16,16 +16,16 @@ import sglang as sgl
 from sglang.lang.interpreter import ProgramState
 
 from specreason_sgl import files
-from specreason_sgl.errors import ConfigError, ContextLengthExceeded, SpecReasonError
+from specreason_sgl.errors import ConfigError, ContextLengthExceeded
 from specreason_sgl.evaluation.auc import auc
 from specreason_sgl.evaluation.bootstrap import interval
-from specreason_sgl.evaluation.report import Estimate
+from specreason_sgl.evaluation.estimates import Estimate
+from specreason_sgl.evaluation.recorded import work_recorded
 from specreason_sgl.evaluation.signals import TOP, is_read, names, signals, split_tokens
-from specreason_sgl.files import Head, Line, Record
+from specreason_sgl.files import Head, Line
 from specreason_sgl.lang.endpoint import Endpoint
 from specreason_sgl.lang.fork import fork_to
 from specreason_sgl.lang.logprobs import logprobs
-from specreason_sgl.reasoning.batch import run_batch
 from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.verifiers import BUILT_IN, RESULT, Drafted, UtilityScore
 
@@ -61,31 +61,21 @@ def load_solutions(path: Path, limit: int | None = None) -> list[Solution]:
     Raises:
         ConfigError: the file cannot be read or has no solutions, or a line is not a solution; names the line.
     """
-    try:
-        lines = Path(path).read_bytes().split(b"\n")
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
-    solutions: dict[str, Solution] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            solution = files.decode(line, Solution, "a labelled solution")
-            _check(solution, solutions)
-        except ConfigError as error:
-            raise ConfigError(f"{path}, line {number}: {error}") from None
-        solutions[solution.id] = solution
+    ids: set[str] = set()
+
+    def checked(solution: Solution, _: int) -> Solution:
+        label = solution.first_error if solution.label is None else solution.label
+        if label is None or not -1 <= label < len(solution.steps):
+            raise ConfigError(f"label must be -1 or the index of a step, got {label}")
+        if solution.id in ids:
+            raise ConfigError(f"two solutions have the id {solution.id!r}")
+        ids.add(solution.id)
+        return solution
+
+    solutions = files.read_lines(path, Solution, "a labelled solution", checked)
     if not solutions:
         raise ConfigError(f"{path} has no solutions")
-    return list(solutions.values())[:limit]
-
-
-def _check(solution: Solution, earlier: dict[str, Solution]) -> None:
-    label = solution.first_error if solution.label is None else solution.label
-    if label is None or not -1 <= label < len(solution.steps):
-        raise ConfigError(f"label must be -1 or the index of a step, got {label}")
-    if solution.id in earlier:
-        raise ConfigError(f"two solutions have the id {solution.id!r}")
+    return solutions[:limit]
 
 
 class JudgedSolution(Line, frozen=True, forbid_unknown_fields=True):
@@ -171,16 +161,10 @@ def judge_solutions(
             return JudgedSolution(solution.id, solution.problem, solution.wrong, (), str(error))
         return JudgedSolution(solution.id, solution.problem, solution.wrong, values)
 
-    with Record(record, head, JudgedSolution) as judged:
-
-        def keep(_: int, result: JudgedSolution | SpecReasonError) -> None:
-            if isinstance(result, SpecReasonError):
-                raise result
-            judged.add(result)
-
-        todo = [solution for solution in solutions if solution.id not in judged.done]
-        run_batch(judge, todo, [draft, base], concurrency, progress_bar, keep)
-        return [judged.done[solution.id] for solution in solutions]
+    return work_recorded(
+        judge, solutions, record, head, JudgedSolution,
+        endpoints=[draft, base], concurrency=concurrency, progress_bar=progress_bar,
+    )  # fmt: skip
 
 
 @sgl.function
@@ -220,9 +204,7 @@ def _answers(asked: dict[str, ProgramState], step: Drafted) -> Iterator[tuple[st
         verifier = BUILT_IN[name]
         yield name, verifier.judgement(state, step).value
         if name == "score":
-            meta = state.get_meta_info(RESULT)
-            average = sum(float(digit) * p for digit, p in meta["probabilities"].items())
-            yield "score-average", UtilityScore().value({**meta, "score": average})
+            yield "score-average", UtilityScore().average(state.get_meta_info(RESULT))
 
 
 class Row(NamedTuple):

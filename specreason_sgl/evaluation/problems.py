@@ -128,18 +128,7 @@ def load_problems(path: Path, limit: int | None = None) -> list[Problem]:
     Raises:
         ConfigError: the file cannot be read, has no problems, or a line is not a problem; names the line.
     """
-    try:
-        lines = Path(path).read_bytes().split(b"\n")
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
-    problems = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            problems.append(files.decode(line, _Row, "a problem").as_problem(number))
-        except ConfigError as error:
-            raise ConfigError(f"{path}, line {number}: {error}") from None
+    problems = files.read_lines(path, _Row, "a problem", _Row.as_problem)
     if not problems:
         raise ConfigError(f"{path} has no problems")
     return problems[:limit]

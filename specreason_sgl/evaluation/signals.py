@@ -14,7 +14,7 @@ from specreason_sgl.reasoning.repair import NUMERIC
 from specreason_sgl.reasoning.verifiers import BUILT_IN, Drafted, Likelihood
 
 TOP = 20  # first choices that are read of each token, for the entropy
-LARGE = 3.0  # nats: regrets above it are counted; the default of `Correct.delta`
+LARGE = 3.0  # nats: regrets above it are counted
 
 Tokens = Sequence[TokenLogprob]
 Signal = Callable[[Tokens], float]

@@ -22,7 +22,7 @@ class Live:
         self._open_step: Step | None = None
 
     def drafted(self, text: str, instead_of: str = "") -> None:
-        """The draft model wrote a text; of what it wrote before, it stands in the place of the end."""
+        """The draft model wrote a text, which replaces `instead_of` at the end of what it wrote before."""
         with self._lock:
             self._draft = self._draft.removesuffix(instead_of) + text
             self._on_draft(self._draft, self._open_step)

@@ -240,6 +240,11 @@ class UtilityScore(_ScoreToken):
         mass = meta["mass"]
         return 0.0 if mass is not None and mass < self.least_mass else meta["score"]
 
+    def average(self, meta: Mapping[str, Any]) -> float:
+        """The value as the expectation over the digits, from a request that was read in either way."""
+        expectation = sum(float(digit) * p for digit, p in meta["probabilities"].items())
+        return self.value({**meta, "score": expectation})
+
 
 @dataclass(frozen=True, kw_only=True)
 class PaperScore(UtilityScore):
