@@ -1,7 +1,6 @@
 """`specreason-sgl serve`."""
 
 import signal
-from concurrent.futures import wait
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -73,7 +72,7 @@ def serve(options: Options, models: Models, servers: Servers, knobs: Knobs) -> N
     arguments = servers.arguments(COMPACT_JSON)
     with listen.bind(options.host, options.port) as sock:  # before what takes seconds
         end_on(signal.SIGINT, signal.SIGTERM)
-        from specreason_sgl.serving.app import Server
+        from specreason_sgl.serving.app import Server, until_done
         from specreason_sgl.serving.health import Health
         from specreason_sgl.serving.metrics import Metrics
         from specreason_sgl.serving.service import Service
@@ -98,8 +97,7 @@ def serve(options: Options, models: Models, servers: Servers, knobs: Knobs) -> N
             err.print(f"listening at {url}/", soft_wrap=True)
             _open(service, health, runtimes, models, arguments)
             out.print(ready)
-            while not wait([running], timeout=1).done:  # a signal just before a wait without end is not seen
-                pass
+            until_done(running)
             running.result()
 
 

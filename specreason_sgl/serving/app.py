@@ -65,6 +65,13 @@ class Server(uvicorn.Server):
                 yield running
             finally:
                 self.should_exit = True
+                until_done(running)
+
+
+def until_done(running: Future) -> None:
+    """Wait in short waits: on a busy machine, signals have failed to wake the main thread from long ones."""
+    while not running.done():
+        wait([running], 1)
 
 
 def make_app(service: Service, settings: Settings) -> FastAPI:

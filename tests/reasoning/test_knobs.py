@@ -6,8 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from specreason_sgl.display.settings_page import settings_page
-
 ROOT = Path(__file__).parents[2]
 KNOB = """    sharpness: int = knob(
         default=5, help="How sharp a step must be.", unit="points", panel=JUDGE, ge=1, le=9
@@ -73,7 +71,3 @@ def test_a_new_knob_is_one_edit(tmp_path):
     assert wrong.stderr == "error: --sharpness must be a whole number from 1 to 9, got 0\n"
     for command in ("solve", "serve", "eval", "bench", "chat"):
         assert "--sharpness N" in run("-m", "specreason_sgl.cli", command, "--help-all").stdout
-
-
-def test_the_docs_table_is_up_to_date():
-    assert (ROOT / "docs" / "settings.md").read_text() == settings_page(), "make docs-tables"

@@ -5,13 +5,11 @@ import json
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import urllib3
 
 from specreason_sgl.serving import chat, connections, listen
-from specreason_sgl.serving.parameters_page import parameters_page
 from specreason_sgl.serving.slots import QueueFull, Slots
 from tests.support.serving import serving
 from tests.support.waiting import wait_until
@@ -205,11 +203,6 @@ def test_hosts_are_loopback_its_own_address_and_what_is_allowed(host, allowed, n
 
 def test_the_page_is_in_no_frame(url):
     assert urllib3.request("GET", f"{url}/").headers["Content-Security-Policy"] == "frame-ancestors 'none'"
-
-
-def test_the_page_of_the_parameters_is_what_is_declared():
-    page = Path(__file__).parents[2] / "docs" / "parameters.md"
-    assert page.read_text() == parameters_page(), "make docs-tables"
 
 
 def test_the_api_describes_what_it_accepts(url):
