@@ -23,7 +23,7 @@ def check_books(pair: Pair, trace):
     used = sum(call.completion_tokens for call in trace.calls)
     wasted = sum(call.completion_tokens for call in trace.wasted)
     assert used + wasted == pair.generated()
-    assert pair.draft.in_flight() == pair.base.in_flight() == 0
+    wait_until(lambda: pair.draft.in_flight() == pair.base.in_flight() == 0)
 
 
 def check_books_of_streams(pair: Pair, trace):
