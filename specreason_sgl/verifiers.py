@@ -1,7 +1,12 @@
-"""What judges a drafted step as a whole, which judged steps are kept, and what a pair's calibration says."""
+"""What judges a drafted step as a whole, which judged steps are kept, and what a pair's calibrations say."""
 
 from specreason_sgl.reasoning.acceptance import FixedShare, Quantile, Rule, Threshold
-from specreason_sgl.reasoning.calibration import Calibration, get_calibration
+from specreason_sgl.reasoning.calibration import (
+    Calibration,
+    StepThreshold,
+    get_calibration,
+    get_step_threshold,
+)
 from specreason_sgl.reasoning.verifiers import (
     Drafted,
     Judgement,
@@ -23,9 +28,11 @@ __all__ = [
     "Quantile",
     "RewardModel",
     "Rule",
+    "StepThreshold",
     "Threshold",
     "UtilityScore",
     "Verifier",
     "YesNo",
     "get_calibration",
+    "get_step_threshold",
 ]

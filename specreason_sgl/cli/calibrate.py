@@ -4,73 +4,84 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from specreason_sgl.cli.options import Given, Models, Servers, knob_options, option
-from specreason_sgl.cli.output import check_folder, err, out, written
+from specreason_sgl.cli.evaluate import launch_of
+from specreason_sgl.cli.options import Given, Models, Servers, Swept, knob_options, option
+from specreason_sgl.cli.output import check_folder, out, written
 from specreason_sgl.cli.runtimes import endpoints
-from specreason_sgl.display.calibration import print_calibration
-from specreason_sgl.reasoning.acceptance import check_share
-from specreason_sgl.reasoning.config import SpecReasonConfig
+from specreason_sgl.evaluation.certify import Guarantee
+from specreason_sgl.evaluation.problems import NAMES
 from specreason_sgl.reasoning.plain import KNOBS
-from specreason_sgl.reasoning.trace import model_name
 
-DEFAULTS = {"token_budget": 400, "answer_tokens": 64}
+DEFAULTS = {"token_budget": 400, "answer_tokens": 64, "temperature": 0.0}
+SWEPT = ("delta", "window", "threshold")
+SHARED = ("verifier", "numeric_delta", "lookahead", "token_budget", "step_tokens", "answer_tokens",
+          "temperature", "instruction", "template")  # fmt: skip
 
-Knobs = knob_options(
-    Given,
-    [KNOBS[name] for name in ("token_budget", "step_tokens", "answer_tokens", "instruction", "template")],
-    defaults=DEFAULTS,
-)
+Sweeps = knob_options(Swept, [KNOBS[name] for name in SWEPT], defaults={"delta": "0.5,1,2,3,5"})
+Shared = knob_options(Given, [KNOBS[name] for name in SHARED], defaults=DEFAULTS)
 
 
 @dataclass(frozen=True)
 class Options:
     data: Annotated[
-        Path, option("Problems with answers: JSON Lines with question, answer and maybe id.", front=True)
-    ]
-    limit: Annotated[int, option("Use only the first N problems.", front=True, min=1)] = 60
-    keep: Annotated[float, option("Share of drafted steps that the threshold should keep.", front=True)] = 0.8
+        str,
+        option(
+            f"Problems with answers: {', '.join(NAMES)} (a task of reasoning-gym), or a JSON Lines file with "
+            "question, answer and maybe id and choices. They should not be those of a later evaluation.",
+            front=True,
+        ),
+    ] = "gsm8k-train"
+    loss: Annotated[
+        float, option("Points of the base model's accuracy that a setting must lose less than.", front=True)
+    ] = 5.0
+    confidence: Annotated[float, option("Confidence that it loses less.", front=True)] = 0.9
+    limit: Annotated[
+        int | None,
+        option(
+            "Use only the first N problems; default: as many as the loss and the confidence take.",
+            front=True, min=1,
+        ),
+    ] = None  # fmt: skip
+    offset: Annotated[int, option("Leave out the first N problems.", min=0)] = 0
     out: Annotated[Path, option("The calibration file to write.", front=True)] = Path("calibration.json")
-    concurrency: Annotated[int, option("Problems at a time.", min=1)] = 16
+    concurrency: Annotated[
+        int, option("Problems at a time. Seconds are of this load; 1 measures latency.", front=True, min=1)
+    ] = 16
+    seed: Annotated[int, option("Of generated problems, and of the order of choices.")] = 0
+    timeout: Annotated[float, option("Deadline of a sample, in seconds.", "Budget and sampling")] = 3600.0
 
-    def __post_init__(self):
-        check_share(self.keep)
 
+def calibrate(options: Options, models: Models, servers: Servers, sweeps: Sweeps, shared: Shared) -> None:
+    """Find the fastest setting of a pair that keeps the base model's accuracy.
 
-def calibrate(options: Options, models: Models, servers: Servers, knobs: Knobs) -> None:
-    """Measure which verifier judges a pair's steps best, and choose its threshold.
-
-    The draft model solves problems with known answers. Every verifier judges its steps, and copies of good
-    steps with a wrong digit. Writes a calibration for `solve --calibration`, a picture beside it (.png),
-    and what was judged (.jsonl), from which an interrupted run continues.
+    The base model alone and both models with each delta solve problems with known answers; --window takes
+    several windows, --threshold thresholds of the paper's repair. A setting passes that loses less than
+    --loss points, with --confidence. Writes a calibration with the fastest of these, for `solve
+    --calibration`, a picture of the curve (.png), and the run (.jsonl), for `report`. The same command
+    continues an interrupted run.
     """
-    from specreason_sgl.evaluation.problems import load_problems
+    from specreason_sgl.display import calibration as display
+    from specreason_sgl.evaluation import calibrate as work
+    from specreason_sgl.evaluation.problems import load_data
 
-    config = SpecReasonConfig(**{"temperature": 0, **DEFAULTS, **knobs.values()})
-    problems = load_problems(options.data, options.limit)
+    swept = {f"{name}s": values for name, values in sweeps.values().items()}
+    grid = work.grid({**DEFAULTS, **shared.values()}, **swept)
+    guarantee = Guarantee(options.loss, options.confidence, len(grid.chains))
+    limit = options.limit or guarantee.problems
+    problems = load_data(options.data, limit, options.seed, offset=options.offset)
     check_folder(options.out)
-    record, picture = options.out.with_suffix(".jsonl"), options.out.with_suffix(".png")
-    with endpoints(models, servers, 3600.0) as (draft, base):
-        from specreason_sgl.display import pictures
-        from specreason_sgl.evaluation import calibrate as work
-
-        judged = work.judge_problems(
-            problems,
-            draft=draft,
-            base=base,
-            config=config,
-            record=record,
-            concurrency=options.concurrency,
-            progress_bar=err.is_terminal,
-        )
+    record, drawn = options.out.with_suffix(".jsonl"), options.out.with_suffix(".png")
+    display.print_plan(out, guarantee, len(problems))
+    with endpoints(models, servers, options.timeout) as (draft, base):
+        run = {"concurrency": options.concurrency, "timeout": options.timeout}
+        seconds = work.seconds_left(problems, grid, record, base=base, **run)
+        display.print_seconds_left(out, seconds)
         calibration = work.calibrate(
-            judged,
-            draft_model=model_name(draft.get_model_name()),
-            base_model=model_name(base.get_model_name()),
-            keep=options.keep,
-            source=options.data.name,
-        )
+            problems, grid, guarantee, record, draft=draft, base=base, data=options.data,
+            launch=None if models.draft_url else launch_of(servers), seed=options.seed, progress_bar=True,
+            **run,
+        )  # fmt: skip
     calibration.save(options.out)
-    drawn = pictures.histograms(work.values_by_kind(judged, calibration.verifier), calibration)
-    drawn.savefig(picture, dpi=120)
-    print_calibration(out, calibration)
-    written(options.out, picture)
+    display.picture(calibration).savefig(drawn, dpi=120)
+    display.print_calibration(out, calibration)
+    written(options.out, drawn, record)

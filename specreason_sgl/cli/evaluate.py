@@ -99,7 +99,7 @@ def evaluate(options: Options, models: Models, servers: Servers, sweeps: Sweeps)
 
         results = run_evaluation(
             problems, settings, options.out, draft=draft, base=base, reward=reward, whole=whole,
-            data=options.data, launch=None if models.draft_url else _launch(servers),
+            data=options.data, launch=None if models.draft_url else launch_of(servers),
             samples=options.samples, concurrency=options.concurrency, seed=options.seed,
             timeout=options.timeout, retry_failed=options.retry_failed, progress_bar=True,
         )  # fmt: skip
@@ -112,6 +112,6 @@ def evaluate(options: Options, models: Models, servers: Servers, sweeps: Sweeps)
         )
 
 
-def _launch(servers: Servers) -> dict[str, Any]:
+def launch_of(servers: Servers) -> dict[str, Any]:
     """How the servers are started, without their ports."""
     return {name: value for name, value in servers.arguments().items() if not name.endswith("_port")}

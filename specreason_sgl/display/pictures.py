@@ -1,9 +1,9 @@
-"""Pictures of a run, of an evaluation and of a calibration, by matplotlib."""
+"""Pictures of a run and of an evaluation, by matplotlib."""
 
 import io
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,6 @@ from specreason_sgl.display.parts import BASE_COLOUR, DRAFT_COLOUR, REJECTED_COL
 from specreason_sgl.evaluation.groups import Group, drafted, is_drafted
 from specreason_sgl.evaluation.report import Row
 from specreason_sgl.evaluation.settings import MODES
-from specreason_sgl.reasoning.calibration import Calibration
 from specreason_sgl.reasoning.trace import Call, Trace
 
 _MARKERS = "osD^vP*X<>"
@@ -134,68 +133,6 @@ def _side_by_side(bars: Sequence[_Bar]) -> list[_Placed]:
         height = 1 / (1 + max(row for _, row in group))
         placed += [_Placed(bar, row * height, height) for bar, row in group]
     return placed
-
-
-# A calibration
-
-
-def calibration(calibration: Calibration) -> Picture:
-    """How well each verifier tells good from bad, and the share of steps that each threshold of the chosen
-    one keeps."""
-    figure = Picture(figsize=(9, 4), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    _draw_verifiers(left, calibration)
-    values = np.array(calibration.values)
-    right.plot(values, 100 * (1 - np.arange(len(values)) / len(values)), color=DRAFT_COLOUR)
-    right.axvline(calibration.threshold, color="black", lw=1, label=_threshold_label(calibration))
-    right.set(xlabel=f"threshold of {calibration.verifier}", ylabel="drafted steps kept, %", ylim=(-4, 104))
-    right.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=2, fontsize=8)
-    return figure
-
-
-def _draw_verifiers(axes: Axes, calibration: Calibration) -> None:
-    verifiers = [row["verifier"] for row in calibration.table]
-    series = {"corrupted": ("steps, and copies with a wrong digit", DRAFT_COLOUR, -0.15),
-              "solutions": ("right and wrong solutions", BASE_COLOUR, 0.15)}  # fmt: skip
-    for figure, (label, color, shift) in series.items():
-        values, lows, highs = (
-            np.array([row[figure][bound] for row in calibration.table]) for bound in ("value", "low", "high")
-        )
-        axes.errorbar(
-            values, np.arange(len(verifiers)) + shift, xerr=[values - lows, highs - values], fmt="o", ms=4,
-            lw=1, capsize=2, color=color, label=label,
-        )  # fmt: skip
-    axes.axvline(0.5, color="black", lw=1, ls=":", label="chance")
-    labels = [f"{name} (chosen)" if name == calibration.verifier else name for name in verifiers]
-    axes.set_yticks(range(len(verifiers)), labels)
-    axes.tick_params(axis="y", labelsize=8)
-    axes.invert_yaxis()
-    axes.set(xlim=(-0.02, 1.02), xlabel="area under the ROC curve, 95 % intervals")
-    axes.grid(alpha=0.3, axis="x")
-
-
-def histograms(panels: Sequence[Mapping[str, Sequence[float]]], calibration: Calibration) -> Picture:
-    """The chosen verifier's values of what it should tell apart, and the threshold.
-
-    Args:
-        panels: of `evaluation.calibrate.values_by_kind`: in each panel, values by label.
-    """
-    figure = Picture(figsize=(9, 3.4), layout="constrained")
-    every = [value for panel in panels for values in panel.values() for value in values]
-    bins = np.linspace(*np.percentile(every, [1, 100]), 30)
-    for axes, panel in zip(figure.subplots(1, len(panels)), panels, strict=True):
-        for label, values in panel.items():
-            axes.hist(np.clip(values, bins[0], None), bins, density=True, alpha=0.55, label=label)
-        axes.axvline(calibration.threshold, color="black", lw=1, label=_threshold_label(calibration))
-        axes.set_xlabel(calibration.verifier)
-        axes.legend(fontsize=8)
-    figure.axes[0].set_ylabel("density")
-    return figure
-
-
-def _threshold_label(calibration: Calibration) -> str:
-    return f"threshold, keeps {calibration.keep:.0%}"
 
 
 # An evaluation

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from specreason_sgl.errors import ConfigError
+from specreason_sgl.reasoning.calibration import find_calibration
 from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.knobs import Knob, Scope, knobs_of
 from specreason_sgl.reasoning.knobs import knob as declare
@@ -121,9 +122,9 @@ def expand(
         modes: of `MODES`.
         given: values by knob: those of `config_of`, `reward_threshold` and `share`. Where a verifier or a
             calibration is given that is not the digit, `threshold` is not in `paper`'s units, and that keeps
-            7.
-        pair: a named pair; its calibration judges the steps of `sequential` and `pipelined` where nothing
-            else does.
+            7. A calibration that chose a verifier is not for `correct`.
+        pair: a named pair; what the package has of it is the default of `correct`, and judges the steps of
+            `sequential` and `pipelined` where nothing else does.
         reward: the reward model's `Endpoint`.
 
     Raises:
@@ -152,14 +153,20 @@ def _has(mode: str, name: str, given: Mapping[str, Sequence[Any]]) -> bool:
         return mode == _OF_ONE_MODE[name]
     if mode == "paper" and name == "threshold" and not _is_digit(given):
         return False
+    if mode == "correct" and name == "calibration":
+        return not _are_judges(given[name])
     return KNOBS[name].scope in _MODES[mode].scopes and name not in _MODES[mode].fixed
 
 
 def _is_digit(given: Mapping[str, Sequence[Any]]) -> bool:
     verifiers = [BUILT_IN.get(name) for name in given.get("verifier", ()) if name]
-    return all(isinstance(verifier, UtilityScore) for verifier in verifiers) and not any(
-        given.get("calibration", ())
-    )
+    is_score = all(isinstance(verifier, UtilityScore) for verifier in verifiers)
+    return is_score and not _are_judges(given.get("calibration", ()))
+
+
+def _are_judges(calibrations: Sequence[Any]) -> bool:
+    """Whether a calibration among these has a verifier."""
+    return any("verifier" in find_calibration(str(name)).settings() for name in calibrations if name)
 
 
 def _config(

@@ -2,12 +2,17 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.reasoning.acceptance import Quantile
-from specreason_sgl.reasoning.calibration import Calibration, get_calibration
+from specreason_sgl.reasoning.calibration import (
+    Calibration,
+    StepThreshold,
+    find_calibration,
+    get_calibration,
+    get_step_threshold,
+)
 from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.knobs import JUDGE, knob, knobs_of, settings
 from specreason_sgl.reasoning.repair import REPAIRS, Repair, name_of
@@ -28,10 +33,9 @@ class Shortcuts:
     )
     calibration: str | None = knob(
         default=None,
-        help="A file from `calibrate`, or a pair that the package has a calibration of (mini): the verifier "
-        "and its threshold.",
+        help="A file from `calibrate`, or a pair that the package has a calibration of (mini): its "
+        "setting is the default of repair, delta, window, verifier and threshold.",
         panel=JUDGE,
-        scope="judging",
         places=("cli",),
     )
 
@@ -46,21 +50,27 @@ def config_of(
 ) -> SpecReasonConfig:
     """Make settings from values of `KNOBS`.
 
-    Values that are not given are taken from `defaults`. Without `repair`, a verifier, a threshold, a share to
-    keep or a calibration means `rewrite`; together with `repair` `correct` they decide which steps are kept
-    whole.
+    Values that are not given are those of the calibration's setting, or of `defaults`. Without `repair`, a
+    verifier, a threshold or a share to keep means `rewrite`; together with `repair` `correct` they decide
+    which steps are kept whole.
 
     Args:
         given: values by knob name; None means not given.
-        defaults: a server's settings; default: `SpecReasonConfig()`.
+        defaults: a server's settings; default: those of the package's calibration of the pair, or
+            `SpecReasonConfig()`.
         pair: a named pair. If steps are rewritten and nothing says how they are judged, the package's
-            calibration of the pair does; without one, the paper's digit with a threshold of 7.
+            threshold for the pair does; without one, the paper's digit with a threshold of 7.
 
     Raises:
         ConfigError: a value is out of range, values contradict each other, or a threshold is missing.
     """
-    defaults = defaults or SpecReasonConfig()
     values = {name: value for name, value in given.items() if value is not None}
+    source = _calibration(values.pop("calibration", None), pair if defaults is None else None)
+    defaults = defaults or SpecReasonConfig()
+    if isinstance(source, Calibration):
+        defaults = replace(defaults, **source.settings())
+    elif source:
+        values["calibration"] = source
     repairing, judging = _pop(values, tuple(OF_REPAIRS)), _pop(values, JUDGING)
     if {"threshold", "keep"} <= judging.keys():
         raise ConfigError("threshold and keep must not be given together", "threshold", "keep")
@@ -70,6 +80,14 @@ def config_of(
     if repairing or judging or repair:
         values |= _repair_and_judge(repair, repairing, judging, defaults, pair)
     return replace(defaults, **values)
+
+
+def _calibration(name: str | None, pair: str | None) -> Calibration | StepThreshold | None:
+    """The calibration of a name; without one the package's of the pair, if it chose a setting."""
+    if name:
+        return find_calibration(name)
+    packaged = get_calibration(pair) if pair else None
+    return packaged if packaged and packaged.chosen else None
 
 
 def _repair_and_judge(
@@ -125,23 +143,19 @@ def _judge(
     verifier: str | None = None,
     threshold: float | None = None,
     keep: float | None = None,
-    calibration: str | Path | None = None,
+    calibration: StepThreshold | None = None,
 ) -> tuple[Any, Any]:
     """A verifier, and a threshold or rule for it."""
     if verifier and calibration:
         raise ConfigError(
-            "verifier and calibration must not be given together: a calibration names its verifier",
+            "verifier and calibration must not be given together: this calibration names its verifier",
             "verifier",
             "calibration",
         )
-    source = None
+    if pair and not verifier and threshold is None:
+        calibration = calibration or get_step_threshold(pair)
     if calibration:
-        packaged = None if Path(calibration).is_file() else get_calibration(str(calibration))
-        source = packaged or Calibration.load(Path(calibration))
-    elif pair and not verifier and threshold is None:
-        source = get_calibration(pair)
-    if source:
-        calibrated = source.settings(keep)
+        calibrated = calibration.settings(keep)
         return calibrated["verifier"], calibrated["threshold"] if threshold is None else threshold
     judge = _verifier(verifier or "score")
     if threshold is None and keep is None and judge.default_threshold is None:

@@ -10,7 +10,6 @@ from specreason_sgl.display import pictures
 from specreason_sgl.display.parts import rejected_drafts
 from specreason_sgl.evaluation.report import Report
 from specreason_sgl.reasoning.trace import Call
-from specreason_sgl.verifiers import get_calibration
 from tests.support.evaluation_files import write_run
 from tests.support.traces import make_alone, make_corrected, make_trace
 
@@ -83,14 +82,6 @@ def group_of(*traces):
 def test_steps_that_were_corrected_are_not_kept():
     (axes,) = pictures.kept_by_position([group_of(make_corrected())]).axes
     assert list(axes.lines[0].get_ydata()) == [100, 0, 0, 0, 0]
-
-
-def test_the_calibrations_curve_is_the_share_of_steps_that_a_threshold_keeps():
-    calibration = get_calibration("mini")
-    _, right = pictures.calibration(calibration).axes
-    curve = right.lines[0]
-    at = int(np.argmin(np.abs(curve.get_xdata() - calibration.threshold)))
-    assert abs(curve.get_ydata()[at] - 100 * calibration.keep) < 1
 
 
 def test_a_notebook_shows_a_picture():

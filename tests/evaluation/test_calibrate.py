@@ -1,203 +1,145 @@
-"""Judging steps with every verifier, and choosing thresholds from it."""
+"""Calibration: which settings are compared, which is chosen, and that a run goes on."""
 
 import json
 import random
+from types import SimpleNamespace
 
-import msgspec
 import pytest
-from msgspec.structs import replace
 
-from specreason_sgl.display.pictures import histograms, png
 from specreason_sgl.errors import ConfigError
-from specreason_sgl.evaluation import calibrate as work
-from specreason_sgl.evaluation.calibrate import (
-    JudgedHead,
-    JudgedSolution,
-    calibrate,
-    corrupted,
-    values_by_kind,
-)
-from specreason_sgl.evaluation.problems import load_problems
-from specreason_sgl.files import Record
-from specreason_sgl.reasoning.acceptance import Quantile
+from specreason_sgl.evaluation.calibrate import curve_of, fastest, grid
+from specreason_sgl.evaluation.certify import Guarantee
+from specreason_sgl.evaluation.estimates import Estimate
+from specreason_sgl.evaluation.problems import Problem
 from specreason_sgl.reasoning.calibration import Calibration
 from specreason_sgl.reasoning.config import SpecReasonConfig
-from specreason_sgl.reasoning.verifiers import BUILT_IN, as_verifier
-from tests.support.evaluation_runs import PROBLEMS, answers, write
+from specreason_sgl.reasoning.plain import config_of
+from specreason_sgl.reasoning.repair import Correct, Rewrite
+from specreason_sgl.reasoning.verifiers import Likelihood
+from tests.support.evaluation_runs import answers, digit, timeless, write
+
+PROBLEMS = [Problem(f"p{i}", f"What is {i} + {i}?", str(2 * (i % 2))) for i in range(12)]
 
 
-def solutions(n: int = 40, best: str = "likelihood-min") -> list[JudgedSolution]:
-    """Half of them right. The best verifier tells right from wrong; the others say the same of all."""
-    rng = random.Random(0)
-    made = []
-    for i in range(n):
-        right = i % 4 < 2
-
-        def values(good: bool) -> dict[str, float]:
-            return {name: (rng.gauss(3.0 * good, 1.0) if name == best else 1.0) for name in BUILT_IN}
-
-        steps = ("one is 1", "two is 2")
-        wrong = tuple((k, step + "9", values(False)) for k, step in enumerate(steps)) if right else ()
-        made.append(JudgedSolution(str(i), right, steps, (values(right), values(right)), wrong))
-    return made
-
-
-def made_of(judged, keep=0.8) -> Calibration:
-    return calibrate(judged, draft_model="d", base_model="b", keep=keep, source="test")
-
-
-def test_the_verifier_that_tells_right_from_wrong_is_chosen():
-    calibration = made_of(solutions())
-    assert calibration.verifier == "likelihood-min"
-    rows = {row["verifier"]: row for row in calibration.table}
-    assert list(rows) == list(BUILT_IN)
-    assert rows["likelihood-min"]["corrupted"]["value"] > 0.9
-    assert rows["score"]["corrupted"]["value"] == 0.5
-    figure = rows["likelihood-min"]["solutions"]
-    assert figure["low"] <= figure["value"] <= figure["high"]
-
-
-@pytest.mark.parametrize("keep", [0.25, 0.8, 1.0])
-def test_the_threshold_keeps_the_wanted_share(keep):
-    judged = solutions(200)
-    calibration = made_of(judged, keep)
-    values = [step[calibration.verifier] for solution in judged for step in solution.values]
-    assert sum(value >= calibration.threshold for value in values) / len(values) == pytest.approx(
-        keep, abs=0.01
-    )
-    rule = calibration.settings(keep)["threshold"]
-    assert isinstance(rule, Quantile)
-    assert sum(rule.keeps(value, []) for value in values) / len(values) == pytest.approx(keep, abs=0.02)
-
-
-def judged(pair, folder, problems=PROBLEMS[:2]):
-    config = SpecReasonConfig(temperature=0.0, token_budget=100, answer_tokens=8)
-    record = folder / "record.jsonl"
-    return work.judge_problems(problems, draft=pair.draft, base=pair.base, config=config, record=record)
-
-
-def test_a_verifier_that_is_added_is_measured_too(pair, tmp_path, monkeypatch):
-    pair.start_anew(write, lambda turn: 6, answers)
-    monkeypatch.setitem(work.BUILT_IN, "length", as_verifier(lambda s, drafted: len(drafted.text)))
-    (solution,) = judged(pair, tmp_path, PROBLEMS[:1])
-    assert [values["length"] for values in solution.values] == [len(step) for step in solution.steps]
-
-
-def test_every_built_in_verifier_judges_every_step_and_a_record_goes_on(pair, tmp_path, monkeypatch):
-    pair.start_anew(write, lambda turn: 3 if turn.startswith("The quality score is: ") else 6, answers)
-    first = judged(pair, tmp_path)
-    assert [solution.right for solution in first] == [False, True]  # the answer is always 2
-    assert [bool(solution.corrupted) for solution in first] == [False, True]
-    for solution in first:
-        judgements = [*solution.values, *(values for _, _, values in solution.corrupted)]
-        assert len(solution.values) == len(solution.steps) > 0
-        assert all(set(values) == set(BUILT_IN) for values in judgements)
-        assert {(values["score"], values["score-paper"]) for values in judgements} == {(6, 3)}
-        assert all(
-            5.9 < values["score-average"] < 6.1 and values["likelihood-min"] < 0 for values in judgements
-        )
-    asked = len(pair.seen)
-    assert judged(pair, tmp_path) == first
-    assert len(pair.seen) == asked
-    record = tmp_path / "record.jsonl"
-    text = record.read_text()
-    record.write_text(text + '{"id": "cut o')
-    assert judged(pair, tmp_path) == first
-    assert (record.read_text(), len(pair.seen)) == (text, asked)
-    with Record(record, make_head(pair), JudgedSolution), pytest.raises(ConfigError, match="another process"):
-        judged(pair, tmp_path)
-    monkeypatch.setattr(work, "BUILT_IN", {"score": BUILT_IN["score"]})
-    with pytest.raises(ConfigError, match="other settings"):
-        judged(pair, tmp_path)
-
-
-def make_head(pair):
-    """The head of the record of a calibration with the default settings."""
-    return JudgedHead(
-        draft=pair.draft.get_model_name(), base=pair.base.get_model_name(), seed=0, token_budget=100,
-        instruction=SpecReasonConfig().instruction, temperature=0.0, verifiers=tuple(BUILT_IN),
+def row(lost, won, problems, seconds):
+    difference = Estimate((won - lost) / problems)
+    return SimpleNamespace(
+        only_base=float(lost), only_this=float(won), problems=problems, difference=difference,
+        right=Estimate(0.5), seconds=Estimate(seconds), over_base=Estimate(9 / seconds), corrections=2.0,
+        tokens=50.0, prefills=3.0,
     )  # fmt: skip
 
 
-SOLUTION = {"id": "p0", "right": True, "steps": ["a"], "values": [{"score": 1}], "corrupted": []}
+def test_the_grid_has_a_chain_for_each_window_and_one_for_the_papers_repair_the_strictest_first():
+    common = {"temperature": 0.0, "verifier": "likelihood-min"}
+    made = grid(common, deltas=(3, 1), windows=("step", 16), thresholds=(-6.0, -2.0))
+    assert made.base.config == SpecReasonConfig(temperature=0.0, draft_timeout=3600.0)
+    steps, sixteen, rewrites = ([setting.config for setting in chain] for chain in made.chains)
+    assert [config.repair for config in steps] == [
+        Correct(delta=1, window=None),
+        Correct(delta=3, window=None),
+    ]
+    assert [config.repair for config in sixteen] == [Correct(delta=1, window=16), Correct(delta=3, window=16)]
+    assert [(config.repair, config.threshold) for config in rewrites] == [(Rewrite(), -2), (Rewrite(), -6)]
+    assert rewrites[0].verifier == Likelihood(reduce="min")
+    assert len({setting.name for setting in made.settings}) == 7
+    with pytest.raises(ConfigError, match="verifier must come with threshold"):
+        grid({"verifier": "score"})
 
 
-@pytest.mark.parametrize(
-    ("changes", "line", "says"),
-    [
-        ({"kind": "specreason-sgl eval"}, {}, "line 1: this is not a record of specreason-sgl calibrate: "),
-        ({"version": 7}, {}, "line 1: this package reads version 1, got version 7$"),
-        ({}, {"right": "yes"}, r"line 2: .* Expected `bool`, got `str` - at `\$\.right`"),
-        ({}, {"corrupted": [[0, "b"]]}, r"line 2: .* Expected `array` of length 3 - at `\$\.corrupted\[0\]`"),
-    ],
-)
-def test_a_record_of_something_else_is_refused_and_left_alone(pair, tmp_path, changes, line, says):
-    record = tmp_path / "record.jsonl"
-    head = {**msgspec.to_builtins(make_head(pair)), **changes}
-    record.write_text(f"{json.dumps(head)}\n{json.dumps({**SOLUTION, **line})}\n")
-    text = record.read_text()
-    with pytest.raises(ConfigError, match=says) as raised:
-        Record(record, make_head(pair), JudgedSolution)
-    assert str(raised.value).startswith(f"{record}, line ")
-    assert record.read_text() == text
+def test_the_fastest_of_those_that_pass_is_chosen_and_never_one_that_failed():
+    made, rng = grid({}, deltas=(1, 2, 3), thresholds=(5.0, 7.0)), random.Random(0)
+    guarantee, chosen = Guarantee(10, 0.9, len(made.chains)), []
+    for _ in range(60):
+        rows = {
+            setting.name: row(rng.randrange(12), rng.randrange(12), 80, rng.uniform(1, 9))
+            for setting in made.settings
+        }
+        points = {point.setting: point for point in curve_of(rows, made, guarantee)}
+        assert [point.knobs["repair"] for point in points.values()] == ["correct"] * 3 + ["rewrite"] * 2
+        for chain in made.chains:
+            own = [points[setting.name] for setting in chain]
+            first = next((i for i, point in enumerate(own) if point.p > guarantee.level), len(own))
+            assert [point.passes for point in own] == [i < first for i in range(len(own))]
+        name = fastest(list(points.values()))
+        chosen.append(name)
+        passing = [point.seconds for point in points.values() if point.passes]
+        assert (name is None) == (not passing)
+        assert name is None or (points[name].passes and points[name].seconds == min(passing))
+    assert None in chosen
+    assert len(set(chosen)) > 3
 
 
-@pytest.mark.parametrize(
-    "judged",  # the mean value of a solution without steps does not exist
-    [[s if s.right else replace(s, steps=(), values=()) for s in solutions()], solutions(2)],
-)
-def test_too_few_problems_are_refused(judged):
-    with pytest.raises(ConfigError, match="too few"):
-        made_of(judged)
+@pytest.fixture
+def command(pair, tmp_path, run_command):
+    """Runs `calibrate` on the scripted pair, whose answer is always 2, with these options."""
+    pair.start_anew(write, digit, answers)
+    data = tmp_path / "problems.jsonl"
+    rows = [{"id": each.id, "question": each.question, "answer": each.answer} for each in PROBLEMS]
+    data.write_text("\n".join(map(json.dumps, rows)))
+    urls = ["--draft-url", pair.draft_server.url, "--base-url", pair.base_server.url]
+    small = ["--token-budget", "40", "--answer-tokens", "16", "--window", "step", "--concurrency", "2"]
+
+    def work(*options):
+        return run_command(
+            "calibrate", "--data", str(data), "--out", str(tmp_path / "c.json"), *urls, *small, *options
+        )
+
+    return work
 
 
-def test_values_are_told_apart_by_what_they_are_of():
-    judged = solutions()
-    best = made_of(judged).verifier
-    steps, whole = values_by_kind(judged, best)
-    assert steps == {
-        "steps of right solutions": [s.values[i][best] for s in judged for i, _, _ in s.corrupted],
-        "the same with a wrong digit": [values[best] for s in judged for _, _, values in s.corrupted],
-    }
-    assert {label: len(values) for label, values in whole.items()} == {
-        "steps of right solutions": 40,
-        "steps of wrong solutions": 40,
-    }
-    assert min(steps["steps of right solutions"]) < max(steps["the same with a wrong digit"])  # they overlap
-    picture = histograms([steps, whole], made_of(judged))
-    assert [axes.get_xlabel() for axes in picture.axes] == [best, best]
-    assert png(picture).startswith(b"\x89PNG")
+def test_a_calibration_is_the_setting_of_later_runs_and_its_problems_are_refused(
+    pair, tmp_path, command, run_command
+):
+    done = command("--loss", "20", "--delta", "3,1")
+    assert done.returncode == 0, done.stderr
+    file = tmp_path / "c.json"
+    made = Calibration.load(file)
+    assert (made.problems, made.base_accuracy, made.common["token_budget"]) == (12, 0.5, 40)
+    assert [point.knobs["delta"] for point in made.curve] == [1, 3]
+    assert {(point.lost, point.won, round(point.p, 6)) for point in made.curve} == {(0, 0, round(0.8**12, 6))}
+    choice = made.choice
+    assert f"Chosen: {choice.setting}. At 90% confidence it loses less than 20 points" in done.stdout
+    assert config_of({"calibration": str(file)}).repair == Correct(delta=choice.knobs["delta"], window=None)
+    assert {path.name for path in tmp_path.iterdir()} == {"problems.jsonl", "c.json", "c.jsonl", "c.png"}
+    data = str(tmp_path / "problems.jsonl")
+    urls = ["--draft-url", pair.draft_server.url, "--base-url", pair.base_server.url]
+    refused = run_command("eval", "--data", data, "--modes", "correct", "--calibration", str(file), *urls)
+    assert (refused.returncode, "which was made on 12 of them" in refused.stderr) == (2, True), refused
 
 
-def test_a_corrupted_step_differs_in_one_digit_and_no_number_begins_with_a_new_zero():
-    rng = random.Random(1)
-    for text in ("So 48 / 2 = 24 clips.", "1", "x = 10.5 and 700"):
-        for _ in range(50):
-            wrong = corrupted(text, rng)
-            different = [(a, b) for a, b in zip(text, wrong, strict=True) if a != b]
-            assert len(different) == 1
-            assert all(digit.isdigit() for digit in different[0])
-            assert not any(word[0] == "0" and len(word) > 1 for word in wrong.split() if word[0].isdigit())
-    assert corrupted("no number here", rng) is None
+def test_a_run_that_is_broken_off_goes_on_and_a_finished_one_gives_the_same_file(pair, tmp_path, command):
+    record, file = tmp_path / "c.jsonl", tmp_path / "c.json"
+    first = command("--delta", "1,3")
+    assert "takes 271 problems" in first.stdout
+    assert "12 problems, which can certify a loss below 23.7 points" in first.stdout
+    assert "none is chosen" in first.stdout
+    whole, text, samples = file.read_bytes(), record.read_bytes(), timeless(record)
+    asked = len(pair.seen)
+    assert command("--delta", "1,3").returncode == 0
+    assert (file.read_bytes(), len(pair.seen)) == (whole, asked)
+    record.write_bytes(text[: len(text) // 2])
+    assert command("--delta", "1,3").returncode == 0
+    assert timeless(record) == samples
+    again, before = json.loads(file.read_text()), json.loads(whole)
+    for made in (again, before):
+        del made["base_seconds"]
+        made["curve"] = [{**point, "seconds": 0, "over_base": 0} for point in made["curve"]]
+    assert again == before
 
 
-def test_problems_are_read_and_a_bad_line_is_named(tmp_path):
-    file = tmp_path / "problems.jsonl"
-    good = json.dumps({"question": "q", "answer": 3})
-    file.write_text(f"{good}\n\n{good}\n")
-    assert [(problem.id, problem.answer) for problem in load_problems(file)] == [("1", "3"), ("3", "3")]
-    assert len(load_problems(file, 1)) == 1
-    for bad, says in (
-        ("{", "this is not a problem: Input data was truncated"),
-        ('{"question": "q"}', "Object missing required field `answer`"),
-        ("[1]", "Expected `object`, got `array`"),
-        ('{"question": " ", "answer": "1"}', "question must not be empty"),
-        ('{"question": "q", "answer": null}', r"Expected .*, got `null` - at `\$\.answer`"),
-        ('{"question": "q", "answer": "1", "choices": "ab"}', r"Expected .*, got `str` - at `\$\.choices`"),
-    ):
-        file.write_text(f"{good}\n{bad}\n")
-        with pytest.raises(ConfigError, match=f"line 2: .*{says}"):
-            load_problems(file)
-    file.write_text("")
-    with pytest.raises(ConfigError, match="no problems"):
-        load_problems(file)
+def test_samples_that_failed_leave_no_calibration_and_are_done_again(pair, tmp_path, command):
+    broken = [True]
+
+    def before(seen):
+        if broken[0] and seen.purpose == "read":
+            return 400, b'{"error": {"message": "out of order"}}'
+        return answers(seen)
+
+    pair.before = before
+    done = command("--delta", "1")
+    assert (done.returncode, "12 of 24 samples failed" in done.stderr) == (1, True), done
+    assert not (tmp_path / "c.json").exists()
+    broken[0] = False
+    assert command("--delta", "1").returncode == 0
+    assert (tmp_path / "c.json").exists()

@@ -24,7 +24,7 @@ from specreason_sgl.evaluation.records import Sample, read_run, run_head
 from specreason_sgl.evaluation.report import Report
 from specreason_sgl.evaluation.settings import expand
 from specreason_sgl.files import Record
-from specreason_sgl.reasoning.calibration import get_calibration
+from tests.support.calibrations import CALIBRATION
 from tests.support.evaluation_runs import KNOBS, PROBLEMS, answers, digit, run, timeless, write
 from tests.support.pair import chance
 
@@ -288,7 +288,7 @@ def test_corrections_and_prefills_of_a_run_are_reported(pair, tmp_path):
 FORKS = """
 import json, os, sys
 from specreason_sgl import cli
-from specreason_sgl.evaluation import calibrate, evaluate
+from specreason_sgl.evaluation import evaluate
 import math_verify, transformers
 for line in sys.stdin:
     pid = os.fork()
@@ -430,7 +430,7 @@ def test_samples_of_a_later_session_are_marked_and_another_machine_is_refused(pa
 
 
 def test_problems_that_the_calibration_was_made_on_are_refused():
-    made_on = msgspec.structs.replace(get_calibration("mini"), problem_hashes=(PROBLEMS[1].hash,))
+    made_on = msgspec.structs.replace(CALIBRATION, problem_hashes=(PROBLEMS[1].hash,))
     check_untouched(PROBLEMS[2:], {"mini": made_on})
     with pytest.raises(
         ConfigError, match=r"the calibration mini, which was made on 1 of them, the first p1;"

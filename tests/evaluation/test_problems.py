@@ -8,7 +8,7 @@ import pytest
 
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.evaluation.grading import grade
-from specreason_sgl.evaluation.problems import Problem, load_data
+from specreason_sgl.evaluation.problems import Problem, load_data, load_problems
 
 ROWS = {
     ("HuggingFaceH4/aime_2024", None): [{"id": 60, "problem": "How many?", "answer": "204"}],
@@ -151,3 +151,25 @@ def test_problems_with_the_same_id_are_refused(tmp_path):
 def test_a_name_that_is_nothing_names_what_there_is():
     with pytest.raises(ConfigError, match=r"must be a file or one of aime24, .*rg:TASK, got 'aime23'"):
         load_data("aime23")
+
+
+def test_problems_are_read_and_a_bad_line_is_named(tmp_path):
+    file = tmp_path / "problems.jsonl"
+    good = json.dumps({"question": "q", "answer": 3})
+    file.write_text(f"{good}\n\n{good}\n")
+    assert [(problem.id, problem.answer) for problem in load_problems(file)] == [("1", "3"), ("3", "3")]
+    assert len(load_problems(file, 1)) == 1
+    for bad, says in (
+        ("{", "this is not a problem: Input data was truncated"),
+        ('{"question": "q"}', "Object missing required field `answer`"),
+        ("[1]", "Expected `object`, got `array`"),
+        ('{"question": " ", "answer": "1"}', "question must not be empty"),
+        ('{"question": "q", "answer": null}', r"Expected .*, got `null` - at `\$\.answer`"),
+        ('{"question": "q", "answer": "1", "choices": "ab"}', r"Expected .*, got `str` - at `\$\.choices`"),
+    ):
+        file.write_text(f"{good}\n{bad}\n")
+        with pytest.raises(ConfigError, match=f"line 2: .*{says}"):
+            load_problems(file)
+    file.write_text("")
+    with pytest.raises(ConfigError, match="no problems"):
+        load_problems(file)

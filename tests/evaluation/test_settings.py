@@ -7,6 +7,7 @@ from specreason_sgl.evaluation.settings import MODES, expand
 from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.repair import Correct, Rewrite
 from specreason_sgl.reasoning.verifiers import Likelihood, PaperScore, RewardModel, UtilityScore
+from tests.support.calibrations import CALIBRATION
 
 SWEEP = {"threshold": [3.0, 5.0], "first_base_steps": [0, 10], "token_budget": [100]}
 UNSAID = {name: [None] for name in ("threshold", "keep", "delta", "numeric_delta", "window", "confidence")}
@@ -88,6 +89,17 @@ def test_the_pairs_own_calibration_judges_where_nothing_else_is_said():
     settings = named("sequential", "pipelined", knobs=UNSAID, pair="mini")
     assert settings["sequential"].verifier == settings["pipelined"].verifier == Likelihood(reduce="min")
     assert settings["sequential"].repair == Rewrite()
+
+
+def test_a_calibration_is_the_setting_of_its_own_repair_only(tmp_path):
+    CALIBRATION.save(tmp_path / "c.json")
+    knobs = {"calibration": [str(tmp_path / "c.json")], "threshold": [5.0]}
+    settings = named("base", "correct", "pipelined", "paper", knobs=knobs)
+    assert settings["correct"].repair == Correct(delta=2.0, window=None)
+    assert [settings[mode].threshold for mode in ("pipelined", "paper")] == [5, 5]
+    knobs["calibration"] = ["mini-steps"]
+    settings = named("correct", "paper", knobs=knobs)
+    assert (settings["correct"].verifier, settings["paper"].threshold) == (None, 7)
 
 
 def test_mix_sends_a_share_of_the_problems_to_the_draft_model_and_a_larger_share_the_same_ones():

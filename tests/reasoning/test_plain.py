@@ -1,27 +1,28 @@
 """`config_of`: settings from plain values."""
 
 from dataclasses import replace
+from pathlib import Path
 
+import msgspec
 import pytest
 
+from specreason_sgl import files
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.reasoning.acceptance import Quantile
-from specreason_sgl.reasoning.calibration import Calibration, get_calibration
+from specreason_sgl.reasoning import calibration as calibrations
+from specreason_sgl.reasoning.calibration import get_step_threshold
 from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.plain import KNOBS, config_of
 from specreason_sgl.reasoning.repair import Correct, Rewrite
 from specreason_sgl.reasoning.verifiers import Likelihood, PaperScore, UtilityScore
-
-CALIBRATION = Calibration(
-    draft_model="small", base_model="big", verifier="likelihood-min", keep=0.6, threshold=-4.5,
-    values=(-9.0, -5.0, -1.0),
-)  # fmt: skip
+from tests.support.calibrations import CALIBRATION, THRESHOLD
 
 
 @pytest.fixture
 def path(tmp_path):
-    CALIBRATION.save(tmp_path / "calibration.json")
-    return str(tmp_path / "calibration.json")
+    """A file of version 1."""
+    files.write(tmp_path / "steps.json", THRESHOLD)
+    return str(tmp_path / "steps.json")
 
 
 def judging(**given):
@@ -29,12 +30,44 @@ def judging(**given):
     return config.repair, config.verifier, config.threshold
 
 
-def test_given_values_override_the_calibration(path):
+def test_given_values_override_the_calibration_of_steps(path):
     calibrated = Rewrite(), Likelihood(reduce="min")
     assert judging(calibration=path) == (*calibrated, -4.5)
     assert judging(calibration=path, threshold=-2) == (*calibrated, -2)
-    assert judging(calibration=path, keep=0.2) == (*calibrated, Quantile(0.2, CALIBRATION.values))
+    assert judging(calibration=path, keep=0.2) == (*calibrated, Quantile(0.2, THRESHOLD.values))
     assert judging(verifier="score", keep=0.5) == (Rewrite(), UtilityScore(), Quantile(0.5))
+
+
+@pytest.fixture
+def chosen(tmp_path, monkeypatch):
+    """A calibration, which the package has for the pair nano."""
+    CALIBRATION.save(tmp_path / "nano.json")
+    monkeypatch.setattr(calibrations, "BUILT_IN", tmp_path)
+    return {"calibration": str(tmp_path / "nano.json")}
+
+
+def test_a_calibrations_setting_stands_where_the_user_gives_none(chosen):
+    setting = Correct(delta=2.0, window=None)
+    assert judging(**chosen) == (setting, None, None)
+    assert config_of({**chosen, "lookahead": 2}) == SpecReasonConfig(repair=setting, lookahead=2)
+    assert judging(**chosen, delta=1.0) == (Correct(delta=1.0, window=None), None, None)
+    assert judging(**chosen, threshold=5) == (Rewrite(), UtilityScore(), 5)
+    msgspec.structs.replace(CALIBRATION, chosen="pipelined").save(Path(chosen["calibration"]))
+    rewrites = Rewrite(), Likelihood(reduce="min")
+    assert judging(**chosen) == judging(**chosen, repair="rewrite") == (*rewrites, -4)
+    assert judging(**chosen, threshold=-2) == (*rewrites, -2)
+    assert judging(**chosen, delta=1.0) == (Correct(delta=1.0), None, None)
+
+
+def test_a_pairs_calibration_is_its_default_but_not_a_servers(chosen):
+    setting = Correct(delta=2.0, window=None)
+    assert config_of({}, pair="nano").repair == config_of({"calibration": "nano"}).repair == setting
+    assert config_of({"window": 8}, pair="nano").repair == Correct(delta=2.0, window=8)
+    assert config_of({}, pair="nano", defaults=SpecReasonConfig()) == SpecReasonConfig()
+    msgspec.structs.replace(CALIBRATION, chosen=None).save(Path(chosen["calibration"]))
+    assert config_of({}, pair="nano") == SpecReasonConfig()
+    with pytest.raises(ConfigError, match="calibration must have a chosen setting"):
+        config_of(chosen)
 
 
 @pytest.mark.parametrize("pair", [None, "mini", "nano"])
@@ -69,7 +102,7 @@ def test_steps_are_rewritten_if_a_judgement_is_given(given):
     ("given", "says", "about"),
     [
         ({"threshold": 5, "keep": 0.5}, "threshold and keep must not be given together", "threshold"),
-        ({"verifier": "score", "calibration": "x"}, "verifier and calibration must not", "verifier"),
+        ({"verifier": "score", "calibration": "mini-steps"}, "verifier and calibration must not", "verifier"),
         ({"verifier": "yes-no"}, "must be given with the verifier yes-no", "threshold"),
         ({"verifier": "yes-no", "repair": "correct"}, "must be given with the verifier yes-no", "threshold"),
         ({"verifier": "none", "threshold": 5}, "verifier must be one of .*, got 'none'", "verifier"),
@@ -92,7 +125,7 @@ def test_values_out_of_range_and_contradictions_are_refused(given, says, about):
 
 
 def test_a_pairs_calibration_judges_rewritten_steps():
-    calibration = get_calibration("mini")
+    calibration = get_step_threshold("mini")
     calibrated = config_of({"repair": "rewrite"}, pair="mini")
     assert (calibrated.verifier, calibrated.threshold) == tuple(
         map(calibration.settings().get, ("verifier", "threshold"))

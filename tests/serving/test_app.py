@@ -20,7 +20,7 @@ from specreason_sgl.runtime.keep import ServerState
 from specreason_sgl.serving.api import ChatRequest
 from specreason_sgl.serving.health import Health
 from specreason_sgl.serving.metrics import Metrics
-from specreason_sgl.verifiers import Likelihood, UtilityScore, get_calibration
+from specreason_sgl.verifiers import Likelihood, UtilityScore, get_step_threshold
 from tests.support.pair import aborted
 from tests.support.serving import CONFIG, serving
 from tests.support.waiting import wait_until
@@ -212,8 +212,8 @@ def test_arguments_of_the_chat_template_are_passed_on(pair, client):
 
 CORRECTS = SpecReasonConfig(repair=Correct(delta=2, window=8))
 JUDGES_FIRST = SpecReasonConfig(repair=Correct(delta=2), verifier=UtilityScore(), threshold=5)
-REWRITES = SpecReasonConfig(**get_calibration("mini").settings())
-LIKELIHOOD, MINI = Likelihood(reduce="min"), get_calibration("mini")
+REWRITES = SpecReasonConfig(**get_step_threshold("mini").settings())
+LIKELIHOOD, MINI = Likelihood(reduce="min"), get_step_threshold("mini")
 
 
 @pytest.mark.parametrize(
