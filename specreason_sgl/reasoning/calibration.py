@@ -169,14 +169,14 @@ class StepThreshold(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def find_calibration(name: str) -> Calibration | StepThreshold:
-    """The calibration of a file's path, or the package's of a pair.
+    """The calibration of a file's path; or the package's of a pair. `PAIR-steps` are its thresholds, and so is
+    `PAIR` if there is no other.
 
     Raises:
         ConfigError: as of `Calibration.load`.
     """
-    path = Path(name)
-    if not path.is_file() and (packaged := get_calibration(name) or get_step_threshold(name)):
-        return packaged
+    packaged = (BUILT_IN / f"{name}.json", BUILT_IN / f"{name}-steps.json")
+    path = next((path for path in (Path(name), *packaged) if path.is_file()), Path(name))
     try:
         return StepThreshold.load(path)
     except files.VersionError:

@@ -78,11 +78,20 @@ def command(pair, tmp_path, run_command):
     rows = [{"id": each.id, "question": each.question, "answer": each.answer} for each in PROBLEMS]
     data.write_text("\n".join(map(json.dumps, rows)))
     urls = ["--draft-url", pair.draft_server.url, "--base-url", pair.base_server.url]
-    small = ["--token-budget", "40", "--answer-tokens", "16", "--window", "step", "--concurrency", "2"]
+    small = ["--token-budget", "40", "--answer-tokens", "16", "--window", "step", "--lookahead", "0"]
 
     def work(*options):
         return run_command(
-            "calibrate", "--data", str(data), "--out", str(tmp_path / "c.json"), *urls, *small, *options
+            "calibrate",
+            "--data",
+            str(data),
+            "--out",
+            str(tmp_path / "c.json"),
+            *urls,
+            *small,
+            "--concurrency",
+            "1",
+            *options,
         )
 
     return work

@@ -8,8 +8,8 @@ import pytest
 
 from specreason_sgl import files
 from specreason_sgl.errors import ConfigError
-from specreason_sgl.reasoning.acceptance import Quantile
 from specreason_sgl.reasoning import calibration as calibrations
+from specreason_sgl.reasoning.acceptance import Quantile
 from specreason_sgl.reasoning.calibration import get_step_threshold
 from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.plain import KNOBS, config_of
