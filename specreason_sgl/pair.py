@@ -15,6 +15,7 @@ from specreason_sgl.lang.endpoint import Endpoint
 from specreason_sgl.lang.server import Running
 from specreason_sgl.reasoning.batch import solve_batch
 from specreason_sgl.reasoning.config import Question, SpecReasonConfig
+from specreason_sgl.reasoning.plain import config_of
 from specreason_sgl.reasoning.run import Cancel
 from specreason_sgl.reasoning.solve import solve, solve_alone
 from specreason_sgl.reasoning.trace import Side, Step, Trace
@@ -33,7 +34,7 @@ class SpecReason:
         pair: a named pair, whose two servers are started and stopped with the context.
         draft, base: instead, the two running servers: URLs, those of `launch_pair`, or `Endpoint`s, which
             stay open.
-        config: the settings of each run; default `SpecReasonConfig()`.
+        config: the settings of each run; default: those of `config_of`, the package's for the pair.
         timeout: deadline of each run, in seconds; None leaves it to the endpoints' own.
         api_key: of the servers at the URLs.
         launch: further arguments of `launch_pair`, such as `pin=True` or `base_args=("--tp", "2")`. By
@@ -66,7 +67,7 @@ class SpecReason:
         if bool(pair) == bool(self._servers) or (draft is None) != (base is None):
             raise ConfigError("SpecReason takes the name of a pair, or both draft and base")
         self._api_key, self._launch = api_key, launch
-        self.config = config or SpecReasonConfig()
+        self.config = config or config_of({}, pair=pair)
         self.timeout = timeout
         self._stack = ExitStack()
 

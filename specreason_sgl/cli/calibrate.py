@@ -32,9 +32,9 @@ class Options:
         ),
     ] = "gsm8k-train"
     loss: Annotated[
-        float, option("Points of the base model's accuracy that a setting must lose less than.", front=True)
+        float, option("A setting must lose fewer points of the base model's accuracy than this.", front=True)
     ] = 5.0
-    confidence: Annotated[float, option("Confidence that it loses less.", front=True)] = 0.9
+    confidence: Annotated[float, option("Confidence at which that must be shown.", front=True)] = 0.9
     limit: Annotated[
         int | None,
         option(
@@ -55,9 +55,8 @@ def calibrate(options: Options, models: Models, servers: Servers, sweeps: Sweeps
     """Find the fastest setting of a pair that keeps the base model's accuracy.
 
     The base model alone and both models with each delta solve problems with known answers; --window takes
-    several windows, --threshold thresholds of the paper's repair. A setting passes that loses less than
-    --loss points, with --confidence. Writes a calibration with the fastest of these, for `solve
-    --calibration`, a picture of the curve (.png), and the run (.jsonl), for `report`. The same command
+    several windows, --threshold thresholds of the paper's repair. Of those that are shown to
+    lose fewer than --loss points, the fastest is chosen. Writes a calibration for `solve --calibration`, a picture of the curve (.png), and the run (.jsonl), for `report`. The same command
     continues an interrupted run.
     """
     from specreason_sgl.display import calibration as display

@@ -70,7 +70,7 @@ def p_value(lost: int, won: int, problems: int, loss: float) -> float:
 
     It is exact and unconditional: the probability of a result as good or better, maximised over the unknown
     share of discordant problems. Results are ordered by the score statistic (Nam 1997, Biometrics 53:1422;
-    the exact test: Sidik 2003, Statistics in Medicine 22:265).
+    the exact test: Hsueh, Liu and Chen 2001, Biometrics 57:478). It rises with `lost` and falls with `won`.
 
     Args:
         lost, won: number of problems that only the base model, or only the setting, solves.

@@ -169,8 +169,8 @@ class StepThreshold(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def find_calibration(name: str) -> Calibration | StepThreshold:
-    """The calibration of a file's path; or the package's of a pair. `PAIR-steps` are its thresholds, and so is
-    `PAIR` if there is no other.
+    """The calibration of a file's path; or the package's of a pair. `PAIR-steps` are its thresholds, and so
+    is `PAIR` if there is no other.
 
     Raises:
         ConfigError: as of `Calibration.load`.

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from specreason_sgl import files
+from specreason_sgl import SpecReason, files
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.reasoning import calibration as calibrations
 from specreason_sgl.reasoning.acceptance import Quantile
@@ -62,6 +62,7 @@ def test_a_calibrations_setting_stands_where_the_user_gives_none(chosen):
 def test_a_pairs_calibration_is_its_default_but_not_a_servers(chosen):
     setting = Correct(delta=2.0, window=None)
     assert config_of({}, pair="nano").repair == config_of({"calibration": "nano"}).repair == setting
+    assert SpecReason("nano").config == config_of({}, pair="nano")
     assert config_of({"window": 8}, pair="nano").repair == Correct(delta=2.0, window=8)
     assert config_of({}, pair="nano", defaults=SpecReasonConfig()) == SpecReasonConfig()
     msgspec.structs.replace(CALIBRATION, chosen=None).save(Path(chosen["calibration"]))
