@@ -55,9 +55,9 @@ def calibrate(options: Options, models: Models, servers: Servers, sweeps: Sweeps
     """Find the fastest setting of a pair that keeps the base model's accuracy.
 
     The base model alone and both models with each delta solve problems with known answers; --window takes
-    several windows, --threshold thresholds of the paper's repair. Of those that are shown to
-    lose fewer than --loss points, the fastest is chosen. Writes a calibration for `solve --calibration`, a picture of the curve (.png), and the run (.jsonl), for `report`. The same command
-    continues an interrupted run.
+    several windows, --threshold thresholds of the paper's repair. Of the settings that are shown to lose
+    fewer than --loss points, the fastest is chosen. Writes a calibration for `solve --calibration`, a picture
+    of the curve (.png), and the run (.jsonl), for `report`. The same command continues an interrupted run.
     """
     from specreason_sgl.display import calibration as display
     from specreason_sgl.evaluation import calibrate as work

@@ -50,12 +50,10 @@ def conclusion(calibration: Calibration) -> str:
         return (
             f"No setting was shown to lose {kept} at {calibration.confidence:.0%} confidence: none is chosen."
         )
-    faster = f"{choice.over_base:.2f} times as fast as the base model alone"
-    note = "" if choice.over_base > 1 else ", which is thus the faster one"
-    return (
-        f"Chosen: {choice.setting}. At {calibration.confidence:.0%} confidence it loses {kept}; it is "
-        f"{faster}{note}."
-    )
+    speed = f"is {choice.over_base:.2f} times as fast as the base model alone."
+    if choice.over_base < 1:
+        speed = f"takes {1 / choice.over_base:.2f} times as long as the base model alone: nothing is won."
+    return f"Chosen: {choice.setting}. At {calibration.confidence:.0%} confidence it loses {kept}. It {speed}"
 
 
 def _table(calibration: Calibration) -> Table:
@@ -98,7 +96,7 @@ def picture(calibration: Calibration) -> Picture:
     differences.axvline(0, color=BASE_COLOUR, lw=1, label="base model alone")
     differences.axvline(-calibration.loss, color="black", lw=1, ls=":", label="the loss to rule out")
     differences.set_xlabel("accuracy against base, points\n(95 % intervals; green passes)")
-    seconds.plot([point.seconds for point in curve], range(len(curve)), "o-", ms=4, lw=1, color="black")
+    seconds.plot([point.seconds for point in curve], range(len(curve)), "o", ms=4, color="black")
     seconds.axvline(calibration.base_seconds, color=BASE_COLOUR, lw=1)
     seconds.set_xlabel("seconds")
     for name, label, colour in (
@@ -106,7 +104,7 @@ def picture(calibration: Calibration) -> Picture:
         ("prefills", "prefills", "grey"),
     ):
         values = [getattr(point, name) for point in curve]
-        work.plot(values, range(len(curve)), "o-", ms=4, lw=1, color=colour, label=label)
+        work.plot(values, range(len(curve)), "o", ms=4, color=colour, label=label)
     for axes in (seconds, work):
         axes.set_xlim(left=0)
     labels = [

@@ -24,7 +24,7 @@ def test_the_terminal_shows_each_settings_figures_and_marks_the_chosen_one():
     assert "-1.0 (-3.0 to +1.0)" in rows[0]
     assert [("yes" in row.split(), "no" in row.split()) for row in rows] == [(True, False), (False, True)]
     assert last.startswith("Chosen: correct. At 90% confidence it loses less than 5 points")
-    assert last.endswith("it is 1.50 times as fast as the base model alone.")
+    assert last.endswith("It is 1.50 times as fast as the base model alone.")
 
 
 def test_it_says_so_where_nothing_is_chosen_or_nothing_is_won():
@@ -32,7 +32,9 @@ def test_it_says_so_where_nothing_is_chosen_or_nothing_is_won():
     assert printed(print_calibration, none)[-1].endswith("at 90% confidence: none is chosen.")
     slow = tuple(msgspec.structs.replace(point, over_base=0.8) for point in CALIBRATION.curve)
     slower = msgspec.structs.replace(CALIBRATION, curve=slow)
-    assert printed(print_calibration, slower)[-1].endswith("which is thus the faster one.")
+    assert printed(print_calibration, slower)[-1].endswith(
+        "It takes 1.25 times as long as the base model alone: nothing is won."
+    )
 
 
 def test_the_plan_says_what_fewer_problems_can_certify():
