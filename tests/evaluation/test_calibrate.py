@@ -8,7 +8,7 @@ import pytest
 
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.evaluation.calibrate import curve_of, fastest, grid
-from specreason_sgl.evaluation.certify import Guarantee
+from specreason_sgl.evaluation.certify import Guarantee, p_value
 from specreason_sgl.evaluation.estimates import Estimate
 from specreason_sgl.evaluation.problems import Problem
 from specreason_sgl.reasoning.calibration import Calibration
@@ -50,13 +50,15 @@ def test_the_grid_has_a_chain_for_each_window_and_one_for_the_papers_repair_the_
 def test_the_fastest_of_those_that_pass_is_chosen_and_never_one_that_failed():
     made, rng = grid({}, deltas=(1, 2, 3), thresholds=(5.0, 7.0)), random.Random(0)
     guarantee, chosen = Guarantee(10, 0.9, len(made.chains)), []
-    for _ in range(60):
+    for _ in range(40):
         rows = {
             setting.name: row(rng.randrange(12), rng.randrange(12), 80, rng.uniform(1, 9))
             for setting in made.settings
         }
         points = {point.setting: point for point in curve_of(rows, made, guarantee)}
         assert [point.knobs["repair"] for point in points.values()] == ["correct"] * 3 + ["rewrite"] * 2
+        for name, point in points.items():
+            assert point.p == p_value(rows[name].only_base, rows[name].only_this, 80, 0.1)
         for chain in made.chains:
             own = [points[setting.name] for setting in chain]
             first = next((i for i, point in enumerate(own) if point.p > guarantee.level), len(own))
