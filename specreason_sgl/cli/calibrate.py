@@ -73,8 +73,8 @@ def calibrate(options: Options, models: Models, servers: Servers, sweeps: Sweeps
     display.print_plan(out, guarantee, len(problems))
     with endpoints(models, servers, options.timeout) as (draft, base):
         run = {"concurrency": options.concurrency, "timeout": options.timeout}
-        seconds = work.seconds_left(problems, grid, record, base=base, **run)
-        display.print_seconds_left(out, seconds)
+        if seconds := work.seconds_left(problems, grid, record, base=base, **run):
+            display.print_seconds_left(out, seconds)
         calibration = work.calibrate(
             problems, grid, guarantee, record, draft=draft, base=base, data=options.data,
             launch=None if models.draft_url else launch_of(servers), seed=options.seed, progress_bar=True,

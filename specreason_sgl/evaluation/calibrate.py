@@ -27,7 +27,6 @@ from specreason_sgl.reasoning.calibration import Calibration, Point
 from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.knobs import knobs_of
 from specreason_sgl.reasoning.repair import name_of
-from specreason_sgl.reasoning.trace import model_name
 from specreason_sgl.reasoning.verifiers import BUILT_IN
 
 DELTAS = (0.5, 1.0, 2.0, 3.0, 5.0)
@@ -115,8 +114,6 @@ def calibrate(
     *,
     draft: Any,
     base: Any,
-    data: str = "",
-    concurrency: int = 16,
     **options: Any,
 ) -> Calibration:
     """Solve the problems with the base model alone and with each setting, and choose one.
@@ -126,33 +123,36 @@ def calibrate(
         guarantee: what a setting must keep, over the grid's chains.
         record: the run's file, for `Report.read`. The same call continues an interrupted run, and does failed
             samples again.
-        draft, base, data, concurrency, options: as of `run_evaluation`.
+        draft, base, options: as of `run_evaluation`.
 
     Raises:
         ConfigError: the file is of another run.
         ServerError: a runtime failed, or a sample did; what was solved is in the record.
     """
     samples = run_evaluation(
-        problems, grid.settings, record, draft=draft, base=base, data=data, concurrency=concurrency,
-        retry_failed=True, **options,
-    )  # fmt: skip
+        problems, grid.settings, record, draft=draft, base=base, retry_failed=True, **options
+    )
     if failed := [sample.error for sample in samples if sample.error]:
         raise ServerError(
             f"{len(failed)} of {len(samples)} samples failed, the first with {failed[0]}; the same command "
             "does them again"
         )
-    rows = {row.setting: row for row in Report.read(record).rows}
-    curve = curve_of(rows, grid, guarantee)
-    alone, config = rows[grid.base.name], grid.base.config.as_dict()
+    return _calibration(problems, grid, guarantee, record)
+
+
+def _calibration(problems: Sequence[Problem], grid: Grid, guarantee: Guarantee, record: Path) -> Calibration:
+    """What a finished run says."""
+    (head, _), rows = read_run(record), {row.setting: row for row in Report.read(record).rows}
+    alone, config, curve = rows[grid.base.name], grid.base.config.as_dict(), curve_of(rows, grid, guarantee)
     return Calibration(
-        draft_model=model_name(draft.get_model_name()),
-        base_model=model_name(base.get_model_name()),
+        draft_model=head.draft_model,
+        base_model=head.base_model,
         loss=guarantee.loss,
         confidence=guarantee.confidence,
-        data=data,
-        problems=len(problems),
+        data=head.data,
+        problems=head.problems,
         problem_hashes=tuple(problem.hash for problem in problems),
-        concurrency=concurrency,
+        concurrency=head.concurrency,
         common={name: config[name] for name in OF_EVERY_RUN},
         base_accuracy=alone.right.value,
         base_seconds=alone.seconds.value,
