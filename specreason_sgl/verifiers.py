@@ -2,16 +2,8 @@
 
 from specreason_sgl.reasoning.acceptance import FixedShare, Quantile, Rule, Threshold
 from specreason_sgl.reasoning.calibration import Calibration, get_calibration
-from specreason_sgl.reasoning.verifiers import (
-    Drafted,
-    Judgement,
-    Likelihood,
-    PaperScore,
-    RewardModel,
-    UtilityScore,
-    Verifier,
-    YesNo,
-)
+from specreason_sgl.reasoning.verifier import Drafted, Judgement, Verifier
+from specreason_sgl.reasoning.verifiers import Likelihood, PaperScore, RewardModel, UtilityScore, YesNo
 
 __all__ = [
     "Calibration",

@@ -27,13 +27,8 @@ from specreason_sgl.reasoning.acceptance import check_share
 from specreason_sgl.reasoning.calibration import Calibration
 from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.solve import solve_alone
-from specreason_sgl.reasoning.verifiers import (
-    BUILT_IN,
-    RESULT,
-    Drafted,
-    Likelihood,
-    UtilityScore,
-)
+from specreason_sgl.reasoning.verifier import RESULT, Drafted
+from specreason_sgl.reasoning.verifiers import BUILT_IN, Likelihood, UtilityScore
 
 KEPT_VALUES = 1001
 RESAMPLES = 1000

@@ -22,7 +22,8 @@ from specreason_sgl.files import Record
 from specreason_sgl.reasoning.acceptance import Quantile
 from specreason_sgl.reasoning.calibration import Calibration
 from specreason_sgl.reasoning.config import SpecReasonConfig
-from specreason_sgl.reasoning.verifiers import BUILT_IN, as_verifier
+from specreason_sgl.reasoning.verifier import as_verifier
+from specreason_sgl.reasoning.verifiers import BUILT_IN
 from tests.support.evaluation_runs import PROBLEMS, answers, write
 
 
