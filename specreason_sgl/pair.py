@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from specreason_sgl.errors import ConfigError, SpecReasonError
@@ -30,6 +29,8 @@ class SpecReason:
         with SpecReason("mini") as pair:
             print(pair.solve("What is 17 * 23?").answer)
 
+    Where a block does not fit, as in a notebook, `start` and `close` do the same.
+
     Args:
         pair: a named pair, whose two servers are started and stopped with the context.
         draft, base: instead, the two running servers: URLs, those of `launch_pair`, or `Endpoint`s, which
@@ -45,7 +46,7 @@ class SpecReason:
 
     Raises:
         ConfigError: neither a pair nor two servers are given, or both.
-        LaunchError, ServerUnreachable, NotSGLang: on entering; see `launch_pair` and `Endpoint`.
+        LaunchError, ServerUnreachable, NotSGLang: on starting; see `launch_pair` and `Endpoint`.
     """
 
     draft: Endpoint
@@ -71,19 +72,25 @@ class SpecReason:
         self.timeout = timeout
         self._stack = ExitStack()
 
-    def __enter__(self) -> Self:
+    def start(self) -> Self:
+        """Start the servers, or connect to those given."""
         with ExitStack() as stack:
-            servers = self._servers or self._start(stack)
+            servers = self._servers or self._launch_pair(stack)
             self.draft, self.base = (self._endpoint(stack, server) for server in servers)
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._stack.__exit__(kind, error, traceback)
+    def close(self) -> None:
+        """Stop what `start` started."""
+        self._stack.close()
 
-    def _start(self, stack: ExitStack) -> tuple[Running, Running]:
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _launch_pair(self, stack: ExitStack) -> tuple[Running, Running]:
         from specreason_sgl.runtime.launch import launch_pair, print_progress
         from specreason_sgl.runtime.pairs import get_pair
 
@@ -197,13 +204,21 @@ class AsyncSpecReason:
         self._pair = SpecReason(pair, **options)
         self._threads = ThreadPoolExecutor(THREADS)  # asyncio's own pool has a few; they start when needed
 
-    async def __aenter__(self) -> Self:
-        await self._in_thread(self._pair.__enter__)
+    async def start(self) -> Self:
+        """As `SpecReason.start`."""
+        await self._in_thread(self._pair.start)
         return self
 
-    async def __aexit__(self, *error: Any) -> None:
-        await self._in_thread(self._pair.__exit__, *error)
+    async def close(self) -> None:
+        """As `SpecReason.close`."""
+        await self._in_thread(self._pair.close)
         self._threads.shutdown(wait=False)
+
+    async def __aenter__(self) -> Self:
+        return await self.start()
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
 
     async def solve(
         self, question: Question, *, config: SpecReasonConfig | None = None, **options: Any

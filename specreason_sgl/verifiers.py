@@ -7,16 +7,8 @@ from specreason_sgl.reasoning.calibration import (
     get_calibration,
     get_step_threshold,
 )
-from specreason_sgl.reasoning.verifiers import (
-    Drafted,
-    Judgement,
-    Likelihood,
-    PaperScore,
-    RewardModel,
-    UtilityScore,
-    Verifier,
-    YesNo,
-)
+from specreason_sgl.reasoning.verifier import Drafted, Judgement, Verifier
+from specreason_sgl.reasoning.verifiers import Likelihood, PaperScore, RewardModel, UtilityScore, YesNo
 
 __all__ = [
     "Calibration",

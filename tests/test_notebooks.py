@@ -12,8 +12,8 @@ import psutil
 import pytest
 import typer
 
-import specreason_sgl
 from specreason_sgl.cli import app
+from specreason_sgl.runtime import launch
 from tests.support.pair import chance
 from tests.support.waiting import wait_until
 
@@ -117,7 +117,7 @@ def test_its_code_runs(path, pair, monkeypatch):
         yield types.SimpleNamespace(draft=pair.draft_server, base=pair.base_server)
         ended.append(spec.name)
 
-    monkeypatch.setattr(specreason_sgl, "launch_pair", launch_pair, raising=False)
+    monkeypatch.setattr(launch, "launch_pair", launch_pair)
     shell = InteractiveShell()
     for cell in code_cells(path):
         shell.run_cell(cell.source).raise_error()

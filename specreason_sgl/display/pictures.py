@@ -29,7 +29,6 @@ _PARTS = {  # of a sample's time, by the purpose of its requests
     _NOT_USED: "#c9c9c9",
 }
 _BINS = 20
-_TITLES = {"specreason": "draft and base together", "base": "base alone", "draft": "draft alone"}
 
 
 class Picture(Figure):
@@ -80,12 +79,20 @@ def timeline(*traces: Trace) -> Picture:
             boxes = _draw_lane(axes, lane, place - 0.4, 0.02 * end) | boxes
         axes.set_yticks(range(len(sides)), sides)
         axes.set_ylim(len(sides) - 0.5, -0.5)
-        axes.set_title(_TITLES[trace.mode], fontsize=9, loc="left")
+        axes.set_title(_title(trace), fontsize=9, loc="left")
     panels[-1].set_xlabel("seconds")
     panels[-1].set_xlim(0, end)
     parts = [part for part in _PARTS if part in boxes]
     figure.legend([boxes[part] for part in parts], parts, loc="outside right upper", fontsize=8)
     return figure
+
+
+def _title(trace: Trace) -> str:
+    """The setting of a run, and its time."""
+    repair = trace.config.get("repair") or {}
+    together = f"corrected, delta {repair['delta']:g}" if "delta" in repair else "steps rewritten"
+    setting = together if trace.mode == "specreason" else f"{trace.mode} alone"
+    return f"{setting}: {trace.seconds:.1f} s"
 
 
 def _draw_lane(axes: Axes, lane: Sequence[_Bar], top: float, numbered: float) -> dict[str, Any]:

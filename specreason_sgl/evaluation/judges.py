@@ -27,7 +27,8 @@ from specreason_sgl.lang.endpoint import Endpoint
 from specreason_sgl.lang.fork import fork_to
 from specreason_sgl.lang.logprobs import logprobs
 from specreason_sgl.reasoning.config import SpecReasonConfig
-from specreason_sgl.reasoning.verifiers import BUILT_IN, RESULT, Drafted, UtilityScore
+from specreason_sgl.reasoning.verifier import RESULT, Drafted
+from specreason_sgl.reasoning.verifiers import BUILT_IN, UtilityScore
 
 RESAMPLES = 1000
 _READ = "solution"

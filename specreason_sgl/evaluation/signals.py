@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from specreason_sgl.lang.logprobs import TokenLogprob
 from specreason_sgl.reasoning.repair import NUMERIC
-from specreason_sgl.reasoning.verifiers import BUILT_IN, Drafted, Likelihood
+from specreason_sgl.reasoning.verifier import Drafted
+from specreason_sgl.reasoning.verifiers import BUILT_IN, Likelihood
 
 TOP = 20  # first choices that are read of each token, for the entropy
 LARGE = 3.0  # nats: regrets above it are counted

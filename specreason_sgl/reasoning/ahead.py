@@ -18,7 +18,7 @@ from specreason_sgl.reasoning.pauses import policy_of
 from specreason_sgl.reasoning.repair import ALTERNATIVES
 from specreason_sgl.reasoning.run import Run
 from specreason_sgl.reasoning.trace import Call, Step, Undrafted
-from specreason_sgl.reasoning.verifiers import (
+from specreason_sgl.reasoning.verifier import (
     RESULT,
     Drafted,
     Judgement,

@@ -11,7 +11,8 @@ from specreason_sgl.errors import ConfigError
 from specreason_sgl.reasoning.acceptance import Rule, Threshold
 from specreason_sgl.reasoning.knobs import BUDGET, JUDGE, SPECULATION, knob, knobs_of, range_of, settings
 from specreason_sgl.reasoning.repair import REPAIRS, Correct, Repair
-from specreason_sgl.reasoning.verifiers import BUILT_IN, UtilityScore, Verifier, as_verifier
+from specreason_sgl.reasoning.verifier import Verifier, as_verifier
+from specreason_sgl.reasoning.verifiers import BUILT_IN, UtilityScore
 
 INSTRUCTION = (
     "Reason step by step, with a blank line after each step. Put the final answer into \\boxed{} at the end."

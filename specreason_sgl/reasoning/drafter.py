@@ -14,7 +14,7 @@ from specreason_sgl.reasoning.chain import Chain
 from specreason_sgl.reasoning.load import Load
 from specreason_sgl.reasoning.run import Run
 from specreason_sgl.reasoning.trace import Call, End, Step
-from specreason_sgl.reasoning.verifiers import Drafted, is_askable
+from specreason_sgl.reasoning.verifier import Drafted, is_askable
 from specreason_sgl.reasoning.writing import Request, Written, begin, finish
 
 LEAST_ROOM = 32  # tokens; with less of its context left, the draft model does not begin a step

@@ -13,7 +13,7 @@ from specreason_sgl.reasoning.chain import Chain
 from specreason_sgl.reasoning.repair import Repair, draw
 from specreason_sgl.reasoning.run import Run
 from specreason_sgl.reasoning.trace import Correction, End, ReadToken, Step
-from specreason_sgl.reasoning.verifiers import RESULT, Drafted
+from specreason_sgl.reasoning.verifier import RESULT, Drafted
 from specreason_sgl.reasoning.writing import write_step, write_with_base
 
 CONTINUATION_TOKENS = 4  # written by the base model where its one token is not whole characters

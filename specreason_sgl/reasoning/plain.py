@@ -16,7 +16,8 @@ from specreason_sgl.reasoning.calibration import (
 from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.knobs import JUDGE, knob, knobs_of, settings
 from specreason_sgl.reasoning.repair import REPAIRS, Repair, name_of
-from specreason_sgl.reasoning.verifiers import BUILT_IN, Verifier
+from specreason_sgl.reasoning.verifier import Verifier
+from specreason_sgl.reasoning.verifiers import BUILT_IN
 
 
 @settings

@@ -149,6 +149,7 @@ class _Watch:
             if self._stopping.is_set():
                 return
             self._change("restarting", error=error)
+            log.warning("the %s server %s; starting it again in %g s", self.server.spec.role, error, wait)
             self.server.stop()  # also clears up after a process that ended by itself
             if self._stopping.wait(wait):
                 return

@@ -47,11 +47,7 @@ def ask(
     import openai
 
     base_url = url.rstrip("/").removesuffix("/v1") + "/v1"
-    extension: dict[str, Any] = {"trace": True, "drafts": on_draft is not None}
-    parameters: dict[str, Any] = {"specreason": extension}
-    for name, value in given.items():
-        is_openais = name in SAMPLING or name in OPENAI_NAMES
-        (parameters if is_openais else extension)[OPENAI_NAMES.get(name, name)] = value
+    parameters = _parameters(given, trace=True, drafts=on_draft is not None)
     trace, open_step = None, None
     try:
         client = openai.OpenAI(base_url=base_url, api_key=api_key or "none", timeout=timeout, max_retries=0)
@@ -77,6 +73,15 @@ def ask(
     if trace is None:
         raise ServerError(f"{url} sent an answer without a trace: it must be a server of specreason-sgl")
     return trace
+
+
+def _parameters(given: Mapping[str, Any], **extension: Any) -> dict[str, Any]:
+    """The knobs as OpenAI's parameters, and the others as this package's extension of them."""
+    parameters: dict[str, Any] = {"specreason": extension}
+    for name, value in given.items():
+        is_openais = name in SAMPLING or name in OPENAI_NAMES
+        (parameters if is_openais else extension)[OPENAI_NAMES.get(name, name)] = value
+    return parameters
 
 
 def _error(error: Exception, url: str) -> SpecReasonError:

@@ -7,7 +7,8 @@ import sglang as sgl
 
 from specreason_sgl import Endpoint, Rewrite, SpecReasonConfig, logprobs, score, solve
 from specreason_sgl.reasoning.acceptance import FixedShare
-from specreason_sgl.reasoning.verifiers import BUILT_IN, Drafted, Judgement, PaperScore, YesNo
+from specreason_sgl.reasoning.verifier import Drafted, Judgement
+from specreason_sgl.reasoning.verifiers import BUILT_IN, PaperScore, YesNo
 from tests.support.ties import assert_near_tie
 from tests.support.waiting import wait_until
 

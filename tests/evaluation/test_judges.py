@@ -21,7 +21,8 @@ from specreason_sgl.evaluation.judges import (
 from specreason_sgl.evaluation.signals import entropy, margin, names, signals, split_tokens
 from specreason_sgl.lang.logprobs import Choice, TokenLogprob
 from specreason_sgl.reasoning.config import SpecReasonConfig
-from specreason_sgl.reasoning.verifiers import BUILT_IN, PAPER_ANSWER, YES_NO, Drafted, as_verifier
+from specreason_sgl.reasoning.verifier import Drafted, as_verifier
+from specreason_sgl.reasoning.verifiers import BUILT_IN, PAPER_ANSWER, YES_NO
 
 STEPS = ("First 2 + 2 = 4.", "Then 4 * 3 = 13.", "So it is 13.")
 SOLUTIONS = [Solution("a", "q", STEPS, label=1), Solution("b", "r", STEPS[:2], first_error=-1)]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from specreason_sgl import Endpoint, score
 from specreason_sgl.errors import ServerError, SpecReasonError
 from specreason_sgl.lang.logprobs import logprobs
-from specreason_sgl.reasoning.verifiers import Drafted
+from specreason_sgl.reasoning.verifier import Drafted
 from specreason_sgl.verifiers import RewardModel
 from tests.support.scripted import ScriptedServer, answer, reading, streamed
 from tests.support.waiting import quick_retries

@@ -8,6 +8,7 @@ import sglang as sgl
 from specreason_sgl import Correct, Rewrite, Trace, solve
 from specreason_sgl.errors import ConfigError, TemplateError
 from specreason_sgl.reasoning.config import SpecReasonConfig
+from specreason_sgl.reasoning.verifier import is_askable
 from specreason_sgl.reasoning.verifiers import (
     PAPER_QUESTION,
     QUESTION,
@@ -16,7 +17,6 @@ from specreason_sgl.reasoning.verifiers import (
     PaperScore,
     UtilityScore,
     YesNo,
-    is_askable,
 )
 from tests.support.pair import ENDS, paired
 from tests.support.scripted import answer, reading

@@ -10,20 +10,16 @@ import sglang as sgl
 from specreason_sgl import Endpoint, Rewrite, SpecReasonConfig, score, solve_batch
 from specreason_sgl.errors import ConfigError, DeadlineExceeded, ServerError, VerifierError
 from specreason_sgl.lang.logprobs import TokenLogprob
+from specreason_sgl.reasoning.verifier import RESULT, Drafted, Judgement, Verifier, as_verifier
 from specreason_sgl.reasoning.verifiers import (
     PAPER_ANSWER,
     PAPER_QUESTION,
-    RESULT,
     YES_NO,
-    Drafted,
-    Judgement,
     Likelihood,
     PaperScore,
     RewardModel,
     UtilityScore,
-    Verifier,
     YesNo,
-    as_verifier,
 )
 from tests.support.checks import check_books
 from tests.support.scripted import ScriptedServer, answer, reading
