@@ -6,6 +6,7 @@ with launch_pair(get_pair("mini")) as pair:
 
 import os
 import secrets
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -120,7 +121,12 @@ def _running(
 
 
 def print_progress(what: str, done: int = 0, total: int = 0) -> None:
-    """A `status` and `progress` for `launch_pair` that overwrites one line of standard output."""
+    """A `status` and `progress` for `launch_pair` that overwrites one line of a terminal or a notebook.
+
+    Where standard output goes to a file or a pipe, it prints nothing.
+    """
+    if not (sys.stdout.isatty() or type(sys.stdout).__module__.startswith("ipykernel.")):
+        return
     share = f", {done / total:.0%}" if total else ""
     print(f"\r{what + share:<70}", end="", flush=True)
 

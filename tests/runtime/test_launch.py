@@ -1,5 +1,6 @@
 """Servers as processes: supervised, reported when they fail, gone with their program."""
 
+import io
 import os
 import signal
 import socket
@@ -208,6 +209,19 @@ def test_each_launch_has_a_key_of_its_own(cache, monkeypatch):
             keys.append({server.api_key for server in servers.values()})
     assert [len(key) for key in keys] == [1, 1]
     assert keys[0] != keys[1]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_overwrites_a_line_of_a_terminal_and_stays_out_of_a_pipe(monkeypatch, terminal):
+    class Output(io.StringIO):
+        def isatty(self):
+            return terminal
+
+    monkeypatch.setattr(sys, "stdout", output := Output())
+    launch.print_progress("download", 1, 2)
+    launch.print_progress("ready")
+    lines = [line.strip() for line in output.getvalue().split("\r") if line]
+    assert lines == (["download, 50%", "ready"] if terminal else [])
 
 
 def test_too_little_memory_is_said_before_anything_starts(monkeypatch, tmp_path):
