@@ -42,10 +42,7 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {  # each setting's mode and k
     "likelihood": ("pipelined", {}),  # judged by the pair's calibration
 }
 TIMEOUT = 3600.0  # seconds, of a sample
-SLOWER = {
-    1: 1.0,
-    16: 1.7,
-}  # how many times as long a sample takes at so many at a time (RESULTS.md, base alone)
+SLOWER = {1: 1.0, 16: 1.7}  # times as long that a sample takes with so many at a time (RESULTS.md, base)
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ class Part:
     pair: str = "mini"
 
 
-STUDY = range(230, 530)
+STUDY = range(230, 530)  # numbers 231 to 530
 PARTS = {
     "primary": Part(("base", PRIMARY), STUDY),
     "others": Part(("draft", "paper", "likelihood", "correct delta=3"), STUDY),

@@ -26,15 +26,10 @@ _SIDES: tuple[Side, ...] = ("draft", "base")
 def write_logs(groups: Sequence[Group], folder: Path) -> None:
     """Write a log for each setting; the folder is made if it is missing."""
     folder.mkdir(exist_ok=True)
-    questions = {
-        (group.number, sample.problem): sample.trace.question
-        for group in groups
-        for sample in group.samples
-        if sample.trace
-    }
     for group in groups:
-        of_run = {problem: text for (number, problem), text in questions.items() if number == group.number}
-        log = eval_log(group, of_run)
+        peers = [other for other in groups if other.run is group.run]
+        traces = {sample.problem: sample.trace for peer in peers for sample in peer.samples if sample.trace}
+        log = eval_log(group, {problem: trace.question for problem, trace in traces.items()})
         about = log["eval"]
         # The viewer lists only files that are named like this.
         name = f"{about['created'][:19].replace(':', '-')}_{_slug(group.name)}_{about['task_id']}.json"
@@ -205,4 +200,4 @@ def _id(*parts: object) -> str:
 
 
 def _slug(text: str) -> str:
-    return re.sub(r"[^\w.=]+", "-", text).strip("-")
+    return re.sub(r"[^A-Za-z0-9.=]+", "-", text).strip("-")
