@@ -22,6 +22,7 @@ from specreason_sgl import Endpoint
 from specreason_sgl.display.report_answer import answer
 from specreason_sgl.errors import SpecReasonError
 from specreason_sgl.evaluation import Problem, Report, Setting, expand, load_data, run_evaluation
+from specreason_sgl.evaluation.calibrated import calibrations, check_untouched
 from specreason_sgl.evaluation.records import Sample, read_run
 from specreason_sgl.runtime import launch
 from specreason_sgl.runtime.pairs import get_pair
@@ -92,7 +93,8 @@ def settings_of(part: Part) -> list[Setting]:
     made = []
     for name in part.settings:
         mode, knobs = SETTINGS[name]
-        (setting,) = expand([mode], {**common, **knobs}, pair=part.pair)
+        calibrated = part.pair if mode == "pipelined" else None  # no other setting depends on a calibration
+        (setting,) = expand([mode], {**common, **knobs}, pair=calibrated)
         made.append(replace(setting, name=name))
     return made
 
@@ -201,6 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         part = PARTS[name]
         data = getattr(given, part.data)
         problems = problems_of(part, data)
+        check_untouched(problems, calibrations([SETTINGS[each][0] for each in part.settings], {}, part.pair))
         with servers(part) as endpoints:
             measure(
                 name, problems, given.out, endpoints,

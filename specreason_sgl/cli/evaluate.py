@@ -114,14 +114,14 @@ def evaluate(options: Options, models: Models, servers: Servers, sweeps: Sweeps)
         )
 
 
+def _launch(servers: Servers) -> dict[str, Any]:
+    """How the servers are started, without their ports."""
+    return {name: value for name, value in servers.arguments().items() if not name.endswith("_port")}
+
+
 def _check_whole(models: Models, servers: Servers) -> None:
     if models.draft_url or not servers.pin:
         raise ConfigError(
             "the mode base-whole must have a base server with the whole machine: --whole-url, or a pair that "
             "is started with --pin, beside which it is started"
         )
-
-
-def _launch(servers: Servers) -> dict[str, Any]:
-    """How the servers are started, without their ports."""
-    return {name: value for name, value in servers.arguments().items() if not name.endswith("_port")}

@@ -27,7 +27,6 @@ from specreason_sgl.evaluation.report import Report
 from specreason_sgl.evaluation.settings import expand
 from specreason_sgl.files import Record
 from specreason_sgl.reasoning.calibration import get_calibration
-from specreason_sgl.runtime import launch
 from tests.support.evaluation_runs import KNOBS, PROBLEMS, answers, digit, run, timeless, write
 from tests.support.pair import chance
 
@@ -393,8 +392,11 @@ def test_the_command_starts_a_base_server_with_every_core_beside_a_pinned_pair(
         for server in (pair.draft_server, pair.base_server, scripted)
     )
     scripted.on_generate = pair.base_server.on_generate
-    monkeypatch.setattr(launch, "launch_pair", lambda *_, **options: nullcontext(launch.Pair(draft, base)))
-    monkeypatch.setattr(launch, "launch_whole", lambda *_, **options: nullcontext(whole))
+    started = SimpleNamespace(draft=draft, base=base)
+    for name, running in (("launch_pair", started), ("launch_whole", whole)):
+        monkeypatch.setattr(
+            f"specreason_sgl.runtime.launch.{name}", lambda *_, to=running, **__: nullcontext(to)
+        )
     out = tmp_path / "x.jsonl"
     data, small = command_line(pair, tmp_path, PROBLEMS[:2])[1:3], ["--token-budget", "40"]
     arguments = ["eval", *data, *small, "--modes", "base-whole", "--out", str(out)]
