@@ -99,14 +99,14 @@ def projection(groups: Sequence[Group], speeds: Speeds) -> Table:
         for each in project(groups, speeds)
     ]
     title = (
-        f"At assumed speeds, not measured: {speeds.draft:g} ms a draft token, {speeds.base:g} ms a base token, "
-        f"{speeds.prefill:g} ms a base prefill"
+        f"At assumed speeds, not measured: {speeds.draft:g} ms a draft token, {speeds.base:g} ms a base "
+        f"token, {speeds.prefill:g} ms a base prefill"
     )
     note = (
         "This run's requests, one sample at a time; a prefill gives a request's first token. The time lies "
-        "between the two models one after the other (in turns) and the busier one alone (overlapped). Windows "
-        "and what is thrown away are as measured; at these speeds they would differ. over base: how many times "
-        "as long base alone takes."
+        "between the two models one after the other (in turns) and the busier one alone (overlapped). "
+        "Windows and what is thrown away are as measured; at these speeds they would differ. over base: how "
+        "many times as long base alone takes."
     )
     columns = ("setting", "in turns, s", "overlapped, s", "over base, in turns", "over base, overlapped")
     return Table(title, (note,), columns, lines)
