@@ -176,8 +176,8 @@ def _branched(
 ) -> Branched:
     """The draft model's chain of thought of a problem, with some of its disagreements branched."""
     trace = solve_alone(problem.prompt, endpoint=draft, side="draft", config=config)
-    chain = trace.reasoning
-    read, drafted = _read_by_both(problem, chain, trace.steps[-1].end == "eos", draft, base, config)
+    chain, ends_turn = trace.reasoning, any(step.end == "eos" for step in trace.steps[-1:])
+    read, drafted = _read_by_both(problem, chain, ends_turn, draft, base, config)
     differing = [i for i, token in enumerate(read.tokens) if _differs(token, base.chat_template.is_end)]
     next_of = dict(itertools.pairwise([*differing, len(read.tokens)]))
     above = [i for i in differing if read.tokens[i].regret > REGRET]

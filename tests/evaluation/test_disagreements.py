@@ -35,16 +35,16 @@ def answers(seen):
 
 
 def disagrees(pair):
-    """The base model would write 5 for each 6."""
-    six, five = (pair.base.tokenizer.convert_tokens_to_ids(digit) for digit in "65")
-    return lambda ids, at: five if ids[at] == six else None
+    """Where both models read a 6, they would write 5."""
+    vocabularies = [model.tokenizer.convert_tokens_to_ids for model in (pair.draft, pair.base)]
+    return lambda ids, at: {to_id("6"): to_id("5") for to_id in vocabularies}.get(ids[at])
 
 
-def branched(pair, folder, problems=PROBLEMS[:1], before=answers, **options):
+def branched(pair, folder, problems=PROBLEMS[:1], before=answers, budget=40, **options):
     pair.start_anew(write, None, before, disagrees(pair))
     return branch_problems(
-        problems, draft=pair.draft, base=pair.base, config=SpecReasonConfig(temperature=0, token_budget=40),
-        record=folder / "record.jsonl", **options,
+        problems, draft=pair.draft, base=pair.base, record=folder / "record.jsonl",
+        config=SpecReasonConfig(temperature=0, token_budget=budget), **options,
     )  # fmt: skip
 
 
@@ -57,6 +57,14 @@ def test_a_disagreement_is_harmful_where_only_the_base_models_token_leads_to_a_r
     sides = [(each.base_right, each.drafted_right, each.harmful) for each in problem.disagreements]
     assert sides == [(True, False, True), (False, False, False), (False, False, False)]
     assert [each.features["step-start"] for each in problem.disagreements] == [0, 1, 0]
+    assert {each.features["draft-logprob"] for each in problem.disagreements} == {
+        -10
+    }  # the scripted one of a 6
+
+
+def test_without_a_chain_of_thought_there_is_nothing_to_branch(pair, tmp_path):
+    (problem,) = branched(pair, tmp_path, budget=0)
+    assert (problem.chain, problem.right, problem.disagreements) == ("", True, ())
 
 
 def test_a_continuation_serves_both_disagreements_that_it_lies_between(pair, tmp_path):
@@ -100,12 +108,11 @@ def test_a_record_goes_on_and_a_failure_keeps_what_was_done(pair, tmp_path):
 
 
 def test_two_vocabularies_meet_at_positions_of_the_text(chatml_folder, tmp_path):
-    make_tokenizer("mistral-v0.2").save_pretrained(tmp_path / "base")
+    make_tokenizer("gemma-2").save_pretrained(tmp_path / "base")
     with paired(chatml_folder, str(tmp_path / "base")) as pair:
         (problem,) = branched(pair, tmp_path)
-        read = {seen.side for seen in pair.of("read")}
-    assert read == {"draft", "base"}
     assert [each.at for each in problem.disagreements] == [len(before) for before in BEFORE]
+    assert {each.features["draft-logprob"] for each in problem.disagreements} == {-10}
 
 
 def test_chosen_positions_are_spread_over_all():
