@@ -20,8 +20,8 @@ from tests.support.tokenizers import make_tokenizer
 from tests.support.writers import FAILS
 
 PROBLEMS = [Problem(f"p{i}", f"What is 2 + 3, {'please ' * i}now?", "5") for i in range(8)]
-CHAIN = "2 plus 3 is 6.\n\n6 it is, so 6."
-BEFORE = ("2 plus 3 is ", "2 plus 3 is 6.\n\n", "2 plus 3 is 6.\n\n6 it is, so ")
+CHAIN = "2 plus 3 is 9.\n\n9 it is, so 9."
+BEFORE = ("2 plus 3 is ", "2 plus 3 is 9.\n\n", "2 plus 3 is 9.\n\n9 it is, so ")
 
 
 def write(side, turn, most):
@@ -29,15 +29,15 @@ def write(side, turn, most):
 
 
 def answers(seen):
-    """Right is what has no 6 in its chain of thought."""
-    value = 6 if "6" in seen.turn else 5
+    """Right is what comes to 5 at once, or at the end."""
+    value = 5 if "is 5." in seen.turn or "so 5." in seen.turn else 9
     return answer(f"\\boxed{{{value}}}", ENDS["eos"]) if seen.purpose == "answer" else None
 
 
 def disagrees(pair):
-    """Where both models read a 6, they would write 5."""
+    """Where a model reads a 9, it would write 5."""
     vocabularies = [model.tokenizer.convert_tokens_to_ids for model in (pair.draft, pair.base)]
-    return lambda ids, at: {to_id("6"): to_id("5") for to_id in vocabularies}.get(ids[at])
+    return lambda ids, at: {to_id("9"): to_id("5") for to_id in vocabularies}.get(ids[at])
 
 
 def branched(pair, folder, problems=PROBLEMS[:1], before=answers, budget=40, **options):
@@ -52,19 +52,19 @@ def test_a_disagreement_is_harmful_where_only_the_base_models_token_leads_to_a_r
     (problem,) = branched(pair, tmp_path)
     assert (problem.chain, problem.right, problem.count) == (CHAIN, False, 3)
     assert [(each.at, each.drafted, each.base) for each in problem.disagreements] == [
-        (len(before), "6", "5") for before in BEFORE
+        (len(before), "9", "5") for before in BEFORE
     ]
     sides = [(each.base_right, each.drafted_right, each.harmful) for each in problem.disagreements]
-    assert sides == [(True, False, True), (False, False, False), (False, False, False)]
+    assert sides == [(True, False, True), (False, True, False), (True, False, True)]
     assert [each.features["step-start"] for each in problem.disagreements] == [0, 1, 0]
     assert {each.features["draft-logprob"] for each in problem.disagreements} == {
         -10
-    }  # the scripted one of a 6
+    }  # the scripted one of a 9
 
 
 def test_without_a_chain_of_thought_there_is_nothing_to_branch(pair, tmp_path):
     (problem,) = branched(pair, tmp_path, budget=0)
-    assert (problem.chain, problem.right, problem.disagreements) == ("", True, ())
+    assert (problem.chain, problem.right, problem.disagreements) == ("", False, ())
 
 
 def test_a_continuation_serves_both_disagreements_that_it_lies_between(pair, tmp_path):
@@ -78,12 +78,9 @@ def test_a_continuation_serves_both_disagreements_that_it_lies_between(pair, tmp
 
 
 def test_a_drafted_token_leads_to_the_next_disagreement_branched_or_not(pair, tmp_path):
-    (problem,) = branched(pair, tmp_path, branches=1)
-    (chosen,) = problem.disagreements
-    begins = [*BEFORE, CHAIN]
-    at = begins.index(CHAIN[: chosen.at])
-    wanted = {f"{begins[at]}5.", f"{begins[at + 1]}5." if at < 2 else CHAIN}
-    assert {t.turn.partition("\n\nFinal")[0] for t in pair.of("answer") if t.side == "base"} == wanted
+    (problem,) = branched(pair, tmp_path, branches=1, seed=1)
+    assert [each.at for each in problem.disagreements] == [len(BEFORE[0])]
+    assert sorted(seen.turn for seen in pair.of("rewrite")) == sorted(BEFORE[:2])
 
 
 def test_only_disagreements_above_the_least_regret_are_branched(pair, tmp_path, monkeypatch):
@@ -215,7 +212,7 @@ def test_the_command_prints_figures_and_goes_on(pair, tmp_path, run_command):
     words = ["disagreements", "--data", str(data), "--out", str(out), *urls]
     done = run_command(*words)
     assert done.returncode == 0, done.stderr
-    assert "24 disagreements of 8 problems, 8 harmful" in done.stdout
+    assert "24 disagreements of 8 problems, 16 harmful" in done.stdout
     assert "plain regret" in done.stdout
     asked = len(pair.seen)
     assert run_command(*words).stdout == done.stdout
