@@ -70,7 +70,7 @@ def disagreements(options: Options, models: Models, servers: Servers, knobs: Kno
             base=base,
             config=SpecReasonConfig(**{"temperature": 0, **DEFAULTS, **knobs.values()}),
             record=options.out,
-            data=options.data,
+            data=Path(options.data).name,
             branches=options.branches,
             seed=options.seed,
             concurrency=options.concurrency,

@@ -17,7 +17,7 @@ the last one it is the draft itself. A continuation therefore serves two disagre
 import itertools
 import random
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -195,11 +195,7 @@ def _branched(
 
     positions = sorted({*chosen, *(next_of[i] for i in chosen)})
     results = run_batch(is_right, positions, [base], 2 * branches, False)
-    right: dict[int, bool] = {}
-    for position, result in zip(positions, results, strict=True):
-        if isinstance(result, SpecReasonError):
-            raise result
-        right[position] = result
+    right = dict(zip(positions, _without_failures(results), strict=True))
 
     def disagreement(i: int) -> Disagreement:
         token, at = read.tokens[i], read.starts[i]
@@ -278,6 +274,13 @@ def _go_on(
             written = stream_out(run, "reasoning", "base", "reason", max_tokens=left, stop=stops)
             run.chain.append(written.as_step("base"))
         s["trace"] = run.trace("end", final_answer(run, "base", "end"))
+
+
+def _without_failures(results: Iterable[bool | SpecReasonError]) -> Iterator[bool]:
+    for result in results:
+        if isinstance(result, SpecReasonError):
+            raise result
+        yield result
 
 
 def _differs(token: TokenLogprob, is_end: Callable[[int], bool]) -> bool:
