@@ -14,9 +14,10 @@ from specreason_sgl.evaluation.learned import figures, fit, needed
 from specreason_sgl.evaluation.problems import Problem
 from specreason_sgl.lang.logprobs import Choice, TokenLogprob
 from specreason_sgl.reasoning.config import SpecReasonConfig
-from tests.support.pair import ENDS, paired
+from tests.support.pair import ENDS, aborted, paired
 from tests.support.scripted import answer
 from tests.support.tokenizers import make_tokenizer
+from tests.support.waiting import wait_until
 from tests.support.writers import FAILS
 
 PROBLEMS = [Problem(f"p{i}", f"What is 2 + 3, {'please ' * i}now?", "5") for i in range(8)]
@@ -102,6 +103,20 @@ def test_a_record_goes_on_and_a_failure_keeps_what_was_done(pair, tmp_path):
     assert pair.seen == []
     with pytest.raises(ConfigError, match=r"other settings \(branches, seed\)"):
         branched(pair, tmp_path, seed=1, branches=2)
+
+
+def test_a_failure_aborts_the_continuations_of_other_problems(pair, tmp_path):
+    def before(seen):
+        if seen is pair.seen[0]:
+            wait_until(lambda: len(pair.of("rewrite")) == 3)
+            return 400, b'{"error": {"message": "boom"}}'
+        if seen.purpose == "rewrite":
+            wait_until(lambda: seen.rid in pair.aborted())
+            return aborted()
+        return answers(seen)
+
+    with pytest.raises(ServerError, match="boom"):
+        branched(pair, tmp_path, PROBLEMS[:2], before, concurrency=2)
 
 
 def test_two_vocabularies_meet_at_positions_of_the_text(chatml_folder, tmp_path):
