@@ -18,7 +18,7 @@ from specreason_sgl.evaluation.estimates import Estimate, mcnemar
 from specreason_sgl.evaluation.features import FEATURES
 
 FOLDS = 5
-RIDGE = 1.0  # penalty of a squared coefficient of a standardized feature is half of it
+RIDGE = 1.0  # half of it, times the squared coefficients, is taken from the log likelihood
 CAUGHT = (0.8, 0.9)  # shares of the harmful disagreements
 RESAMPLES = 1000
 MOST_STEPS = 50
@@ -49,7 +49,7 @@ def fit(features: np.ndarray, labels: np.ndarray, ridge: float = RIDGE) -> Logis
     Args:
         features: of shape (n, features).
         labels: of shape (n,), with some of both.
-        ridge: the penalty's weight; the intercept has none.
+        ridge: as `RIDGE`; the intercept is free.
     """
     means, deviations = features.mean(0), features.std(0)
     deviations[deviations == 0] = 1.0
@@ -57,9 +57,9 @@ def fit(features: np.ndarray, labels: np.ndarray, ridge: float = RIDGE) -> Logis
     penalty = ridge * np.diag([0.0] + [1.0] * features.shape[1])
     weights = np.zeros(x.shape[1])
     for _ in range(MOST_STEPS):
-        odds = 1 / (1 + np.exp(-x @ weights))
-        gradient = x.T @ (labels - odds) - penalty @ weights
-        step = np.linalg.solve((x.T * (odds * (1 - odds))) @ x + penalty, gradient)
+        expected = 1 / (1 + np.exp(-x @ weights))
+        gradient = x.T @ (labels - expected) - penalty @ weights
+        step = np.linalg.solve((x.T * (expected * (1 - expected))) @ x + penalty, gradient)
         weights += step
         if np.abs(step).max() < 1e-8:
             break
