@@ -6,6 +6,7 @@ from specreason_sgl import SpecReasonConfig
 from specreason_sgl.bench.parts import measure
 from specreason_sgl.bench.setup import Bench
 from specreason_sgl.evaluation.calibrate import judge_problems
+from specreason_sgl.evaluation.disagreements import REGRET, branch_problems
 from specreason_sgl.evaluation.problems import Problem
 from specreason_sgl.reasoning.verifiers import BUILT_IN
 
@@ -31,6 +32,17 @@ def test_every_verifier_judges_every_step_and_a_run_goes_on_where_it_was(tmp_pat
             assert 0 <= values["score-average"] <= 9
             assert 0 <= values["yes-no"] <= 1
             assert values["likelihood-min"] <= values["likelihood-mean"] < 0
+
+
+def test_disagreements_of_two_vocabularies_are_branched(tmp_path, draft, base):
+    (problem,) = branch_problems(
+        PROBLEMS[:1], draft=draft, base=base, config=CONFIG, record=tmp_path / "record.jsonl"
+    )
+    assert 0 < len(problem.disagreements) == min(problem.count, 4)
+    for disagreement in problem.disagreements:
+        assert problem.chain[disagreement.at :].startswith(disagreement.drafted)
+        assert disagreement.drafted != disagreement.base
+        assert disagreement.features["regret"] > REGRET
 
 
 def test_the_bench_measures_a_pair(draft, base):
