@@ -39,7 +39,7 @@ class SpecReason:
         timeout: deadline of each run, in seconds; None leaves it to the endpoints' own.
         api_key: of the servers at the URLs.
         launch: further arguments of `launch_pair`, such as `pin=True` or `base_args=("--tp", "2")`. By
-            default, one line of standard output shows the progress.
+            default, a line of the terminal or notebook shows the progress.
 
     Attributes:
         draft, base: the two endpoints, inside the context.

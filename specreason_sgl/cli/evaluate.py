@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from specreason_sgl.cli.options import MODELS, Models, Servers, Swept, knob_options, option, split
 from specreason_sgl.cli.output import check_folder, fail, written
-from specreason_sgl.cli.runtimes import endpoints
+from specreason_sgl.cli.runtimes import endpoints, started_whole
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.evaluation.calibrated import calibrations, check_untouched
 from specreason_sgl.evaluation.problems import NAMES
@@ -15,6 +15,7 @@ from specreason_sgl.evaluation.settings import KNOBS, MODES, expand
 
 if TYPE_CHECKING:
     from specreason_sgl.lang.endpoint import Endpoint
+    from specreason_sgl.runtime.server import Server
 
 Sweeps = knob_options(Swept, KNOBS.values())
 
@@ -52,7 +53,8 @@ class Options:
     whole_url: Annotated[
         str,
         option(
-            "A base server with the whole machine (no --pin, every core or GPU), for the mode base-whole.",
+            "A base server with the whole machine (every core or GPU), for the mode base-whole; with --pin "
+            "one is started.",
             MODELS,
             metavar="URL",
         ),
@@ -76,25 +78,25 @@ def evaluate(options: Options, models: Models, servers: Servers, sweeps: Sweeps)
 
     modes, given = split("modes", options.modes, str, MODES), sweeps.values()
     check_folder(options.out)
-    if "base-whole" in modes and not options.whole_url:
-        raise ConfigError(
-            "the mode base-whole needs the URL of a base server that has the whole machine: --whole-url"
-        )
+    if starts_whole := "base-whole" in modes and not options.whole_url:
+        _check_whole(models, servers)
     ids = options.ids.split(",") if options.ids else ()
     with ExitStack() as stack:
 
-        def connect(url: str) -> "Endpoint | None":
-            if not url:
+        def connect(server: "str | Server") -> "Endpoint | None":
+            if not server:
                 return None
             from specreason_sgl.lang.endpoint import Endpoint
 
-            return stack.enter_context(Endpoint(url, models.runtime_key or None, timeout=options.timeout))
+            return stack.enter_context(Endpoint(server, models.runtime_key or None, timeout=options.timeout))
 
         reward, whole = connect(options.reward_url), connect(options.whole_url)
         settings = expand(modes, given, pair=models.named, reward=reward)
         problems = load_data(options.data, options.limit, options.seed, offset=options.offset, ids=ids)
         check_untouched(problems, calibrations(modes, given, models.named))
         draft, base = stack.enter_context(endpoints(models, servers, options.timeout))
+        if starts_whole:
+            whole = connect(stack.enter_context(started_whole(models, servers)))
         from specreason_sgl.evaluation.evaluate import run_evaluation
 
         results = run_evaluation(
@@ -115,3 +117,11 @@ def evaluate(options: Options, models: Models, servers: Servers, sweeps: Sweeps)
 def launch_of(servers: Servers) -> dict[str, Any]:
     """How the servers are started, without their ports."""
     return {name: value for name, value in servers.arguments().items() if not name.endswith("_port")}
+
+
+def _check_whole(models: Models, servers: Servers) -> None:
+    if models.draft_url or not servers.pin:
+        raise ConfigError(
+            "the mode base-whole must have a base server with the whole machine: --whole-url, or a pair that "
+            "is started with --pin, beside which it is started"
+        )

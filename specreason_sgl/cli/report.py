@@ -1,12 +1,16 @@
 """`specreason-sgl report`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from specreason_sgl.cli.options import option
+from specreason_sgl.cli.options import option, split
 from specreason_sgl.cli.output import check_folder, err, out
+from specreason_sgl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from specreason_sgl.evaluation.projection import Speeds
 
 
 def report(
@@ -20,6 +24,14 @@ def report(
     problems: Annotated[bool, option("Also print which problems each setting solves.", front=True)] = False,
     markdown: Annotated[bool, option("Print Markdown.", front=True)] = False,
     csv: Annotated[Path | None, option("Also write the figures in full to this file.", front=True)] = None,
+    assume: Annotated[
+        str,
+        option(
+            "Also project the run to assumed speeds: milliseconds of a draft token, of a base token and of a "
+            "base prefill; 4,20,25 is about 1.5B and 32B on H100s.",
+            metavar="MS,MS,MS",
+        ),
+    ] = "",
     html: Annotated[
         Path | None, option("Also write tables and pictures as one page to this file.", front=True)
     ] = None,
@@ -27,30 +39,48 @@ def report(
         Path | None,
         option("Also write samples, steps, calls and tokens to Parquet files in this folder.", front=True),
     ] = None,
+    inspect: Annotated[
+        Path | None,
+        option("Also write a log of each setting for inspect_ai's viewer to this folder.", metavar="FOLDER"),
+    ] = None,
 ) -> None:
     """How much faster, at which difference of accuracy: a sentence, then tables with 95 % intervals."""
     from specreason_sgl.display import report as views
     from specreason_sgl.evaluation import report as work
 
-    written = [file for file in (csv, html, parquet) if file]
+    speeds = _speeds(assume) if assume else None
+    written = [file for file in (csv, html, parquet, inspect) if file]
     for file in written:
         check_folder(file)
     groups = work.load(runs)
     rows = work.figures(groups)
     if markdown:
-        print(views.as_markdown(rows, groups, primary))
+        print(views.as_markdown(rows, groups, primary, speeds))
     else:
-        out.print(views.as_text(rows, groups, primary))
+        out.print(views.as_text(rows, groups, primary, speeds))
     if problems:
         out.print(views.problems_text(groups))
     if csv:
         work.write_csv(rows, csv)
     if html:
-        page = views.as_html(rows, groups, list(map(str, runs)), primary)
+        page = views.as_html(rows, groups, list(map(str, runs)), primary, speeds)
         html.write_text(page, encoding="utf-8")
     if parquet:
         from specreason_sgl.evaluation.frames import write_parquet
 
         write_parquet(groups, parquet)
+    if inspect:
+        from specreason_sgl.evaluation.inspect_log import write_logs
+
+        write_logs(groups, inspect)
     for file in written:
         err.print(f"written: {file}", soft_wrap=True)
+
+
+def _speeds(text: str) -> "Speeds":
+    from specreason_sgl.evaluation.projection import Speeds
+
+    speeds = split("assume", text, float)
+    if len(speeds) != 3:
+        raise ConfigError(f"assume must be three numbers, with commas; got {text!r}", "assume")
+    return Speeds(*speeds)

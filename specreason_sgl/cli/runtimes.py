@@ -12,7 +12,7 @@ from specreason_sgl.runtime.pairs import PairSpec
 if TYPE_CHECKING:
     from specreason_sgl.lang.endpoint import Endpoint
     from specreason_sgl.runtime.launch import Pair
-    from specreason_sgl.runtime.server import StatusCallback
+    from specreason_sgl.runtime.server import Server, StatusCallback
 
 NOT_STARTED_AGAIN = 3.0  # seconds that a request waits for a runtime that nobody starts again
 
@@ -37,6 +37,19 @@ def started(
 
             pair = stack.enter_context(launch_pair(spec, status=status, progress=tell, **arguments))
         yield pair
+
+
+@contextmanager
+def started_whole(models: Models, servers: Servers) -> Iterator["Server"]:
+    """Start another base server with every core, showing what is waited for; it is stopped at the end."""
+    from specreason_sgl.runtime.launch import launch_whole
+
+    arguments = {name: servers.arguments()[name] for name in ("base_args", "decode")}
+    with ExitStack() as stack:
+        with progress() as show:
+            told = {"status": lambda line: show(line, 0, 0), "progress": show}
+            server = stack.enter_context(launch_whole(models.spec(), **arguments, **told))
+        yield server
 
 
 @contextmanager

@@ -15,16 +15,19 @@ from specreason_sgl.display.markdown import markdown_table
 from specreason_sgl.display.report_answer import answer, cautions
 from specreason_sgl.display.report_tables import Table, problems, tables
 from specreason_sgl.evaluation.groups import Group
+from specreason_sgl.evaluation.projection import Speeds
 from specreason_sgl.evaluation.report import Row
 
 
-def as_text(rows: Sequence[Row], groups: Sequence[Group], primary: str = "") -> RenderableType:
+def as_text(
+    rows: Sequence[Row], groups: Sequence[Group], primary: str = "", speeds: Speeds | None = None
+) -> RenderableType:
     """The report for the terminal: the answer, then tables, each with what its columns mean."""
     said = answer(rows, primary)
     parts: list[RenderableType] = [Text(said[0], style="bold")]
     parts += [Text(sentence) for sentence in said[1:]]
     parts += [Text(sentence, style="yellow") for sentence in cautions(rows, groups)]
-    return Together(*parts, *map(_titled, tables(rows, groups)))
+    return Together(*parts, *map(_titled, tables(rows, groups, speeds)))
 
 
 def problems_text(groups: Sequence[Group]) -> RenderableType:
@@ -32,33 +35,44 @@ def problems_text(groups: Sequence[Group]) -> RenderableType:
     return _titled(problems(groups))
 
 
-def as_markdown(rows: Sequence[Row], groups: Sequence[Group], primary: str = "") -> str:
+def as_markdown(
+    rows: Sequence[Row], groups: Sequence[Group], primary: str = "", speeds: Speeds | None = None
+) -> str:
     """The answer and the tables."""
     parts = [*answer(rows, primary), *cautions(rows, groups)]
-    parts += [f"**{table.title}**\n\n{_markdown(table)}" for table in tables(rows, groups)]
+    parts += [f"**{table.title}**\n\n{_markdown(table)}" for table in tables(rows, groups, speeds)]
     return "\n\n".join(parts)
 
 
-def tables_html(rows: Sequence[Row], groups: Sequence[Group], primary: str = "") -> str:
+def tables_html(
+    rows: Sequence[Row], groups: Sequence[Group], primary: str = "", speeds: Speeds | None = None
+) -> str:
     """The answer and the tables as HTML."""
     first, *others = (f"<p>{html.escape(sentence)}</p>" for sentence in answer(rows, primary))
     careful = (f'<p class="caution">{html.escape(sentence)}</p>' for sentence in cautions(rows, groups))
     lead = f'<div class="answer">{first}</div>{"".join((*others, *careful))}'
-    return lead + "".join(map(_section, tables(rows, groups)))
+    return lead + "".join(map(_section, tables(rows, groups, speeds)))
 
 
-def as_html(rows: Sequence[Row], groups: Sequence[Group], sources: Sequence[str], primary: str = "") -> str:
+def as_html(
+    rows: Sequence[Row],
+    groups: Sequence[Group],
+    sources: Sequence[str],
+    primary: str = "",
+    speeds: Speeds | None = None,
+) -> str:
     """The report with its pictures, as one self-contained HTML file.
 
     Args:
         sources: names of the files that it is of.
         primary: as in `report_answer.answer`.
+        speeds: assumed ones, for a table of what the same requests would take.
     """
     configs = {group.name: group.config for group in groups}
     each = problems(groups)
     return _PAGE.format(
         sources=html.escape(", ".join(sources)),
-        report=tables_html(rows, groups, primary),
+        report=tables_html(rows, groups, primary, speeds),
         pictures="".join(_picture(section) for section in pictures.report_sections(rows, groups)),
         problems=_details(f"{len(each.lines)} problems by setting", _section(each)),
         settings=_details("All settings in full", f"<pre>{_json(configs)}</pre>"),

@@ -7,6 +7,7 @@ from specreason_sgl.display.parts import STOPS
 from specreason_sgl.evaluation.estimates import LEAST, RESAMPLES
 from specreason_sgl.evaluation.groups import Group, Run
 from specreason_sgl.evaluation.judgements import LARGE, judgements
+from specreason_sgl.evaluation.projection import Speeds, project
 from specreason_sgl.evaluation.provenance import Provenance
 from specreason_sgl.evaluation.report import Row
 
@@ -22,10 +23,12 @@ class Table(NamedTuple):
     lines: Sequence[Sequence[str]]
 
 
-def tables(rows: Sequence[Row], groups: Sequence[Group]) -> list[Table]:
-    """Those tables that have something to say."""
+def tables(rows: Sequence[Row], groups: Sequence[Group], speeds: Speeds | None = None) -> list[Table]:
+    """Those tables that have something to say; the projection if there are assumed speeds."""
+    projected = [projection(groups, speeds)] if speeds else []
     drawn = [
-        accuracy_and_time(rows), cost(rows), stops(rows), judged(groups), failures(groups), provenance(groups)
+        accuracy_and_time(rows), cost(rows), *projected, stops(rows), judged(groups), failures(groups),
+        provenance(groups),
     ]  # fmt: skip
     return [table for table in drawn if table.lines]
 
@@ -84,6 +87,29 @@ def cost(rows: Sequence[Row]) -> Table:
         "drafted tokens that the base model replaced. prefills: how often it read or scored a drafted text.",
     )
     return Table("Cost", notes, *_filled(columns, rows))
+
+
+def projection(groups: Sequence[Group], speeds: Speeds) -> Table:
+    lines = [
+        [
+            each.setting,
+            *(seconds.shown(2) for seconds in (each.in_turns, each.overlapped)),
+            *(times.shown() for times in (each.over_base_in_turns, each.over_base_overlapped)),
+        ]
+        for each in project(groups, speeds)
+    ]
+    title = (
+        f"At assumed speeds, not measured: {speeds.draft:g} ms a draft token, {speeds.base:g} ms a base "
+        f"token, {speeds.prefill:g} ms a base prefill"
+    )
+    note = (
+        "This run's requests, one sample at a time; a prefill gives a request's first token. The time lies "
+        "between the two models one after the other (in turns) and the busier one alone (overlapped). "
+        "Windows and what is thrown away are as measured; at these speeds they would differ. over base: how "
+        "many times as long base alone takes."
+    )
+    columns = ("setting", "in turns, s", "overlapped, s", "over base, in turns", "over base, overlapped")
+    return Table(title, (note,), columns, lines)
 
 
 def stops(rows: Sequence[Row]) -> Table:

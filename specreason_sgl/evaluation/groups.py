@@ -140,6 +140,18 @@ def _parameters(head: RunHead) -> dict[str, int]:
     return {side: count for side, count in (counts | told).items() if count}
 
 
+def alone(group: Group, mode: str, groups: Sequence[Group]) -> Group | None:
+    """What a setting is compared with: a model alone, of the setting's own run where it has that."""
+    others = [
+        other
+        for other in groups
+        if other.mode == mode and other.comparable == group.comparable and other.samples
+    ]
+    if group.mode == mode or not others:
+        return None
+    return min(others, key=lambda other: other.number != group.number)
+
+
 def drafted(trace: Trace) -> list[Step]:
     """The steps that the draft model wrote or began, rejected ones included."""
     if trace.mode != "specreason":

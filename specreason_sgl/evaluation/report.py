@@ -21,7 +21,7 @@ from specreason_sgl.evaluation.estimates import (
     proportion,
     ratio,
 )
-from specreason_sgl.evaluation.groups import Group, drafted, load
+from specreason_sgl.evaluation.groups import Group, alone, drafted, load
 from specreason_sgl.evaluation.settings import ALONE
 from specreason_sgl.reasoning.trace import Trace
 
@@ -179,7 +179,7 @@ def _on_common(group: Group, groups: Sequence[Group]) -> Estimate:
 
 
 def _against_base(group: Group, groups: Sequence[Group]) -> dict[str, Any]:
-    base = _alone(group, "base", groups)
+    base = alone(group, "base", groups)
     nothing = {"difference": Estimate(), "only_this": math.nan, "only_base": math.nan, "p": math.nan}
     if base is None:
         return nothing
@@ -193,7 +193,7 @@ def _against_base(group: Group, groups: Sequence[Group]) -> dict[str, Any]:
 
 
 def _against_line(group: Group, groups: Sequence[Group]) -> dict[str, Any]:
-    draft, base = (_alone(group, mode, groups) for mode in ("draft", "base"))
+    draft, base = (alone(group, mode, groups) for mode in ("draft", "base"))
     if group.mode in ALONE or draft is None or base is None:
         return {"gap": Estimate(), "line": ""}
     mixed = [
@@ -216,23 +216,11 @@ def _point(group: Group, problems: Sequence[str]) -> Point:
 
 def _speedup(group: Group, mode: str, groups: Sequence[Group]) -> Estimate:
     """How many times as long a model alone takes."""
-    alone = _alone(group, mode, groups)
-    if alone is None:
+    other = alone(group, mode, groups)
+    if other is None:
         return Estimate()
-    shared = [problem for problem in group.seconds if problem in alone.seconds]
-    return ratio([alone.seconds[name] for name in shared], [group.seconds[name] for name in shared])
-
-
-def _alone(group: Group, mode: str, groups: Sequence[Group]) -> Group | None:
-    """What a setting is compared with: a model alone, of the setting's own run where it has that."""
-    others = [
-        other
-        for other in groups
-        if other.mode == mode and other.comparable == group.comparable and other.samples
-    ]
-    if group.mode == mode or not others:
-        return None
-    return min(others, key=lambda other: other.number != group.number)
+    shared = [problem for problem in group.seconds if problem in other.seconds]
+    return ratio([other.seconds[name] for name in shared], [group.seconds[name] for name in shared])
 
 
 def write_csv(rows: Sequence[Row], path: Path) -> None:

@@ -6,13 +6,14 @@ with launch_pair(get_pair("mini")) as pair:
 
 import os
 import secrets
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from specreason_sgl.errors import LaunchError
+from specreason_sgl.errors import ConfigError, LaunchError
 from specreason_sgl.runtime import machine
 from specreason_sgl.runtime.decode import check_decode, decode_args, with_proposer
 from specreason_sgl.runtime.folders import weights_bytes
@@ -99,6 +100,34 @@ def launch_pair(
 
 
 @contextmanager
+def launch_whole(
+    spec: PairSpec,
+    *,
+    base_args: Sequence[str] = (),
+    decode: str | None = None,
+    timeout: float = START_TIMEOUT,
+    status: StatusCallback = lambda _: None,
+    progress: Progress = lambda *_: None,
+) -> Iterator[Server]:
+    """Start another server of a pair's base model, on all cores, beside the pair on its halves of them.
+
+    Arguments and errors as in `launch_pair`; it is a `ConfigError` where models run on GPUs.
+    """
+    if machine.has_accelerator():
+        raise ConfigError(
+            "a base server with the whole machine must be started by you where there are GPUs; name its URL"
+        )
+    folders = [fetch(model, progress) for model in (spec.draft, spec.base)]
+    flags = Wish.read("base", (), base_args).flags
+    args = (*decode_args(decode, *map(str, folders), flags), *base_args)
+    if machine.uses_cpu_platform():
+        check_memory(folders[1:])
+    whole = ServerSpec("base-whole", str(folders[1]), args=args)
+    with _running([[whole]], timeout, status) as servers:
+        yield servers[whole.role]
+
+
+@contextmanager
 def _running(
     groups: Sequence[Sequence[ServerSpec]], timeout: float, status: StatusCallback
 ) -> Iterator[dict[str, Server]]:
@@ -120,13 +149,18 @@ def _running(
 
 
 def print_progress(what: str, done: int = 0, total: int = 0) -> None:
-    """A `status` and `progress` for `launch_pair` that overwrites one line of standard output."""
+    """A `status` and `progress` for `launch_pair` that overwrites one line of a terminal or a notebook.
+
+    Where standard output goes to a file or a pipe, it prints nothing.
+    """
+    if not (sys.stdout.isatty() or type(sys.stdout).__module__.startswith("ipykernel.")):
+        return
     share = f", {done / total:.0%}" if total else ""
     print(f"\r{what + share:<70}", end="", flush=True)
 
 
 def check_memory(folders: Sequence[Path]) -> None:
-    """Refuse to start more models on this CPU than its memory holds.
+    """Refuse to start more models on this CPU than its free memory holds.
 
     Args:
         folders: the models' folders.
@@ -138,7 +172,7 @@ def check_memory(folders: Sequence[Path]) -> None:
     available = machine.available_memory()
     if available < needed:
         raise LaunchError(
-            f"the two servers need about {needed / 1e9:.1f} GB of memory and {available / 1e9:.1f} GB are "
+            f"starting needs about {needed / 1e9:.1f} GB of memory and {available / 1e9:.1f} GB are "
             "available; close something, or choose a smaller pair"
         )
 

@@ -7,6 +7,7 @@ from specreason_sgl.bench.parts import measure
 from specreason_sgl.bench.setup import Bench
 from specreason_sgl.evaluation.calibrate import calibrate, grid
 from specreason_sgl.evaluation.certify import Guarantee
+from specreason_sgl.evaluation.disagreements import REGRET, branch_problems
 from specreason_sgl.evaluation.problems import Problem
 
 PROBLEMS = [Problem("a", "What is 2 + 3?", "5"), Problem("b", "Name a colour.", "7")]
@@ -22,6 +23,17 @@ def test_a_calibration_measures_its_settings_and_goes_on_where_it_was(tmp_path, 
     assert made.chosen is None  # two problems show nothing
     assert all(point.seconds > 0 and point.prefills > 0 for point in made.curve)
     assert calibrate(PROBLEMS, settings, guarantee, record, **common) == made
+
+
+def test_disagreements_of_two_vocabularies_are_branched(tmp_path, draft, base):
+    (problem,) = branch_problems(
+        PROBLEMS[:1], draft=draft, base=base, config=CONFIG, record=tmp_path / "record.jsonl"
+    )
+    assert 0 < len(problem.disagreements) == min(problem.count, 4)
+    for disagreement in problem.disagreements:
+        assert problem.chain[disagreement.at :].startswith(disagreement.drafted)
+        assert disagreement.drafted != disagreement.base
+        assert disagreement.features["regret"] > REGRET
 
 
 def test_the_bench_measures_a_pair(draft, base):

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -380,6 +382,29 @@ def test_the_command_sweeps_the_knobs_of_the_correction(pair, tmp_path, run_comm
         for window in (16, None)
     }
     assert head.settings["correct delta=1 window=16"]["confidence"] == -0.5
+
+
+def test_the_command_starts_a_base_server_with_every_core_beside_a_pinned_pair(
+    pair, tmp_path, run_command, monkeypatch, scripted
+):
+    draft, base, whole = (
+        SimpleNamespace(url=server.url, api_key=None)
+        for server in (pair.draft_server, pair.base_server, scripted)
+    )
+    scripted.on_generate = pair.base_server.on_generate
+    started = SimpleNamespace(draft=draft, base=base)
+    for name, running in (("launch_pair", started), ("launch_whole", whole)):
+        monkeypatch.setattr(
+            f"specreason_sgl.runtime.launch.{name}", lambda *_, to=running, **__: nullcontext(to)
+        )
+    out = tmp_path / "x.jsonl"
+    data, small = command_line(pair, tmp_path, PROBLEMS[:2])[1:3], ["--token-budget", "40"]
+    arguments = ["eval", *data, *small, "--modes", "base-whole", "--out", str(out)]
+    assert "base-whole must have" in run_command(*arguments).stderr
+    done = run_command(*arguments, "--pin")
+    assert done.returncode == 0
+    assert [sample.trace.mode for sample in read_run(out)[1]] == ["base"] * 2
+    assert "/generate" not in {path for path, _ in pair.base_server.requests}
 
 
 def test_the_command_says_what_failed(pair, tmp_path, run_command):

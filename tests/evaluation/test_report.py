@@ -10,6 +10,7 @@ import pytest
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.evaluation import report
 from specreason_sgl.evaluation.estimates import Point, gap_to_line, mcnemar, proportion, ratio
+from specreason_sgl.evaluation.projection import Speeds, project
 from specreason_sgl.evaluation.settings import expand
 from tests.support.evaluation_files import KNOBS, sample, trace, write, write_run
 
@@ -120,9 +121,39 @@ def test_a_run_is_compared_with_the_model_alone_of_its_own_file(tmp_path):
     assert figures["fast: pipelined"].over_base.value == figures["slow: pipelined"].over_base.value == 2
 
 
+def test_counts_are_projected_to_assumed_speeds(run):
+    speeds = Speeds(draft=1000, base=10_000, prefill=12_000)
+    projected = {each.setting: each for each in project(report.load([run]), speeds)}
+    base = 12 + 19 * 10 + 12 + 1 * 10  # a chain of 20 tokens, an answer of 2
+    assert projected["base"].in_turns.value == projected["base"].overlapped.value == base
+    # On p0 kkk, with three scores and an answer, and kr; on p1 kr, with 7 tokens thrown away.
+    drafts = {"p0": (3 * 4 + (4 + 3)) / 2, "p1": 4 + 3 + 7}
+    rewriting = 2 * 12 + (12 + 9 * 10) + 22
+    bases = {"p0": (3 * 12 + 22 + rewriting) / 2, "p1": rewriting}
+    figures = projected["pipelined"]
+    assert figures.over_base_overlapped.value == pytest.approx(2 * base / sum(bases.values()))
+    both = sum(bases.values()) + sum(drafts.values())
+    assert figures.over_base_in_turns.value == pytest.approx(2 * base / both)
+    assert figures.in_turns.value == pytest.approx((both + 3 + 12 + 12 + 9 * 10 + 22) / 3)  # r on p2
+
+
+@pytest.mark.parametrize(
+    ("assumed", "says"),
+    [
+        ("4,20", "--assume must be three numbers, with commas; got '4,20'"),
+        ("4,x,25", "--assume must be numbers, with commas; got '4,x,25'"),
+        ("4,20,0", "prefill must be a number of milliseconds above 0, got 0"),
+    ],
+)
+def test_assumed_speeds_are_three_numbers_above_0(run, run_command, assumed, says):
+    done = run_command("report", str(run), "--assume", assumed)
+    assert (done.returncode, done.stderr) == (2, f"error: {says}\n")
+
+
 def test_the_command_says_the_answer_first_and_writes_figures_and_frames(run, tmp_path, run_command):
     files = ["--csv", str(tmp_path / "x.csv"), "--parquet", str(tmp_path / "frames")]
-    done = run_command("report", str(run), *files)
+    done = run_command("report", str(run), *files, "--assume", "4,20,25")
+    assert "At assumed speeds" in done.stdout
     assert done.stdout.startswith("pipelined is 2.67 times as fast as base alone, with ")
     assert "4, 1 failed, 3 to do" in done.stdout
     with open(tmp_path / "x.csv") as file:

@@ -1,5 +1,6 @@
 """Servers as processes: supervised, reported when they fail, gone with their program."""
 
+import io
 import os
 import signal
 import socket
@@ -11,8 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from specreason_sgl.errors import LaunchError
+from specreason_sgl.errors import ConfigError, LaunchError
 from specreason_sgl.runtime import launch, machine, supervise
+from specreason_sgl.runtime.pairs import get_pair
 from specreason_sgl.runtime.server import HOST, Server, ServerSpec, wait_healthy
 from tests.support.waiting import wait_until
 
@@ -210,11 +212,41 @@ def test_each_launch_has_a_key_of_its_own(cache, monkeypatch):
     assert keys[0] != keys[1]
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_overwrites_a_line_of_a_terminal_and_stays_out_of_a_pipe(monkeypatch, terminal):
+    class Output(io.StringIO):
+        def isatty(self):
+            return terminal
+
+    monkeypatch.setattr(sys, "stdout", output := Output())
+    launch.print_progress("download", 1, 2)
+    launch.print_progress("ready")
+    lines = [line.strip() for line in output.getvalue().split("\r") if line]
+    assert lines == (["download, 50%", "ready"] if terminal else [])
+
+
 def test_too_little_memory_is_said_before_anything_starts(monkeypatch, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"x" * 1000)
     monkeypatch.setattr(machine, "available_memory", lambda: 1_000_000)
-    with pytest.raises(LaunchError, match=r"need about 3\.0 GB of memory and 0\.0 GB are available"):
+    with pytest.raises(LaunchError, match=r"needs about 3\.0 GB of memory and 0\.0 GB are available"):
         launch.check_memory([tmp_path, tmp_path])
+
+
+def test_a_base_server_beside_the_pair_may_use_every_core_where_its_memory_is_free(monkeypatch, tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"x" * 1000)
+    monkeypatch.setattr(launch, "fetch", lambda model, _: tmp_path / ("" if "1.5B" in model.name else "0.5B"))
+    monkeypatch.setattr(Server, "command", property(lambda self: [sys.executable, "-c", ""]))
+    monkeypatch.setattr(launch, "wait_healthy", lambda *_: None)
+    monkeypatch.setattr(machine, "available_memory", lambda: 2_000_000_000)
+    with launch.launch_whole(get_pair("mini"), base_args=("--dtype", "float32")) as server:
+        assert (server.spec.model_path, server.spec.cpus) == (str(tmp_path), ())
+        assert server.spec.args == ("--dtype", "float32")
+    monkeypatch.setattr(machine, "available_memory", lambda: 1_000_000_000)
+    with pytest.raises(LaunchError, match=r"1\.0 GB are available"), launch.launch_whole(get_pair("mini")):
+        pass
+    monkeypatch.setattr(machine, "has_accelerator", lambda: True)
+    with pytest.raises(ConfigError, match="where there are GPUs"), launch.launch_whole(get_pair("mini")):
+        pass
 
 
 @pytest.mark.parametrize(
