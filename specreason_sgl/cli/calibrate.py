@@ -12,12 +12,15 @@ from specreason_sgl.evaluation.certify import Guarantee
 from specreason_sgl.evaluation.problems import NAMES
 from specreason_sgl.reasoning.plain import KNOBS
 
+DELTAS = (0.5, 1.0, 2.0, 3.0, 5.0)
 DEFAULTS = {"token_budget": 400, "answer_tokens": 64, "temperature": 0.0}
 SWEPT = ("delta", "window", "threshold")
 SHARED = ("verifier", "numeric_delta", "lookahead", "token_budget", "step_tokens", "answer_tokens",
           "temperature", "instruction", "template")  # fmt: skip
 
-Sweeps = knob_options(Swept, [KNOBS[name] for name in SWEPT], defaults={"delta": "0.5,1,2,3,5"})
+Sweeps = knob_options(
+    Swept, [KNOBS[name] for name in SWEPT], defaults={"delta": ",".join(map("{:g}".format, DELTAS))}
+)
 Shared = knob_options(Given, [KNOBS[name] for name in SHARED], defaults=DEFAULTS)
 
 
@@ -64,7 +67,7 @@ def calibrate(options: Options, models: Models, servers: Servers, sweeps: Sweeps
     from specreason_sgl.evaluation.problems import load_data
 
     swept = {f"{name}s": values for name, values in sweeps.values().items()}
-    grid = work.grid({**DEFAULTS, **shared.values()}, **swept)
+    grid = work.grid({**DEFAULTS, **shared.values()}, **{"deltas": DELTAS, **swept})
     guarantee = Guarantee(options.loss, options.confidence, len(grid.chains))
     limit = options.limit or guarantee.problems
     problems = load_data(options.data, limit, options.seed, offset=options.offset)

@@ -29,8 +29,6 @@ from specreason_sgl.reasoning.knobs import knobs_of
 from specreason_sgl.reasoning.repair import name_of
 from specreason_sgl.reasoning.verifiers import BUILT_IN
 
-DELTAS = (0.5, 1.0, 2.0, 3.0, 5.0)
-
 
 @dataclass(frozen=True)
 class Grid:
@@ -47,7 +45,7 @@ class Grid:
 def grid(
     common: Mapping[str, Any],
     *,
-    deltas: Sequence[float] = DELTAS,
+    deltas: Sequence[float],
     windows: Sequence[int | str] = (),
     thresholds: Sequence[float] = (),
 ) -> Grid:

@@ -44,7 +44,7 @@ def test_the_grid_has_a_chain_for_each_window_and_one_for_the_papers_repair_the_
     assert rewrites[0].verifier == Likelihood(reduce="min")
     assert len({setting.name for setting in made.settings}) == 7
     with pytest.raises(ConfigError, match="verifier must come with threshold"):
-        grid({"verifier": "score"})
+        grid({"verifier": "score"}, deltas=(1,))
 
 
 def test_the_fastest_of_those_that_pass_is_chosen_and_never_one_that_failed():
