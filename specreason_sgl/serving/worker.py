@@ -4,7 +4,9 @@ import contextlib
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from socket import socket
+from typing import Any
 
 from specreason_sgl.errors import SpecReasonError
 from specreason_sgl.processes import GRACE, Pipe, end_within
@@ -15,7 +17,8 @@ def serve(pipe: Pipe, sock: socket, folder: str, settings: Settings, limits: Lim
     """Serve until None comes, the other end has gone, or SIGTERM.
 
     Args:
-        pipe: brings the names and arguments of `Front`'s methods, and takes True when requests are taken.
+        pipe: brings what `Front` has to be told, as names and arguments of its methods: first a list of all so far,
+            then one at a time. Takes True when the worker takes requests.
         sock: to listen at.
         folder: where the workers share their metrics.
         settings, limits: of this worker.
@@ -25,15 +28,28 @@ def serve(pipe: Pipe, sock: socket, folder: str, settings: Settings, limits: Lim
     from specreason_sgl.serving.front import Front
     from specreason_sgl.serving.metrics import Metrics
 
-    with Front(settings, limits, Metrics(folder)).serving(sock) as front:
-        try:
-            with contextlib.suppress(EOFError):
+    front = Front(settings, limits, Metrics(folder))
+
+    def hear(name: str, arguments: tuple[Any, ...]) -> None:
+        getattr(front, name)(*arguments)
+        if name == "open":
+            pipe.send(True)
+
+    try:
+        with contextlib.suppress(EOFError):
+            for news in pipe.receive():  # all so far: who replaces another worker refuses no request
+                hear(*news)
+            with front.serving(sock), _ending():
                 while news := pipe.receive():
-                    name, arguments = news
-                    getattr(front, name)(*arguments)
-                    if name == "open":
-                        pipe.send(True)
-        except SpecReasonError as error:  # a runtime that is just being restarted
-            sys.exit(f"a worker process has to begin again: {error}")
-        finally:
-            end_within(GRACE)
+                    hear(*news)
+    except SpecReasonError as error:  # a runtime that is just being restarted
+        sys.exit(f"a worker process has to begin again: {error}")
+
+
+@contextlib.contextmanager
+def _ending() -> Iterator[None]:
+    """However the block ends, the process does soon after."""
+    try:
+        yield
+    finally:
+        end_within(GRACE)

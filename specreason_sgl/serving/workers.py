@@ -117,8 +117,7 @@ class Workers:
         worker = Worker(serve, self._sockets[number], folder, self._settings, self._limits[number])
         with self._lock:
             self._workers[number] = worker
-            for name, arguments in self._news.items():
-                worker.pipe.send((name, arguments))
+            worker.pipe.send(list(self._news.items()))
             if self._ending.is_set():
                 worker.end()
         with contextlib.suppress(EOFError):
