@@ -17,8 +17,8 @@ def serve(pipe: Pipe, sock: socket, folder: str, settings: Settings, limits: Lim
     """Serve until None comes, the other end has gone, or SIGTERM.
 
     Args:
-        pipe: brings what `Front` has to be told, as names and arguments of its methods: first a list of all so far,
-            then one at a time. Takes True when the worker takes requests.
+        pipe: brings what `Front` has to be told, as names and arguments of its methods: first a list of all
+            so far, then one at a time. Takes True when the worker takes requests.
         sock: to listen at.
         folder: where the workers share their metrics.
         settings, limits: of this worker.

@@ -75,7 +75,7 @@ def test_a_worker_that_dies_is_replaced_and_what_it_counted_stays(process):
     assert {worker.pid for worker in workers(process)} > {kept.pid}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_whatever_ends_the_server_ends_its_workers_and_their_requests(pair, process, number):
     url = url_of(process)
     pair.before = lambda seen: wait_until(lambda: seen.rid in pair.aborted())
