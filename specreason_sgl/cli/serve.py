@@ -140,5 +140,5 @@ def _open(
         )
         for server in servers
     )
-    front.open(draft, base)
+    front.open(draft, base, keeper.snapshot() if keeper else None)
     return keeper

@@ -39,13 +39,18 @@ class Front:
         """The runtimes are starting; the line says what is waited for."""
         self._health.is_waiting(line)
 
-    def open(self, draft: "Endpoint", base: "Endpoint") -> None:
-        """Take requests, on these runtimes."""
+    def open(
+        self, draft: "Endpoint", base: "Endpoint", states: Mapping[str, ServerState] | None = None
+    ) -> None:
+        """Take requests, on these runtimes, which are asked how they are if nobody reports it."""
         self._service.open(draft, base)
-        self._health.ask(draft, base)
+        if states:
+            self.report(states)
+        else:
+            self._health.ask(draft, base)
 
     def report(self, states: Mapping[str, ServerState]) -> None:
-        """How the runtimes are now, where somebody keeps them."""
+        """How the runtimes are now."""
         self._health.report(states)
         self._service.metrics.report(states)
 

@@ -41,7 +41,7 @@ class Health:
         self._states = lambda: said
 
     def ask(self, draft: "Endpoint", base: "Endpoint") -> None:
-        """The runtimes are ready; they are asked how they are, unless somebody reports it."""
+        """The runtimes are ready and nobody keeps them; from now on they are asked."""
         self._states = lambda: {"draft": _ask(draft), "base": _ask(base)}
 
 

@@ -4,13 +4,14 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from socket import socket
 from typing import Any
 
 from specreason_sgl.errors import SpecReasonError
 from specreason_sgl.processes import GRACE, Pipe, end_within
 from specreason_sgl.serving.settings import Limits, Settings
+
+News = tuple[str, tuple[Any, ...]]  # a method of `Front`, and its arguments
 
 
 def serve(pipe: Pipe, sock: socket, folder: str, settings: Settings, limits: Limits) -> None:
@@ -25,6 +26,17 @@ def serve(pipe: Pipe, sock: socket, folder: str, settings: Settings, limits: Lim
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # read when prometheus_client is imported
+    try:
+        with contextlib.suppress(EOFError):
+            if (known := pipe.receive()) is not None:
+                _serve(pipe, known, sock, folder, settings, limits)
+    except SpecReasonError as error:  # a runtime that is just being restarted
+        sys.exit(f"a worker process has to begin again: {error}")
+
+
+def _serve(
+    pipe: Pipe, known: list[News], sock: socket, folder: str, settings: Settings, limits: Limits
+) -> None:
     from specreason_sgl.serving.front import Front
     from specreason_sgl.serving.metrics import Metrics
 
@@ -35,21 +47,11 @@ def serve(pipe: Pipe, sock: socket, folder: str, settings: Settings, limits: Lim
         if name == "open":
             pipe.send(True)
 
-    try:
-        with contextlib.suppress(EOFError):
-            for news in pipe.receive():  # all so far: who replaces another worker refuses no request
+    for news in known:  # before it serves: who replaces another worker refuses no request
+        hear(*news)
+    with front.serving(sock):
+        try:
+            while news := pipe.receive():
                 hear(*news)
-            with front.serving(sock), _ending():
-                while news := pipe.receive():
-                    hear(*news)
-    except SpecReasonError as error:  # a runtime that is just being restarted
-        sys.exit(f"a worker process has to begin again: {error}")
-
-
-@contextlib.contextmanager
-def _ending() -> Iterator[None]:
-    """However the block ends, the process does soon after."""
-    try:
-        yield
-    finally:
-        end_within(GRACE)
+        finally:
+            end_within(GRACE)

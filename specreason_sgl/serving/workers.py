@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from socket import socket
 from tempfile import TemporaryDirectory
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from specreason_sgl.lang.endpoint import Endpoint
 
 FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0  # seconds before a worker is replaced; doubled until one takes requests
-POLL = 1.0  # seconds
+POLL = 0.1  # seconds
 log = logging.getLogger(__name__)
 
 
@@ -48,27 +49,24 @@ class Workers:
     def serving(self) -> Iterator["Workers"]:
         """Serve to the end of the block."""
         with TemporaryDirectory(prefix="specreason-sgl-", ignore_cleanup_errors=True) as folder:
-            places = [
-                threading.Thread(target=self._keep, args=(number, folder), daemon=True)
-                for number in range(len(self._sockets))
-            ]
-            for place in places:
-                place.start()
+            for number in range(len(self._sockets)):
+                threading.Thread(target=self._keep, args=(number, folder), daemon=True).start()
             try:
                 yield self
             finally:
                 self._end()
-                for place in places:
-                    while place.is_alive():
-                        place.join(POLL)
+                while self._workers:
+                    time.sleep(POLL)
 
     def is_waiting(self, line: str) -> None:
         """As `Front.is_waiting`."""
         self._tell("is_waiting", line)
 
-    def open(self, draft: "Endpoint", base: "Endpoint") -> None:
+    def open(
+        self, draft: "Endpoint", base: "Endpoint", states: Mapping[str, ServerState] | None = None
+    ) -> None:
         """As `Front.open`; returns when each worker takes requests."""
-        self._tell("open", draft, base)
+        self._tell("open", draft, base, states)
         for is_open in self._are_open:
             while not is_open.wait(POLL):
                 pass
@@ -116,15 +114,16 @@ class Workers:
         """Run a worker until it ends; returns how it ended."""
         worker = Worker(serve, self._sockets[number], folder, self._settings, self._limits[number])
         with self._lock:
-            self._workers[number] = worker
-            worker.pipe.send(list(self._news.items()))
             if self._ending.is_set():
                 worker.end()
+            else:
+                self._workers[number] = worker
+                worker.pipe.send(list(self._news.items()))
         with contextlib.suppress(EOFError):
             while worker.pipe.receive():
                 self._are_open[number].set()
         status = worker.join()
-        with self._lock:
-            del self._workers[number]
         mark_process_dead(worker.pid, folder)
+        with self._lock:
+            self._workers.pop(number, None)
         return f"worker process {worker.pid} ended with status {status}"
