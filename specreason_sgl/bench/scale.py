@@ -1,5 +1,6 @@
-"""Part `scale`: how many problems at a time one client process carries, on servers at the pace of a GPU's."""
+"""Part `scale`: how many problems at a time client processes carry, on servers at the pace of a GPU's."""
 
+import itertools
 import os
 import statistics
 import time
@@ -40,16 +41,17 @@ HOST_CORES = 16  # of the host for which it is computed what it carries
 
 
 def run(bench: Bench) -> list[dict[str, Any]]:
-    """One row per kind of piece and number of problems at a time. Only the tokenizer is the bench's own."""
+    """One row per kind of piece, number of processes and number of problems at a time. Only the tokenizer is
+    the bench's own."""
     rows = []
     tokenizer = bench.draft.tokenizer.name_or_path
     config = replace(bench.config, token_budget=STEPS * STEP_TOKENS, step_tokens=STEP_TOKENS, lookahead=0)
     with paced_pair(tokenizer, **PACES) as (servers, draft, base):
-        for pieces in PIECES:
-            measure(servers, draft, base, config, pieces, 1, problems=1)  # warm-up: what is done once
+        for pieces, processes in itertools.product(PIECES, bench.processes):
+            measure(servers, draft, base, config, pieces, 1, processes, problems=1)  # warm-up
             for n in bench.at_once:
-                bench.on_stage(f"scale: {pieces}, {n} at a time")
-                rows.append(measure(servers, draft, base, config, pieces, n))
+                bench.on_stage(f"scale: {pieces}, {n} at a time, processes: {processes}")
+                rows.append(measure(servers, draft, base, config, pieces, n, processes))
     return rows
 
 
@@ -60,31 +62,37 @@ def measure(
     config: SpecReasonConfig,
     pieces: str,
     at_once: int,
+    processes: int = 1,
     problems: int | None = None,
 ) -> dict[str, Any]:
     """Solve problems, `at_once` of them at a time.
 
     Args:
         pieces: of `PIECES`.
+        processes: that share the problems.
         problems: their number; default: enough for a median.
 
     Returns:
         `to_ideal`: the median of a problem's time over what its requests take at the servers' pace, one after
         another; None for windows, which are read while the next one is written. `seconds`: the median of its
-        time. `cpu_ms_per_piece`: processor time of this process for each judged piece; `servers_cpu`,
-        `client_cpu`: processors busy, of `os.cpu_count()`; `host_pieces`: pieces a second for which the
-        processor time of `HOST_CORES` cores is enough, in as many processes (computed, not measured).
+        time. `cpu_ms_per_piece`: the client's processor time for each judged piece, with the start of its
+        processes where there are several; `servers_cpu`, `client_cpu`: processors busy, of `os.cpu_count()`;
+        `host_pieces`: pieces a second for which the processor time of `HOST_CORES` cores is enough, in as
+        many processes (computed, not measured).
     """
     repair, threshold = PIECES[pieces]
     config = always_drafting(config, repair=repair, threshold=threshold)
     began, served = time.monotonic(), servers.cpu_seconds()
-    traces, cpu_seconds = solve_all(draft, base, config, problems or max(at_once, LEAST_PROBLEMS), at_once)
+    traces, cpu_seconds = solve_all(
+        draft, base, config, problems or max(at_once, LEAST_PROBLEMS), at_once, processes
+    )
     seconds, served = time.monotonic() - began, servers.cpu_seconds() - served
     judged = sum(call.purpose in ("score", "read") for trace in traces for call in trace.calls)
     in_turns = not isinstance(repair.window, int)
     return {
         "pieces": pieces,
         "at_once": at_once,
+        "processes": processes,
         "problems": len(traces),
         "judged": judged,
         "to_ideal": statistics.median(trace.seconds / ideal(trace) for trace in traces) if in_turns else None,
@@ -102,12 +110,14 @@ def ideal(trace: Trace) -> float:
 
 
 def tables(figures: Sequence[dict[str, Any]]) -> list[Table]:
-    columns = ("pieces", "at a time", "problems", "seconds", "time to ideal", "client ms per piece")
+    columns = (
+        "pieces", "at a time", "processes", "problems", "seconds", "time to ideal", "client ms per piece",
+    )  # fmt: skip
     busy = (f"client's cpu of {os.cpu_count()}", "servers' cpu", f"{HOST_CORES} cores: pieces/s")
     table = make_table("scale", *columns, *busy)
     for row in figures:
         shares = ("seconds", "to_ideal", "cpu_ms_per_piece", "client_cpu", "servers_cpu")
         texts = ("" if row[name] is None else f"{row[name]:.2f}" for name in shares)
-        counts = (str(row["at_once"]), str(row["problems"]))
+        counts = (str(row[name]) for name in ("at_once", "processes", "problems"))
         table.add_row(row["pieces"], *counts, *texts, f"{row['host_pieces']:,.0f}")
     return [table]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from zlib import crc32
 
+import psutil
 from rich.table import Table
 
 from specreason_sgl.bench import DEFAULT_MODES
@@ -70,7 +71,8 @@ class Bench:
         acceptances: shares of drafted steps that the latency keeps.
         modes: of the latency.
         correct: how tokens are corrected, in the latency's mode of that name and in the identity.
-        at_once: numbers of concurrent problems for the overhead.
+        at_once: numbers of concurrent problems for the overhead and the scale.
+        processes: numbers of processes that share them, for the scale.
         on_stage: called with a line that says what is being measured.
     """
 
@@ -82,6 +84,7 @@ class Bench:
     modes: Sequence[str] = DEFAULT_MODES
     correct: Correct = field(default_factory=Correct)
     at_once: Sequence[int] = (1, 16, 64)
+    processes: Sequence[int] = (1,)
     on_stage: Callable[[str], None] = lambda _: None
 
     def flush_caches(self) -> None:
@@ -95,22 +98,35 @@ def always_drafting(config: SpecReasonConfig, **settings: Any) -> SpecReasonConf
 
 
 def solve_all(
-    draft: Endpoint, base: Endpoint, config: SpecReasonConfig, problems: int, at_once: int
+    draft: Endpoint, base: Endpoint, config: SpecReasonConfig, problems: int, at_once: int, processes: int = 1
 ) -> tuple[list[Trace], float]:
-    """The traces of some problems, and the processor time of this process for them, in seconds.
+    """The traces of some problems, and the processor time of the processes that solve them, in seconds.
 
     Raises:
         SpecReasonError: a problem failed.
     """
-    before = time.process_time()
-    results = solve_batch(questions(problems), draft=draft, base=base, config=config, concurrency=at_once)
-    cpu_seconds = time.process_time() - before
+    before = _cpu_seconds()
+    results = solve_batch(
+        questions(problems),
+        draft=draft,
+        base=base,
+        config=config,
+        concurrency=at_once,
+        processes=processes,
+    )
+    cpu_seconds = _cpu_seconds() - before
     traces = []
     for result in results:
         if not isinstance(result, Trace):
             raise result
         traces.append(result)
     return traces, cpu_seconds
+
+
+def _cpu_seconds() -> float:
+    """Processor time so far of this process, and of the workers that have ended: children of a child."""
+    ended = (child.cpu_times()[2:4] for child in psutil.Process().children())
+    return time.process_time() + sum(map(sum, ended))
 
 
 @contextlib.contextmanager

@@ -42,9 +42,10 @@ class Options:
         int | None,
         option("Instead of --delta: correct about every N-th token, to time random weights.", min=1),
     ] = None
-    concurrency: Annotated[str, option("Problems at a time for the overhead; with commas.", front=True)] = (
-        "1,16,64"
-    )
+    concurrency: Annotated[
+        str, option("Problems at a time for overhead and scale; with commas.", front=True)
+    ] = "1,16,64"
+    processes: Annotated[str, option("Client processes for scale; with commas.")] = "1"
     load_format: Annotated[
         str, option("SGLang's; dummy: random weights, to time shapes without weights.", "Servers")
     ] = ""
@@ -79,6 +80,7 @@ def _parsed(options: Options, knobs: Knobs) -> Callable[[], dict[str, Any]]:
 
     modes = split("modes", options.modes, str, MODES)
     at_once = split("concurrency", options.concurrency, int, range(1, 100_001))
+    processes = split("processes", options.processes, int, range(1, 65))
     acceptances = split("acceptance", options.acceptance, float)
     if not all(0 <= share <= 1 for share in acceptances):
         raise ConfigError(f"acceptance must be from 0 to 1, got {options.acceptance}", "acceptance")
@@ -100,6 +102,7 @@ def _parsed(options: Options, knobs: Knobs) -> Callable[[], dict[str, Any]]:
             "modes": modes,
             "correct": CorrectEvery(every=every, window=correct.window) if every else correct,
             "at_once": at_once,
+            "processes": processes,
         }
 
     return arguments

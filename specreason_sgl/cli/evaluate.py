@@ -45,6 +45,9 @@ class Options:
     concurrency: Annotated[
         int, option("Samples at a time; 1 measures latency.", front=True, min=1, max=1024)
     ] = 1
+    processes: Annotated[
+        int, option("Processes that share the samples; each uses at most one core.", min=1, max=64)
+    ] = 1
     seed: Annotated[int, option("Of generated problems, and of the order of choices.")] = 0
     retry_failed: Annotated[bool, option("Also do again the samples that failed.")] = False
     reward_url: Annotated[
@@ -102,8 +105,8 @@ def evaluate(options: Options, models: Models, servers: Servers, sweeps: Sweeps)
         results = run_evaluation(
             problems, settings, options.out, draft=draft, base=base, reward=reward, whole=whole,
             data=options.data, launch=None if models.draft_url else launch_of(servers),
-            samples=options.samples, concurrency=options.concurrency, seed=options.seed,
-            timeout=options.timeout, retry_failed=options.retry_failed, progress_bar=True,
+            samples=options.samples, concurrency=options.concurrency, processes=options.processes,
+            seed=options.seed, timeout=options.timeout, retry_failed=options.retry_failed, progress_bar=True,
         )  # fmt: skip
     written(options.out, note=f", {len(results)} samples; specreason-sgl report {options.out}")
     if failed := [sample.error for sample in results if sample.error]:

@@ -13,12 +13,18 @@ from specreason_sgl.errors import ConfigError
 from specreason_sgl.reasoning.plain import KNOBS, config_of
 
 if TYPE_CHECKING:
-    from specreason_sgl.serving.health import Health
-    from specreason_sgl.serving.service import Service
+    from contextlib import AbstractContextManager
+    from socket import socket
+
+    from specreason_sgl.runtime.keep import Keeper
+    from specreason_sgl.serving.front import Front
+    from specreason_sgl.serving.settings import Limits, Settings
+    from specreason_sgl.serving.workers import Workers
 
 STARTED_AGAIN = 180.0  # seconds that a request waits for a runtime that is started again
 # Constrained JSON without free white space, of which a small model can write any number of tokens.
 COMPACT_JSON = "--constrained-json-disable-any-whitespace"
+REPORT = 0.5  # seconds between two looks at how the runtimes are
 SERVER = "Server"
 
 Knobs = knob_options(Given, KNOBS.values())
@@ -50,9 +56,17 @@ class Options:
     ] = ""
     max_running_requests: Annotated[int, option("Requests that run at once.", SERVER, min=1, max=1024)] = 64
     max_queued_requests: Annotated[int, option("Requests that may wait.", SERVER, min=0)] = 256
+    workers: Annotated[
+        int, option("Processes that share the requests; each uses at most one core.", SERVER, min=1, max=64)
+    ] = 1
     timeout: Annotated[float, option("Deadline of a request, in seconds.", SERVER)] = 600.0
 
     def __post_init__(self):
+        if self.workers > self.max_running_requests:
+            raise ConfigError(
+                f"workers must be at most max_running_requests ({self.max_running_requests}), "
+                f"got {self.workers}", "workers",
+            )  # fmt: skip
         if not self.timeout > 0:
             raise ConfigError(f"timeout must be a positive number of seconds, got {self.timeout}", "timeout")
 
@@ -66,62 +80,65 @@ def serve(options: Options, models: Models, servers: Servers, knobs: Knobs) -> N
     set here.
     """
     from specreason_sgl.serving import listen
+    from specreason_sgl.serving.settings import Limits, Settings
 
     config = config_of(knobs.values(), pair=models.named)
     listen.check_exposure(options.host, options.api_key, options.without_key)
     arguments = servers.arguments(COMPACT_JSON)
-    with listen.bind(options.host, options.port) as sock:  # before what takes seconds
+    settings = Settings(
+        name=options.served_model_name or models.named or "pair",
+        config=config,
+        pair=models.named,
+        api_key=options.api_key or None,
+        hosts=listen.host_names(options.host, options.allowed_host),
+        ignore_unsupported=options.ignore_unsupported,
+    )
+    limits = Limits(options.max_running_requests, options.max_queued_requests, options.timeout)
+    sockets = listen.bind_shared(options.host, options.port, options.workers)  # before what takes seconds
+    with sockets[0]:
         end_on(signal.SIGINT, signal.SIGTERM)
-        from specreason_sgl.serving.app import Server, until_done
-        from specreason_sgl.serving.health import Health
-        from specreason_sgl.serving.metrics import Metrics
-        from specreason_sgl.serving.service import Service
-        from specreason_sgl.serving.settings import Settings
-
-        health, url = Health(), listen.url(sock)
-        service = Service(
-            Metrics(), max_running=options.max_running_requests,
-            max_queue=options.max_queued_requests, timeout=options.timeout,
-        )  # fmt: skip
-        settings = Settings(
-            name=options.served_model_name or models.named or "pair",
-            config=config,
-            pair=models.named,
-            api_key=options.api_key or None,
-            hosts=listen.host_names(options.host, options.allowed_host),
-            ignore_unsupported=options.ignore_unsupported,
-            health=health,
-        )
-        ready = f"serving {', '.join(settings.modes)} at {url}/v1, a page at {url}/"
-        with ExitStack() as runtimes, Server(service, settings).in_background(sock) as running:
+        url = listen.url(sockets[0])
+        with ExitStack() as runtimes, _front(sockets, settings, limits) as front:
             err.print(f"listening at {url}/", soft_wrap=True)
-            _open(service, health, runtimes, models, arguments)
-            out.print(ready)
-            until_done(running)
-            running.result()
+            keeper = _open(front, runtimes, models, arguments, options.timeout)
+            out.print(f"serving {', '.join(settings.modes)} at {url}/v1, a page at {url}/")
+            while not front.has_ended(within=REPORT):
+                if keeper:
+                    front.report(keeper.snapshot())
+
+
+def _front(
+    sockets: "list[socket]", settings: "Settings", limits: "Limits"
+) -> "AbstractContextManager[Front | Workers]":
+    if len(sockets) > 1:
+        from specreason_sgl.serving.workers import Workers
+
+        return Workers(sockets, settings, limits).serving()
+    from specreason_sgl.serving.front import Front
+    from specreason_sgl.serving.metrics import Metrics
+
+    return Front(settings, limits, Metrics()).serving(sockets[0])
 
 
 def _open(
-    service: "Service", health: "Health", runtimes: ExitStack, models: Models, arguments: dict[str, Any]
-) -> None:
-    """Start the runtimes, or find those at the URLs, and let the service take requests."""
+    front: "Front | Workers", runtimes: ExitStack, models: Models, arguments: dict[str, Any], timeout: float
+) -> "Keeper | None":
+    """Start the runtimes, or find those at the URLs, and let the front take requests. Returns who keeps them
+    running, if they were started."""
     keeper, servers = None, (models.draft_url, models.base_url)
     if not models.draft_url:
         from specreason_sgl.runtime.keep import Keeper
 
-        pair = runtimes.enter_context(started(models.spec(), arguments, health.is_waiting))
+        pair = runtimes.enter_context(started(models.spec(), arguments, front.is_waiting))
         keeper = runtimes.enter_context(Keeper([pair.draft, pair.base]))
         servers = pair.draft, pair.base
     from specreason_sgl.lang.endpoint import Endpoint
 
     draft, base = (
         runtimes.enter_context(
-            Endpoint(server, models.runtime_key or None, timeout=service.timeout, retry_for=STARTED_AGAIN)
+            Endpoint(server, models.runtime_key or None, timeout=timeout, retry_for=STARTED_AGAIN)
         )
         for server in servers
     )
-    service.open(draft, base)
-    if keeper:
-        health.watch(keeper, service.metrics)
-    else:
-        health.ask(draft, base)
+    front.open(draft, base, keeper.snapshot() if keeper else None)
+    return keeper

@@ -1,6 +1,7 @@
 """Solve problems in several settings, grade the answers, and record each sample as soon as it is finished."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -43,6 +44,7 @@ def evaluate(
     whole: Any = None,
     samples: int = 1,
     concurrency: int = 1,
+    processes: int = 1,
     timeout: float | None = None,
     retry_failed: bool = False,
     warm_up: bool = True,
@@ -63,6 +65,7 @@ def evaluate(
         whole: another runtime of the base model, with the whole machine, for the mode `base-whole`.
         samples: number of samples of each problem with each setting.
         concurrency: samples solved at once.
+        processes: number of processes that share them, as in `solve_batch`; this one grades and records.
         timeout: of each sample, in seconds.
         retry_failed: also solve samples again that the record has as failed.
         warm_up: first solve the beginning of the first problems with each setting, which is not recorded.
@@ -74,6 +77,7 @@ def evaluate(
 
     Raises:
         ServerError: a runtime failed between two samples. Finished samples are in the record.
+        ConfigError: there are several processes and a reward model.
     """
     from specreason_sgl.reasoning.batch import run_batch
 
@@ -84,15 +88,16 @@ def evaluate(
     todo = [[task for task in turn if not is_done(task.key)] for turn in turns]
     runtimes = {"draft": draft, "base": base, "reward": reward, "whole": whole}
     endpoints = [endpoint for endpoint in runtimes.values() if endpoint]
-    solve_task = partial(_solve, runtimes=runtimes, timeout=timeout)
+    solver = _solver(runtimes, processes, concurrency, timeout=timeout)
     total = len(problems) * len(settings) * samples
 
     def solve_all(tasks: list[_Task], on_done: Any = None) -> None:
         for endpoint in endpoints:
             endpoint.flush_cache()
-        run_batch(solve_task, tasks, endpoints, concurrency, False, on_done)
+        run_batch(solve_task, tasks, aborted, concurrency, False, on_done)
 
-    with tqdm(total=total, initial=total - sum(map(len, todo)), disable=not progress_bar) as bar:
+    bar = tqdm(total=total, initial=total - sum(map(len, todo)), disable=not progress_bar)
+    with bar, solver as (solve_task, aborted):
 
         def keep(tasks: list[_Task], position: int, result: Trace | SpecReasonError) -> None:
             record.add(_sample(tasks[position], result, resumed))
@@ -127,14 +132,33 @@ def _beginnings(todo: list[list[_Task]], problems: Sequence[Problem]) -> Iterato
         yield [_Task(problem, 0, brief) for problem in problems]
 
 
-def _solve(task: _Task, *, runtimes: Mapping[str, Any], timeout: float | None) -> Trace:
+@contextmanager
+def _solver(
+    runtimes: Mapping[str, Any], processes: int, threads: int, **options: Any
+) -> Iterator[tuple[Callable[[_Task], Trace], list[Any]]]:
+    """What solves a task, in this process or in others, and what aborts its requests."""
+    from specreason_sgl.reasoning.run import Cancel
+    from specreason_sgl.reasoning.workers import Workers
+
+    solve_task = partial(_solve, runtimes=runtimes, **options)
+    if processes == 1:
+        yield solve_task, [endpoint for endpoint in runtimes.values() if endpoint]
+        return
+    if runtimes["reward"]:  # it is in the settings of each task, which would connect to it anew
+        raise ConfigError(f"processes must be 1 with the mode reward, got {processes}", "processes")
+    cancel = Cancel()
+    with Workers(partial(solve_task, cancel=cancel), cancel, processes, threads) as workers:
+        yield workers, [workers]
+
+
+def _solve(task: _Task, *, runtimes: Mapping[str, Any], **options: Any) -> Trace:
     from specreason_sgl.reasoning.solve import solve, solve_alone
 
     question, config = task.problem.prompt, task.setting.config
     if model := task.setting.model_alone(task.problem.id):
         side: Side = "draft" if model == "draft" else "base"
-        return solve_alone(question, endpoint=runtimes[model], side=side, config=config, timeout=timeout)
-    return solve(question, draft=runtimes["draft"], base=runtimes["base"], config=config, timeout=timeout)
+        return solve_alone(question, endpoint=runtimes[model], side=side, config=config, **options)
+    return solve(question, draft=runtimes["draft"], base=runtimes["base"], config=config, **options)
 
 
 def _sample(task: _Task, result: Trace | SpecReasonError, resumed: Provenance | None) -> Sample:

@@ -13,7 +13,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
 from specreason_sgl import __version__
@@ -128,7 +128,7 @@ def _add_endpoints(app: FastAPI, service: Service, settings: Settings) -> None:
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics():
-        return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
 def _add_answers(app: FastAPI, service: Service, settings: Settings) -> None:

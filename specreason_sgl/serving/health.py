@@ -1,13 +1,12 @@
 """The state of the two runtimes, for `/health`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
 import urllib3
 
-from specreason_sgl.runtime.keep import Keeper
-from specreason_sgl.serving.metrics import Metrics
+from specreason_sgl.runtime.keep import ServerState
 
 if TYPE_CHECKING:
     from specreason_sgl.lang.endpoint import Endpoint
@@ -36,11 +35,10 @@ class Health:
         """The runtimes are starting; the line says what is waited for."""
         self._doing = line
 
-    def watch(self, keeper: Keeper, metrics: Metrics) -> None:
-        """The runtimes are ready; from now on the keeper knows their state."""
-        for side in ("draft", "base"):
-            metrics.restarts.labels(side).set_function(lambda side=side: keeper.snapshot()[side].restarts)
-        self._states = lambda: {side: asdict(state) for side, state in keeper.snapshot().items()}
+    def report(self, states: Mapping[str, ServerState]) -> None:
+        """Whoever keeps the runtimes says how they are now."""
+        said = {side: asdict(state) for side, state in states.items()}
+        self._states = lambda: said
 
     def ask(self, draft: "Endpoint", base: "Endpoint") -> None:
         """The runtimes are ready and nobody keeps them; from now on they are asked."""

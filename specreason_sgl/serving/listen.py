@@ -1,5 +1,6 @@
 """The address a server binds to, and who can reach it there."""
 
+import contextlib
 import ipaddress
 import socket
 from collections.abc import Sequence
@@ -49,19 +50,33 @@ def bind(host: str, port: int) -> socket.socket:
     Raises:
         LaunchError: the port is taken, or the address is not this machine's.
     """
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    return bind_shared(host, port, 1)[0]
+
+
+def bind_shared(host: str, port: int, count: int) -> list[socket.socket]:
+    """Sockets that listen at the same address. Linux spreads connections evenly over them (SO_REUSEPORT);
+    of one socket that several processes accept from, most go to the same process.
+
+    Raises:
+        LaunchError: as `bind`. The first socket is bound before it may be shared, so it does not join others.
+    """
+    with contextlib.ExitStack() as stack:
         try:
-            sock.bind((host, port))
-            sock.listen(BACKLOG)
-        except OSError:
-            sock.close()
-            raise
-        return sock
-    except OSError as error:
-        raise LaunchError(f"cannot listen at {host}, port {port}: {error.strerror or error}") from None
+            family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+            sockets = [stack.enter_context(socket.socket(family, socket.SOCK_STREAM)) for _ in range(count)]
+            sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sockets[0].bind((host, port))
+            if count > 1:
+                for sock in sockets:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            for sock in sockets[1:]:
+                sock.bind(sockets[0].getsockname())
+            for sock in sockets:
+                sock.listen(BACKLOG)
+        except OSError as error:
+            raise LaunchError(f"cannot listen at {host}, port {port}: {error.strerror or error}") from None
+        stack.pop_all()
+    return sockets
 
 
 def url(sock: socket.socket) -> str:

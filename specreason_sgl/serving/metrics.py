@@ -1,27 +1,43 @@
 """A server's metrics, for Prometheus."""
 
 import math
+from collections.abc import Mapping
 from typing import get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from specreason_sgl.reasoning.load import Load, State
 from specreason_sgl.reasoning.trace import Trace
+from specreason_sgl.runtime.keep import ServerState
 
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
 SCORES = (-16, -8, -4, -2, -1, -0.5, 0, 0.5, 1, 2, 3, 4, 5, 6, 7, 8, 9)  # logprobs, probabilities and digits
 
 
 class Metrics:
-    """The metrics of one server, in a registry of their own."""
+    """The metrics of one server, in a registry of their own.
 
-    def __init__(self):
+    Args:
+        folder: where the workers of the server share theirs; None: it has one process. In a worker,
+            `PROMETHEUS_MULTIPROC_DIR` must have named the folder before prometheus_client was imported.
+    """
+
+    def __init__(self, folder: str | None = None):
+        self._folder = folder
+        self._load: Load | None = None
         self.registry = registry = CollectorRegistry()
         self.requests = Counter(
             "specreason_requests", "Requests answered.", ["model", "status"], registry=registry
         )
-        self.running = Gauge("specreason_requests_running", "Requests that are running.", registry=registry)
-        self.waiting = Gauge("specreason_requests_waiting", "Requests in the queue.", registry=registry)
+        self.running = Gauge(
+            "specreason_requests_running", "Requests that are running.",
+            registry=registry, multiprocess_mode="livesum",
+        )  # fmt: skip
+        self.waiting = Gauge(
+            "specreason_requests_waiting", "Requests in the queue.",
+            registry=registry, multiprocess_mode="livesum",
+        )  # fmt: skip
         self.seconds = Histogram(
             "specreason_request_seconds", "From a request to the end of its answer.", ["model"],
             buckets=SECONDS, registry=registry,
@@ -55,34 +71,48 @@ class Metrics:
             ["side", "cached"], registry=registry,
         )  # fmt: skip
         self.restarts = Gauge(
-            "specreason_runtime_restarts", "Restarts of the runtimes.", ["side"], registry=registry
-        )
+            "specreason_runtime_restarts", "Restarts of the runtimes.", ["side"],
+            registry=registry, multiprocess_mode="livemax",
+        )  # fmt: skip
 
+        # What each process has measured; with workers, each worker's own.
         self.drafting = Gauge(
             "specreason_drafting_state", "1 in the present state: drafting, wide (the base model reads whole "
-            "steps), or alone (it writes alone where at_load allows it).", ["state"], registry=registry,
+            "steps), or alone (it writes alone where at_load allows it).", ["state"],
+            registry=registry, multiprocess_mode="liveall",
         )  # fmt: skip
         self.speedup = Gauge(
             "specreason_drafting_speedup", "Time of a token by the base model alone over that with drafting.",
-            registry=registry,
+            registry=registry, multiprocess_mode="liveall",
         )  # fmt: skip
         self.token_seconds = Gauge(
             "specreason_token_seconds", "Seconds a token, of each model and of both together.", ["author"],
-            registry=registry,
+            registry=registry, multiprocess_mode="liveall",
         )  # fmt: skip
         self.read_seconds = Gauge(
-            "specreason_read_seconds", "Seconds that the base model takes to read a draft.", registry=registry
-        )
+            "specreason_read_seconds", "Seconds that the base model takes to read a draft.",
+            registry=registry, multiprocess_mode="liveall",
+        )  # fmt: skip
 
     def watch(self, load: Load) -> None:
         """Show what the load's measured times say. What is not measured yet is NaN."""
-        for state in get_args(State):
-            self.drafting.labels(state).set_function(lambda state=state: load.state == state)
-        rates = {"base": lambda: load.base.seconds, "both": lambda: load.speculating.seconds}
-        for author, seconds in {"draft": lambda: load.draft_seconds, **rates}.items():
-            self.token_seconds.labels(author).set_function(lambda seconds=seconds: seconds() or math.nan)
-        self.speedup.set_function(lambda: load.speedup or math.nan)
-        self.read_seconds.set_function(lambda: load.read_seconds or math.nan)
+        self._load = load
+        self._show_load()
+
+    def report(self, states: Mapping[str, ServerState]) -> None:
+        """Show how often each runtime was restarted."""
+        for side, state in states.items():
+            self.restarts.labels(side).set(state.restarts)
+
+    def text(self) -> bytes:
+        """All metrics in Prometheus's format. With workers, they are those of all: counts and requests are
+        summed; what a worker has measured itself has its process id as a label."""
+        self._show_load()
+        if self._folder is None:
+            return generate_latest(self.registry)
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, self._folder)
+        return generate_latest(registry)
 
     def count(self, trace: Trace) -> None:
         """Add a finished run."""
@@ -98,3 +128,15 @@ class Metrics:
             self.tokens.labels(call.side, call.purpose).inc(call.completion_tokens)
             self.prompt_tokens.labels(call.side, "yes").inc(call.cached_tokens)
             self.prompt_tokens.labels(call.side, "no").inc(max(call.prompt_tokens - call.cached_tokens, 0))
+        self._show_load()
+
+    def _show_load(self) -> None:
+        if (load := self._load) is None:
+            return
+        for state in get_args(State):
+            self.drafting.labels(state).set(load.state == state)
+        seconds = {"draft": load.draft_seconds, "base": load.base.seconds, "both": load.speculating.seconds}
+        for author, measured in seconds.items():
+            self.token_seconds.labels(author).set(measured or math.nan)
+        self.speedup.set(load.speedup or math.nan)
+        self.read_seconds.set(load.read_seconds or math.nan)

@@ -116,14 +116,12 @@ class Service:
     ):
         self.metrics = metrics
         self.max_running, self.max_queue, self.timeout = max_running, max_queue, timeout
-        self._slots = Slots(max_running, max_queue)
+        self._slots = Slots(max_running, max_queue, self._show_slots)
         self._closing = False
         self._endpoints: dict[Side, Endpoint] = {}
         self._jobs: set[Job] = set()
         self._pool = ThreadPoolExecutor(max_running, thread_name_prefix="request")
         self._counters = ThreadPoolExecutor(COUNTERS, thread_name_prefix="count")
-        metrics.running.set_function(lambda: self._slots.taken)
-        metrics.waiting.set_function(lambda: self._slots.waited_for)
         self.fingerprint = ""
 
     def open(self, draft: "Endpoint", base: "Endpoint") -> None:
@@ -271,6 +269,10 @@ class Service:
             job.tell(Event(choice, trace=trace))
         except BaseException as error:
             job.tell(error)
+
+    def _show_slots(self) -> None:
+        self.metrics.running.set(self._slots.taken)
+        self.metrics.waiting.set(self._slots.waited_for)
 
     def cancel_all(self) -> None:
         """Cancel every request, and start no more."""

@@ -1,11 +1,38 @@
-"""How a server behaves: `Settings`."""
+"""How a server behaves, and how much it takes on: `Settings`, `Limits`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from specreason_sgl.reasoning.config import SpecReasonConfig
-from specreason_sgl.serving.service import Mode
+
+if TYPE_CHECKING:  # a worker must not import prometheus_client before it has named its folder
+    from specreason_sgl.serving.service import Mode
+
+
+def _is_well() -> tuple[str, dict[str, Any]]:
+    return "ok", {}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much a server takes on.
+
+    Attributes:
+        running, waiting: choices that may run at once, and that may wait.
+        timeout: seconds for a request, from its arrival.
+    """
+
+    running: int = 64
+    waiting: int = 256
+    timeout: float = 600.0
+
+    def share(self, number: int, workers: int) -> "Limits":
+        """Of one worker, counted from 0. The shares add up to the whole."""
+        running, waiting = (
+            total // workers + (number < total % workers) for total in (self.running, self.waiting)
+        )
+        return Limits(running, waiting, self.timeout)
 
 
 @dataclass(frozen=True)
@@ -32,9 +59,9 @@ class Settings:
     hosts: tuple[str, ...] = ()
     max_body: int = 2 * 2**20
     ignore_unsupported: bool = False
-    health: Callable[[], tuple[str, dict[str, Any]]] = lambda: ("ok", {})
+    health: Callable[[], tuple[str, dict[str, Any]]] = _is_well
 
     @property
-    def modes(self) -> dict[str, Mode]:
+    def modes(self) -> "dict[str, Mode]":
         """What each model name asks for."""
         return {self.name: "specreason", f"{self.name}-base": "base", f"{self.name}-draft": "draft"}

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -23,11 +24,12 @@ class Slots:
     Args:
         running: number of slots.
         waiting: the most slots that may be waited for.
+        on_change: called when slots are taken, waited for or free again.
     """
 
-    def __init__(self, running: int, waiting: int):
+    def __init__(self, running: int, waiting: int, on_change: Callable[[], None] = lambda: None):
         self._all = self._free = running
-        self._most_waiting = waiting
+        self._most_waiting, self._on_change = waiting, on_change
         self._queue: deque[Ticket] = deque()
 
     @property
@@ -72,3 +74,4 @@ class Slots:
             # A deadline or a cancel may have ended the wait: `withdraw` follows.
             if not ticket.granted.done():
                 ticket.granted.set_result(None)
+        self._on_change()

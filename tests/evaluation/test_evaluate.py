@@ -45,6 +45,14 @@ def test_each_problem_is_solved_with_each_setting_and_graded(pair, tmp_path):
     assert read_run(tmp_path / "x.jsonl")[1] == samples
 
 
+def test_several_processes_write_the_same_file(pair, tmp_path):
+    for processes in (1, 2):
+        run(pair, tmp_path / f"{processes}.jsonl", concurrency=4, processes=processes, warm_up=True)
+    assert timeless(tmp_path / "2.jsonl") == timeless(tmp_path / "1.jsonl")
+    with pytest.raises(ConfigError, match="processes must be 1 with the mode reward, got 2"):
+        run(pair, tmp_path / "x.jsonl", processes=2, reward=pair.base)
+
+
 def test_one_at_a_time_every_sample_begins_with_empty_caches(pair, tmp_path):
     run(pair, tmp_path / "x.jsonl", modes=("base", "draft"), problems=PROBLEMS[:2])
     paths = [path.partition("?")[0] for path, _ in pair.base_server.requests]

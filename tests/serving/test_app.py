@@ -5,7 +5,6 @@ import math
 import socket
 import sys
 import threading
-import types
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -545,11 +544,17 @@ def test_a_server_that_stops_begins_nothing_that_waited(pair):
 def test_health_says_how_the_runtimes_are(pair):
     states = {side: ServerState("ready", 1.0, restarts=2) for side in ("draft", "base")}
     health, metrics = Health(), Metrics()
+
+    def report():
+        health.report(states)
+        metrics.report(states)
+
     with serving(pair, health=health) as url:
-        health.watch(types.SimpleNamespace(snapshot=lambda: states), metrics)
+        report()
         response = urllib3.request("GET", f"{url}/health")
         assert (response.status, response.json()["status"]) == (200, "ok")
         states["draft"] = ServerState("unwatched", 1.0, restarts=3)
+        report()
         response = urllib3.request("GET", f"{url}/health")
         assert (response.status, response.json()["status"]) == (503, "degraded")
         assert [runtime["state"] for runtime in response.json()["runtimes"].values()] == [

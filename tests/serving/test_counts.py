@@ -1,7 +1,5 @@
 """What the API and the metrics count of a run."""
 
-from prometheus_client import generate_latest
-
 from specreason_sgl.reasoning.load import Load
 from specreason_sgl.reasoning.trace import Step
 from specreason_sgl.serving.metrics import Metrics
@@ -30,7 +28,7 @@ def test_metrics_count_corrections_and_readings():
     metrics = Metrics()
     metrics.count(make_corrected())
     metrics.count(make_trace())
-    lines = generate_latest(metrics.registry).decode().splitlines()
+    lines = metrics.text().decode().splitlines()
     assert "specreason_corrections_total 4.0" in lines
     assert 'specreason_steps_total{author="both"} 4.0' in lines
     assert 'specreason_tokens_total{purpose="read",side="base"} 0.0' in lines
@@ -43,7 +41,7 @@ def test_metrics_say_whether_drafting_pays_and_by_what_times():
     load.drafted(10, 0.05)
     load.wrote(10, 0.2)
     load.record(Step("a", "draft", "delimiter", 5000), 200.0)
-    lines = generate_latest(metrics.registry).decode().splitlines()
+    lines = metrics.text().decode().splitlines()
     assert {
         'specreason_drafting_state{state="wide"} 1.0',
         'specreason_drafting_state{state="drafting"} 0.0',

@@ -1,6 +1,5 @@
 """`specreason-sgl serve` as a process, in front of a scripted pair."""
 
-import contextlib
 import json
 import re
 import signal
@@ -20,13 +19,10 @@ from specreason_sgl.serving.app import Server
 from specreason_sgl.serving.metrics import Metrics
 from specreason_sgl.serving.service import Service
 from specreason_sgl.serving.settings import Settings
+from tests.support.serving import KNOBS, serve_process, started, url_of
 from tests.support.waiting import wait_until
 from tests.support.writers import steps_of
 
-SERVE = [sys.executable, "-m", "specreason_sgl.cli", "serve"]
-
-
-KNOBS = ["--port", "0", "--served-model-name", "two", "--temperature", "0", "--token-budget", "60"]
 ASK = {"model": "two", "messages": [{"role": "user", "content": "q"}]}
 
 # `serve` with a pair whose start takes until there is a line to read.
@@ -53,36 +49,19 @@ main(["serve", *sys.argv[3:]])
 """
 
 
-@contextlib.contextmanager
-def started(command):
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
 @pytest.fixture
 def process(pair):
     pair.start_anew(steps_of(3), lambda turn: 9)
-    urls = ["--draft-url", pair.draft_server.url, "--base-url", pair.base_server.url]
-    with started([*SERVE, *urls, *KNOBS]) as process:
+    with serve_process(pair) as process:
         yield process
 
 
-@pytest.fixture
-def starting(pair):
+@pytest.fixture(params=[1, 2])
+def starting(pair, request):
     pair.start_anew(steps_of(3), lambda turn: 9)
-    urls = [pair.draft_server.url, pair.base_server.url]
-    with started([sys.executable, "-c", STARTING, *urls, *KNOBS]) as process:
+    options = [pair.draft_server.url, pair.base_server.url, *KNOBS, "--workers", str(request.param)]
+    with started([sys.executable, "-c", STARTING, *options]) as process:
         yield process
-
-
-def url_of(process):
-    return re.search(r"at (http://127\.0\.0\.1:\d+)/v1", process.stdout.readline())[1]
 
 
 def ask(url):
