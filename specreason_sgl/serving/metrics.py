@@ -1,7 +1,8 @@
 """A server's metrics, for Prometheus."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -26,73 +27,58 @@ class Metrics:
     def __init__(self, folder: str | None = None):
         self._folder = folder
         self._load: Load | None = None
-        self.registry = registry = CollectorRegistry()
-        self.requests = Counter(
-            "specreason_requests", "Requests answered.", ["model", "status"], registry=registry
+        self.registry = CollectorRegistry()
+        counter, histogram, gauge = (
+            partial(kind, registry=self.registry) for kind in (Counter, Histogram, Gauge)
         )
-        self.running = Gauge(
-            "specreason_requests_running", "Requests that are running.",
-            registry=registry, multiprocess_mode="livesum",
-        )  # fmt: skip
-        self.waiting = Gauge(
-            "specreason_requests_waiting", "Requests in the queue.",
-            registry=registry, multiprocess_mode="livesum",
-        )  # fmt: skip
-        self.seconds = Histogram(
+        self.requests = counter("specreason_requests", "Requests answered.", ["model", "status"])
+        self.running = gauge(
+            "specreason_requests_running", "Requests that are running.", multiprocess_mode="livesum"
+        )
+        self.waiting = gauge(
+            "specreason_requests_waiting", "Requests in the queue.", multiprocess_mode="livesum"
+        )
+        self.seconds = histogram(
             "specreason_request_seconds", "From a request to the end of its answer.", ["model"],
-            buckets=SECONDS, registry=registry,
+            buckets=SECONDS,
         )  # fmt: skip
-        self.first = Histogram(
+        self.first = histogram(
             "specreason_time_to_first_token_seconds", "From a request to its first event.", ["model"],
-            buckets=SECONDS, registry=registry,
+            buckets=SECONDS,
         )  # fmt: skip
-        self.steps = Counter("specreason_steps", "Steps of chains of thought.", ["author"], registry=registry)
-        self.rejected = Counter("specreason_steps_rejected", "Drafted steps rejected.", registry=registry)
-        self.corrections = Counter(
-            "specreason_corrections", "Drafted tokens that the base model replaced.", registry=registry
+        self.steps = counter("specreason_steps", "Steps of chains of thought.", ["author"])
+        self.rejected = counter("specreason_steps_rejected", "Drafted steps rejected.")
+        self.corrections = counter("specreason_corrections", "Drafted tokens that the base model replaced.")
+        self.undrafted = counter("specreason_steps_undrafted", "Steps without a draft.")
+        self.scores = histogram(
+            "specreason_score", "Values that the verifier gave to drafted steps.", buckets=SCORES
         )
-        self.undrafted = Counter(
-            "specreason_steps_undrafted", "Steps without a draft.", registry=registry
-        )  # fmt: skip
-        self.scores = Histogram(
-            "specreason_score",
-            "Values that the verifier gave to drafted steps.",
-            buckets=SCORES,
-            registry=registry,
-        )
-        self.tokens = Counter(
-            "specreason_tokens", "Tokens generated, by model.", ["side", "purpose"], registry=registry
-        )
-        self.wasted = Counter(
-            "specreason_wasted_tokens", "Generated tokens that were thrown away.", registry=registry
-        )
-        self.prompt_tokens = Counter(
+        self.tokens = counter("specreason_tokens", "Tokens generated, by model.", ["side", "purpose"])
+        self.wasted = counter("specreason_wasted_tokens", "Generated tokens that were thrown away.")
+        self.prompt_tokens = counter(
             "specreason_prompt_tokens", "Prompt tokens, by model and whether its cache had them.",
-            ["side", "cached"], registry=registry,
+            ["side", "cached"],
         )  # fmt: skip
-        self.restarts = Gauge(
-            "specreason_runtime_restarts", "Restarts of the runtimes.", ["side"],
-            registry=registry, multiprocess_mode="livemax",
-        )  # fmt: skip
+        self.restarts = gauge(
+            "specreason_runtime_restarts", "Restarts of the runtimes.", ["side"], multiprocess_mode="livemax"
+        )
+        self._add_measured(partial(gauge, multiprocess_mode="liveall"))
 
-        # What each process has measured; with workers, each worker's own.
-        self.drafting = Gauge(
+    def _add_measured(self, gauge: Callable[..., Gauge]) -> None:
+        """What each process has measured; with workers, each worker's own."""
+        self.drafting = gauge(
             "specreason_drafting_state", "1 in the present state: drafting, wide (the base model reads whole "
             "steps), or alone (it writes alone where at_load allows it).", ["state"],
-            registry=registry, multiprocess_mode="liveall",
         )  # fmt: skip
-        self.speedup = Gauge(
-            "specreason_drafting_speedup", "Time of a token by the base model alone over that with drafting.",
-            registry=registry, multiprocess_mode="liveall",
-        )  # fmt: skip
-        self.token_seconds = Gauge(
-            "specreason_token_seconds", "Seconds a token, of each model and of both together.", ["author"],
-            registry=registry, multiprocess_mode="liveall",
-        )  # fmt: skip
-        self.read_seconds = Gauge(
-            "specreason_read_seconds", "Seconds that the base model takes to read a draft.",
-            registry=registry, multiprocess_mode="liveall",
-        )  # fmt: skip
+        self.speedup = gauge(
+            "specreason_drafting_speedup", "Time of a token by the base model alone over that with drafting."
+        )
+        self.token_seconds = gauge(
+            "specreason_token_seconds", "Seconds a token, of each model and of both together.", ["author"]
+        )
+        self.read_seconds = gauge(
+            "specreason_read_seconds", "Seconds that the base model takes to read a draft."
+        )
 
     def watch(self, load: Load) -> None:
         """Show what the load's measured times say. What is not measured yet is NaN."""
