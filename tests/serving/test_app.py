@@ -54,10 +54,11 @@ def test_a_client_gets_thinking_answer_and_counts(pair, client):
     assert reply.choices[0].finish_reason == "stop"
     assert reply.usage.completion_tokens == 9 + 2
     assert reply.usage.completion_tokens_details.reasoning_tokens == 9
-    judged = min(len(payload["input_ids"]) for payload in pair.base_server.generated())  # the first step
-    assert reply.usage.prompt_tokens == judged - len(
-        pair.base.tokenizer.encode("draft 1\n\nStep score (0 wrong, 9 right): ", add_special_tokens=False)
+    asked_for_the_answer = pair.base_server.generated()[-1]["input_ids"]
+    chain = pair.base.tokenizer.encode(
+        f"{message.reasoning_content}\n\nFinal answer:", add_special_tokens=False
     )
+    assert reply.usage.prompt_tokens == len(asked_for_the_answer) - len(chain)
     extension = reply.usage.specreason
     assert (extension["draft_tokens"], extension["steps_kept"], extension["steps_rewritten"]) == (9, 3, 0)
     assert extension["base_tokens"] == 3 + 2  # a digit for each step, and the answer
