@@ -75,10 +75,10 @@ def measure(
     Returns:
         `to_ideal`: the median of a problem's time over what its requests take at the servers' pace, one after
         another; None for windows, which are read while the next one is written. `seconds`: the median of its
-        time. `cpu_ms_per_piece`: the client's processor time for each judged piece, with the start of its
-        processes where there are several; `servers_cpu`, `client_cpu`: processors busy, of `os.cpu_count()`;
-        `host_pieces`: pieces a second for which the processor time of `HOST_CORES` cores is enough, in as
-        many processes (computed, not measured).
+        time. `cpu_ms_per_piece`: the client's processor time for each judged piece; `servers_cpu`,
+        `client_cpu`: processors busy, of `os.cpu_count()`; `host_pieces`: pieces a second for which the
+        processor time of `HOST_CORES` cores is enough, in as many processes (computed, not measured). The
+        client's are None with several processes, whose start would count.
     """
     repair, threshold = PIECES[pieces]
     config = always_drafting(config, repair=repair, threshold=threshold)
@@ -89,6 +89,11 @@ def measure(
     seconds, served = time.monotonic() - began, servers.cpu_seconds() - served
     judged = sum(call.purpose in ("score", "read") for trace in traces for call in trace.calls)
     in_turns = not isinstance(repair.window, int)
+    client = {
+        "cpu_ms_per_piece": 1000 * cpu_seconds / judged,
+        "client_cpu": cpu_seconds / seconds,
+        "host_pieces": HOST_CORES * judged / cpu_seconds,
+    }
     return {
         "pieces": pieces,
         "at_once": at_once,
@@ -97,10 +102,8 @@ def measure(
         "judged": judged,
         "to_ideal": statistics.median(trace.seconds / ideal(trace) for trace in traces) if in_turns else None,
         "seconds": statistics.median(trace.seconds for trace in traces),
-        "cpu_ms_per_piece": 1000 * cpu_seconds / judged,
-        "client_cpu": cpu_seconds / seconds,
         "servers_cpu": served / seconds,
-        "host_pieces": HOST_CORES * judged / cpu_seconds,
+        **(client if processes == 1 else dict.fromkeys(client)),
     }
 
 
@@ -119,5 +122,7 @@ def tables(figures: Sequence[dict[str, Any]]) -> list[Table]:
         shares = ("seconds", "to_ideal", "cpu_ms_per_piece", "client_cpu", "servers_cpu")
         texts = ("" if row[name] is None else f"{row[name]:.2f}" for name in shares)
         counts = (str(row[name]) for name in ("at_once", "processes", "problems"))
-        table.add_row(row["pieces"], *counts, *texts, f"{row['host_pieces']:,.0f}")
+        table.add_row(
+            row["pieces"], *counts, *texts, "" if row["host_pieces"] is None else f"{row['host_pieces']:,.0f}"
+        )
     return [table]

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from zlib import crc32
 
-import psutil
 from rich.table import Table
 
 from specreason_sgl.bench import DEFAULT_MODES
@@ -100,12 +99,12 @@ def always_drafting(config: SpecReasonConfig, **settings: Any) -> SpecReasonConf
 def solve_all(
     draft: Endpoint, base: Endpoint, config: SpecReasonConfig, problems: int, at_once: int, processes: int = 1
 ) -> tuple[list[Trace], float]:
-    """The traces of some problems, and the processor time of the processes that solve them, in seconds.
+    """The traces of some problems, and the processor time of this process for them, in seconds.
 
     Raises:
         SpecReasonError: a problem failed.
     """
-    before = _cpu_seconds()
+    before = time.process_time()
     results = solve_batch(
         questions(problems),
         draft=draft,
@@ -114,19 +113,13 @@ def solve_all(
         concurrency=at_once,
         processes=processes,
     )
-    cpu_seconds = _cpu_seconds() - before
+    cpu_seconds = time.process_time() - before
     traces = []
     for result in results:
         if not isinstance(result, Trace):
             raise result
         traces.append(result)
     return traces, cpu_seconds
-
-
-def _cpu_seconds() -> float:
-    """Processor time so far of this process, and of the workers that have ended: children of a child."""
-    ended = (child.cpu_times()[2:4] for child in psutil.Process().children())
-    return time.process_time() + sum(map(sum, ended))
 
 
 @contextlib.contextmanager

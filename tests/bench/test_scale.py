@@ -35,12 +35,11 @@ def test_a_problem_takes_at_least_what_its_requests_take(paced, pieces, monkeypa
     assert [len(table.rows) for table in scale.tables([row])] == [1]
 
 
-def test_several_processes_share_the_problems_and_their_time_counts(paced):
+def test_several_processes_share_the_problems(paced):
     config = SpecReasonConfig(token_budget=2 * STEP_TOKENS, step_tokens=STEP_TOKENS, lookahead=0)
-    before = time.process_time()
     row = scale.measure(*paced, config, "steps, rewritten", at_once=4, processes=2, problems=4)
-    assert (row["processes"], row["problems"]) == (2, 4)
-    assert row["cpu_ms_per_piece"] * row["judged"] / 1000 > time.process_time() - before
+    assert (row["processes"], row["problems"], row["cpu_ms_per_piece"]) == (2, 4, None)
+    assert [len(table.rows) for table in scale.tables([row])] == [1]
 
 
 def test_a_stream_comes_a_window_at_a_time(paced):
