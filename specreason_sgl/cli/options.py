@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -203,20 +203,22 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def split(name: str, text: str, kind: type, allowed: Iterable[Any] = ()) -> list[Any]:
+def split(name: str, text: str, kind: type, allowed: Collection[Any] = ()) -> list[Any]:
     """Read a list with commas.
 
     Raises:
         ConfigError: an item is not of the kind, or not `allowed`.
     """
-    allowed = tuple(allowed)
     try:
         parts = [kind(part.strip()) for part in text.split(",")]
-        if allowed and not set(parts) <= set(allowed):
+        if allowed and not all(part in allowed for part in parts):
             raise ValueError
     except ValueError:
-        words = {int: "whole numbers", float: "numbers"}.get(kind, "words")
-        expected = f"some of {', '.join(map(str, allowed))}" if allowed else words
+        expected = {int: "whole numbers", float: "numbers"}.get(kind, "words")
+        if isinstance(allowed, range):
+            expected += f" from {allowed[0]} to {allowed[-1]}"
+        elif allowed:
+            expected = f"some of {', '.join(map(str, allowed))}"
         raise ConfigError(f"{name} must be {expected}, with commas; got {text!r}", name) from None
     return parts
 

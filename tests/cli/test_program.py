@@ -81,6 +81,11 @@ CLI = [sys.executable, "-m", "specreason_sgl.cli"]
             "--window must be a whole number of at least 1, ",
         ),
         (["bench", "--modes", "eager"], 2, "--modes must be some of base, draft, sequential, pipelined, "),
+        (
+            ["bench", "--concurrency", "0,3"],
+            2,
+            "--concurrency must be whole numbers from 1 to 100000, with comm",
+        ),
         (["bench", "--acceptance", "2"], 2, "--acceptance must be from 0 to 1, got 2"),
         (["bench", "--correct-every", "9", "--delta", "1"], 2, "--correct-every must come without --delta"),
         (["eval", "--data", "LICENSE", "--modes", "reward"], 2, "--reward-url"),
