@@ -165,8 +165,9 @@ def provenance(groups: Sequence[Group]) -> Table:
 
 def _about(run: Run) -> list[list[str]]:
     head, about = run.head, run.head.provenance
+    source = f" of {head.data}" if head.data else ""
     facts = {
-        "problems": f"{head.problems} of {head.data}, {head.samples} x each, {head.concurrency} at a time",
+        "problems": f"{head.problems}{source}, {head.samples} x each, {head.concurrency} at a time",
         "problems' hash": head.problems_sha256[:16],
         "models": f"{head.draft_model} drafts for {head.base_model}",
         "machine": str(head.machine or "unknown: the file is of an earlier version"),
