@@ -27,7 +27,7 @@ from specreason_sgl.reasoning.calibration import Calibration, Point
 from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.knobs import knobs_of
 from specreason_sgl.reasoning.repair import name_of
-from specreason_sgl.reasoning.verifiers import BUILT_IN
+from specreason_sgl.reasoning.verifiers import VERIFIERS
 
 
 @dataclass(frozen=True)
@@ -209,5 +209,5 @@ def _knobs(config: SpecReasonConfig) -> dict[str, Any]:
     knobs = {"repair": name_of(repair), **own}
     if config.verifier is None:
         return knobs
-    verifier = next(name for name, known in BUILT_IN.items() if known == config.verifier)
+    verifier = next(name for name, known in VERIFIERS.items() if known == config.verifier)
     return {**knobs, "verifier": verifier, "threshold": config.threshold}

@@ -28,7 +28,7 @@ from specreason_sgl.lang.fork import fork_to
 from specreason_sgl.lang.logprobs import logprobs
 from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.verifier import RESULT, Drafted
-from specreason_sgl.reasoning.verifiers import BUILT_IN, UtilityScore
+from specreason_sgl.reasoning.verifiers import VERIFIERS, UtilityScore
 
 RESAMPLES = 1000
 _READ = "solution"
@@ -195,14 +195,14 @@ def _judge(
 def _asking(questions: bool) -> Iterator[tuple[str, Any]]:
     """The verifiers that send requests of their own. The average of the digits comes with the digit."""
     if questions:
-        for name, verifier in BUILT_IN.items():
+        for name, verifier in VERIFIERS.items():
             if not is_read(verifier) and name != "score-average":
                 yield name, verifier
 
 
 def _answers(asked: dict[str, ProgramState], step: Drafted) -> Iterator[tuple[str, float]]:
     for name, state in asked.items():
-        verifier = BUILT_IN[name]
+        verifier = VERIFIERS[name]
         yield name, verifier.judgement(state, step).value
         if name == "score":
             yield "score-average", UtilityScore().average(state.get_meta_info(RESULT))

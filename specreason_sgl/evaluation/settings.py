@@ -14,7 +14,7 @@ from specreason_sgl.reasoning.knobs import knob as declare
 from specreason_sgl.reasoning.knobs import settings as checked
 from specreason_sgl.reasoning.plain import KNOBS as ALL_KNOBS
 from specreason_sgl.reasoning.plain import config_of
-from specreason_sgl.reasoning.verifiers import BUILT_IN, RewardModel, UtilityScore
+from specreason_sgl.reasoning.verifiers import VERIFIERS, RewardModel, UtilityScore
 
 DRAFT_TIMEOUT = 3600.0  # seconds: a loaded runtime is waited for, as long as the sample has time
 
@@ -159,7 +159,7 @@ def _has(mode: str, name: str, given: Mapping[str, Sequence[Any]]) -> bool:
 
 
 def _is_digit(given: Mapping[str, Sequence[Any]]) -> bool:
-    verifiers = [BUILT_IN.get(name) for name in given.get("verifier", ()) if name]
+    verifiers = [VERIFIERS.get(name) for name in given.get("verifier", ()) if name]
     is_score = all(isinstance(verifier, UtilityScore) for verifier in verifiers)
     return is_score and not _are_judges(given.get("calibration", ()))
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from specreason_sgl.lang.logprobs import TokenLogprob
 from specreason_sgl.reasoning.repair import NUMERIC
 from specreason_sgl.reasoning.verifier import Drafted
-from specreason_sgl.reasoning.verifiers import BUILT_IN, Likelihood
+from specreason_sgl.reasoning.verifiers import VERIFIERS, Likelihood
 
 TOP = 20  # first choices that are read of each token, for the entropy
 LARGE = 3.0  # nats: regrets above it are counted
@@ -64,7 +64,7 @@ def names(questions: bool) -> tuple[str, ...]:
     Args:
         questions: whether the verifiers that ask a question are among them.
     """
-    verifiers = (name for name, verifier in BUILT_IN.items() if questions or is_read(verifier))
+    verifiers = (name for name, verifier in VERIFIERS.items() if questions or is_read(verifier))
     return (*verifiers, *BASE, *DRAFT, *CONTROLS)
 
 
@@ -83,7 +83,7 @@ def signals(drafted: Drafted, position: int, base: Tokens, draft: Tokens) -> dic
     """
     values = {
         name: verifier.read({"logprobs": base}, drafted).value
-        for name, verifier in BUILT_IN.items()
+        for name, verifier in VERIFIERS.items()
         if is_read(verifier)
     }
     base, draft = drafted.without_delimiter(tuple(base)), drafted.without_delimiter(tuple(draft))

@@ -14,7 +14,7 @@ from specreason_sgl.reasoning.knobs import knobs_of
 from specreason_sgl.reasoning.repair import REPAIRS, Rewrite
 from specreason_sgl.reasoning.verifiers import get_verifier
 
-BUILT_IN = Path(__file__).parent / "calibrations"
+PACKAGED = Path(__file__).parent / "calibrations"
 _WHAT = "a calibration of specreason-sgl"
 
 
@@ -175,7 +175,7 @@ def find_calibration(name: str) -> Calibration | StepThreshold:
     Raises:
         ConfigError: as of `Calibration.load`.
     """
-    packaged = (BUILT_IN / f"{name}.json", BUILT_IN / f"{name}-steps.json")
+    packaged = (PACKAGED / f"{name}.json", PACKAGED / f"{name}-steps.json")
     path = next((path for path in (Path(name), *packaged) if path.is_file()), Path(name))
     try:
         return StepThreshold.load(path)
@@ -185,13 +185,13 @@ def find_calibration(name: str) -> Calibration | StepThreshold:
 
 def get_calibration(pair: str) -> Calibration | None:
     """The package's calibration of a named pair, or None."""
-    path = BUILT_IN / f"{pair}.json"
+    path = PACKAGED / f"{pair}.json"
     return Calibration.load(path) if path.exists() else None
 
 
 def get_step_threshold(pair: str) -> StepThreshold | None:
     """The package's thresholds of a named pair for steps that are rewritten, or None."""
-    path = BUILT_IN / f"{pair}-steps.json"
+    path = PACKAGED / f"{pair}-steps.json"
     return StepThreshold.load(path) if path.exists() else None
 
 

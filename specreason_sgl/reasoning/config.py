@@ -12,7 +12,7 @@ from specreason_sgl.reasoning.acceptance import Rule, Threshold
 from specreason_sgl.reasoning.knobs import BUDGET, JUDGE, SPECULATION, knob, knobs_of, range_of, settings
 from specreason_sgl.reasoning.repair import REPAIRS, Correct, Repair
 from specreason_sgl.reasoning.verifier import Verifier, as_verifier
-from specreason_sgl.reasoning.verifiers import BUILT_IN, UtilityScore
+from specreason_sgl.reasoning.verifiers import VERIFIERS, UtilityScore
 
 INSTRUCTION = (
     "Reason step by step, with a blank line after each step. Put the final answer into \\boxed{} at the end."
@@ -29,7 +29,7 @@ def _repair_by_name(repair: Any) -> Any:
 
 
 def _verifier_by_name(verifier: Any) -> Any:
-    return BUILT_IN.get(verifier, verifier) if isinstance(verifier, str) else verifier
+    return VERIFIERS.get(verifier, verifier) if isinstance(verifier, str) else verifier
 
 
 @settings
@@ -61,7 +61,7 @@ class SpecReasonConfig:
         help="What judges a drafted step as a whole. Default with rewrite: score, the paper's digit.",
         panel=JUDGE,
         scope="judging",
-        given_as=Literal[tuple(BUILT_IN)],
+        given_as=Literal[tuple(VERIFIERS)],
     )
     threshold: Any = knob(
         default=None,

@@ -17,7 +17,7 @@ from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.knobs import JUDGE, knob, knobs_of, settings
 from specreason_sgl.reasoning.repair import REPAIRS, Repair, name_of
 from specreason_sgl.reasoning.verifier import Verifier
-from specreason_sgl.reasoning.verifiers import BUILT_IN
+from specreason_sgl.reasoning.verifiers import VERIFIERS
 
 
 @settings
@@ -104,7 +104,7 @@ def _repair_and_judge(
         repair = default if defaults.judge else "rewrite"
     elif not repair:
         fits = repairing.keys() <= knobs_of(type(defaults.repair)).keys()
-        repair = default if fits else _repair_with(repairing)
+        repair = default if fits else next(iter(_repairs_with(repairing)), "")
     names_verifier = "verifier" in judging or "calibration" in judging
     if defaults.judge and not names_verifier and (judging or repair == default):
         verifier, threshold = defaults.verifier, _threshold(defaults.threshold, **judging)
@@ -125,18 +125,19 @@ def _repair(name: str, knobs: dict[str, Any], default: Repair) -> Repair:
     if repair is None:
         raise KNOBS["repair"].error(name)
     if others := [knob for knob in knobs if knob not in knobs_of(type(repair))]:
+        fitting = " or ".join(_repairs_with(others))
         raise ConfigError(
-            f"{' and '.join(others)} must come with repair {_repair_with(others)}, got {name} (the default "
-            "with a verifier, a threshold, keep or a calibration)",
+            f"{' and '.join(others)} must come with repair {fitting}, got {name} (the default with a "
+            "verifier, a threshold, keep or a calibration)",
             "repair",
             *others,
         )
     return replace(repair, **knobs)  # type: ignore[type-var]
 
 
-def _repair_with(knobs: Iterable[str]) -> str:
-    """The first repair that has some knobs."""
-    return next((name for name in REPAIRS if set(knobs) <= knobs_of(type(REPAIRS[name])).keys()), "")
+def _repairs_with(knobs: Iterable[str]) -> list[str]:
+    """The names of the repairs that have some knobs."""
+    return [name for name in REPAIRS if set(knobs) <= knobs_of(type(REPAIRS[name])).keys()]
 
 
 def _judge(
@@ -174,9 +175,9 @@ def _threshold(default: Any, threshold: float | None = None, keep: float | None 
 
 
 def _verifier(name: str) -> Verifier:
-    if name not in BUILT_IN:
+    if name not in VERIFIERS:
         raise KNOBS["verifier"].error(name)
-    return BUILT_IN[name]
+    return VERIFIERS[name]
 
 
 def _pop(values: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:

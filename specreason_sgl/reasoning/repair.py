@@ -49,8 +49,8 @@ class Rejected(Protocol):
 
 
 class Repair:
-    """Base of the repairs: a subclass is made by `settings` and defines `apply`. It is shared by runs and
-    immutable: what it has to know of a run is in `Rejected`.
+    """Base of the repairs: a subclass is made by `settings` and defines `apply`. Runs share a repair, which
+    is immutable; what it has to know of a run is in `Rejected`.
 
     Attributes:
         reads_tokens: whether the base model reads a draft token by token where there is no verifier; if not,

@@ -1,4 +1,4 @@
-"""What a verifier is: it judges a drafted step as a whole.
+"""`Verifier`: what judges a drafted step as a whole.
 
 A `Verifier` works in two phases: `ask` writes on a fork of the base model's state and returns at once, so
 that several steps are judged side by side; `read` turns the result into a `Judgement`. Higher values are
@@ -85,7 +85,8 @@ class Judgement:
 
 
 class Verifier:
-    """Base class of verifiers; a subclass defines `ask` and `read`.
+    """Base class of verifiers; a subclass defines `ask` and `read`. One that needs no request of the base
+    model is simpler as a function, see `as_verifier`.
 
     Make it a frozen dataclass: traces show its fields. `Likelihood` is an example that reads the step's
     tokens, `UtilityScore` one that asks a question.

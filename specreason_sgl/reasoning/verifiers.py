@@ -202,7 +202,7 @@ class RewardModel(Verifier):
         return Judgement(softmax(values)[-1] if len(values) > 1 else values[0])
 
 
-BUILT_IN: dict[str, Verifier] = {
+VERIFIERS: dict[str, Verifier] = {
     "score": UtilityScore(),
     "score-average": UtilityScore(read_as="average"),
     "score-paper": PaperScore(),
@@ -220,6 +220,6 @@ def get_verifier(name: str) -> Verifier:
     Raises:
         ConfigError: no built-in verifier has this name.
     """
-    if name not in BUILT_IN:
-        raise ConfigError(f"verifier must be one of {', '.join(BUILT_IN)}, got {name!r}")
-    return BUILT_IN[name]
+    if name not in VERIFIERS:
+        raise ConfigError(f"verifier must be one of {', '.join(VERIFIERS)}, got {name!r}")
+    return VERIFIERS[name]

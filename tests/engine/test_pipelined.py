@@ -8,7 +8,7 @@ import sglang as sgl
 from specreason_sgl import Endpoint, Rewrite, SpecReasonConfig, logprobs, score, solve
 from specreason_sgl.reasoning.acceptance import FixedShare
 from specreason_sgl.reasoning.verifier import Drafted, Judgement
-from specreason_sgl.reasoning.verifiers import BUILT_IN, PaperScore, YesNo
+from specreason_sgl.reasoning.verifiers import VERIFIERS, PaperScore, YesNo
 from tests.support.ties import assert_near_tie
 from tests.support.waiting import wait_until
 
@@ -112,18 +112,18 @@ def judged(s, verifier, drafted, before=""):
     s["found"] = verifier.judgement(verifier.ask(s.fork(1)[0], drafted), drafted)
 
 
-@pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.parametrize("name", VERIFIERS)
 def test_each_verifier_judges_a_step(base, name):
     judgements: dict[str, Judgement] = {}
     for text in ("3 times 4 is 12.", "3 times 4 is 9998."):
         drafted = Drafted(text, 8, "delimiter")
-        judgements[text] = judged.run(verifier=BUILT_IN[name], drafted=drafted, backend=base)["found"]
+        judgements[text] = judged.run(verifier=VERIFIERS[name], drafted=drafted, backend=base)["found"]
     right, wrong = judgements.values()
-    low, high = BUILT_IN[name].bounds
+    low, high = VERIFIERS[name].bounds
     assert all(low <= judgement.value <= high for judgement in judgements.values())
     if name in ("likelihood-mean", "likelihood-min", "likelihood-mean-digits", "likelihood-min-digits"):
         assert right.value > wrong.value
-    if isinstance(BUILT_IN[name], YesNo):
+    if isinstance(VERIFIERS[name], YesNo):
         assert set(right.probabilities) == {" Yes", " No"}
-    if isinstance(BUILT_IN[name], PaperScore):
+    if isinstance(VERIFIERS[name], PaperScore):
         assert right.mass > 0.5  # after such a beginning the model writes a digit

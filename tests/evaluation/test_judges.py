@@ -22,7 +22,7 @@ from specreason_sgl.evaluation.signals import entropy, margin, names, signals, s
 from specreason_sgl.lang.logprobs import Choice, TokenLogprob
 from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.verifier import Drafted, as_verifier
-from specreason_sgl.reasoning.verifiers import BUILT_IN, PAPER_ANSWER, YES_NO
+from specreason_sgl.reasoning.verifiers import PAPER_ANSWER, VERIFIERS, YES_NO
 
 STEPS = ("First 2 + 2 = 4.", "Then 4 * 3 = 13.", "So it is 13.")
 SOLUTIONS = [Solution("a", "q", STEPS, label=1), Solution("b", "r", STEPS[:2], first_error=-1)]
@@ -98,7 +98,7 @@ def test_both_models_read_a_solution_once_and_a_record_goes_on(pair, tmp_path, m
     assert (record.read_text(), len(pair.seen)) == (text, asked)
     with pytest.raises(ConfigError, match=r"other settings \(signals\)"):
         judged(pair, tmp_path, questions=False)
-    monkeypatch.setitem(judges.BUILT_IN, "length", as_verifier(lambda s, drafted: len(drafted.text)))
+    monkeypatch.setitem(judges.VERIFIERS, "length", as_verifier(lambda s, drafted: len(drafted.text)))
     (tmp_path / "judges.jsonl").unlink()
     (added, _) = judged(pair, tmp_path)
     assert [values["length"] for values in added.values] == [len(step) for step in STEPS]
@@ -194,5 +194,5 @@ def test_the_command_prints_a_table_and_draws_a_picture(pair, tmp_path, run_comm
     done = run_command("judges", "--data", str(data), "--out", str(out), *urls)
     assert done.returncode == 0, done.stderr
     assert "2 solutions, 1 with a wrong step" in done.stdout
-    assert all(name in done.stdout for name in BUILT_IN)
+    assert all(name in done.stdout for name in VERIFIERS)
     assert out.with_suffix(".png").exists()

@@ -259,6 +259,10 @@ class Rig:
         if cell.fault in HANGS:
             self.pair.base.requests.timeout = SHORT
 
+    def errors(self) -> list[str]:
+        """What the scripted servers raised."""
+        return [*self.pair.draft_server.errors, *self.pair.base_server.errors]
+
     def url(self, repair: str) -> str:
         """Of the server in front of the pair, started when it is first needed."""
         if repair not in self._urls:
@@ -286,6 +290,8 @@ def outcome_of(rig: Rig, cell: Cell) -> str:
             outcome = f"lost: {why}"
         except BaseException as error:
             outcome = f"lost: {type(error).__name__}: {error}"
+        if outcome not in FINE and (errors := rig.errors()):
+            outcome += f" (the scripted servers raised {errors})"
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
@@ -431,7 +437,7 @@ def outcomes(cells: list[Cell] = CELLS) -> Iterator[tuple[Cell, str]]:
     def work(cell: Cell) -> str:
         rig = rigs.get()
         outcome = outcome_of(rig, cell)
-        rigs.put(rig if outcome != "hung" else Rig(tokenizer))
+        rigs.put(rig if outcome in FINE else Rig(tokenizer))  # what went wrong may not spoil other cells
         return outcome
 
     with (

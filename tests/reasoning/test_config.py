@@ -7,7 +7,7 @@ from specreason_sgl.reasoning.acceptance import FixedShare, Threshold
 from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.plain import config_of
 from specreason_sgl.reasoning.repair import Correct, Rewrite
-from specreason_sgl.reasoning.verifiers import BUILT_IN, Likelihood, UtilityScore
+from specreason_sgl.reasoning.verifiers import VERIFIERS, Likelihood, UtilityScore
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_an_unknown_setting_is_refused():
 
 def test_repairs_and_verifiers_can_be_given_by_name():
     config = SpecReasonConfig(repair="rewrite", verifier="yes-no", threshold=0.5)
-    assert (config.repair, config.verifier) == (Rewrite(), BUILT_IN["yes-no"])
+    assert (config.repair, config.verifier) == (Rewrite(), VERIFIERS["yes-no"])
     assert Correct(window="step") == Correct(window=None)
 
 
@@ -103,7 +103,7 @@ def test_a_verifier_can_have_a_default_threshold(monkeypatch):
     class Unsure(Likelihood):
         default_threshold = -0.5
 
-    monkeypatch.setitem(BUILT_IN, "unsure", Unsure())
+    monkeypatch.setitem(VERIFIERS, "unsure", Unsure())
     for config in (SpecReasonConfig(verifier=Unsure()), config_of({"verifier": "unsure"})):
         assert (config.judge, config.rule) == (Unsure(), Threshold(-0.5))
 

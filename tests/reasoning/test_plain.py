@@ -42,7 +42,7 @@ def test_given_values_override_the_calibration_of_steps(path):
 def chosen(tmp_path, monkeypatch):
     """A calibration, which the package has for the pair nano."""
     CALIBRATION.save(tmp_path / "nano.json")
-    monkeypatch.setattr(calibrations, "BUILT_IN", tmp_path)
+    monkeypatch.setattr(calibrations, "PACKAGED", tmp_path)
     return {"calibration": str(tmp_path / "nano.json")}
 
 

@@ -1,6 +1,7 @@
 """A scripted HTTP server that speaks SGLang's protocol: answers, streams and faults on demand."""
 
 import json
+import sys
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -82,11 +83,13 @@ class ScriptedServer:
 
     `on_generate(payload)` returns a dict to answer with, a tuple of status and body, or a callable that gets
     the request handler. `on_classify`, `on_abort` and the values of `plays`, by path, do likewise. `requests`
-    records (path, payload). With an `api_key`, all requests must send it.
+    records (path, payload), `errors` what was raised while answering, which closes the connection. With an
+    `api_key`, all requests must send it.
     """
 
     def __init__(self, tokenizer_folder: str):
         self.requests: list[tuple[str, dict]] = []
+        self.errors: list[str] = []
         self.connections = 0
         self.on_generate: Callable = lambda payload: answer("ok")
         self.on_classify: Callable = lambda payload: (404, b"{}")
@@ -156,9 +159,11 @@ class ScriptedServer:
 
         class Server(ThreadingHTTPServer):
             daemon_threads = True
+            request_queue_size = 64
 
             def handle_error(self, *_):
-                pass
+                if not isinstance(error := sys.exception(), OSError):  # else a client that has gone
+                    outer.errors.append(repr(error))
 
         self.server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
