@@ -29,7 +29,7 @@ class Command(TyperCommand):
             if record := parameter.get_help_record(ctx):
                 default = "Arguments" if parameter.param_type_name == "argument" else "Options"
                 panels.setdefault(getattr(parameter, "rich_help_panel", None) or default, []).append(
-                    (_TYPE.sub(lambda match: _METAVARS[match[1]], record[0]), record[1])
+                    (_TYPE.sub(lambda match: _METAVARS.get(match[1], ""), record[0]), record[1])
                 )
             parameter.hidden = hidden
         for panel in sorted(panels, key=_place):
@@ -65,7 +65,7 @@ _ORDER = (
     "Arguments", "Options", "Models", "Server", "Judge and repair", "Speculation", "Budget and sampling",
     "Servers", "Advanced",
 )  # fmt: skip
-_TYPE = re.compile(r"<(str|path|int|float)(?: range)?>")
+_TYPE = re.compile(r"<(str|path|int|float)(?: range)?>| <list\[\w+\]>")
 _METAVARS = {"str": "TEXT", "path": "PATH", "int": "N", "float": "X"}
 
 

@@ -1,5 +1,6 @@
 """`specreason-sgl report`."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,17 +14,18 @@ if TYPE_CHECKING:
     from specreason_sgl.evaluation.projection import Speeds
 
 
-def report(
+@dataclass(frozen=True)
+class Options:
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Files of `eval`; their settings are compared.")
-    ],
+        list[Path], typer.Argument(metavar="RUN", help="Files of `eval`; their settings are compared.")
+    ]
     primary: Annotated[
         str,
         option("The setting that the first sentence is on; by default the first of two models.", front=True),
-    ] = "",
-    problems: Annotated[bool, option("Also print which problems each setting solves.", front=True)] = False,
-    markdown: Annotated[bool, option("Print Markdown.", front=True)] = False,
-    csv: Annotated[Path | None, option("Also write the figures in full to this file.", front=True)] = None,
+    ] = ""
+    problems: Annotated[bool, option("Also print which problems each setting solves.", front=True)] = False
+    markdown: Annotated[bool, option("Print Markdown.", front=True)] = False
+    csv: Annotated[Path | None, option("Also write the figures in full to this file.", front=True)] = None
     assume: Annotated[
         str,
         option(
@@ -31,50 +33,56 @@ def report(
             "base prefill; 4,20,25 is about 1.5B and 32B on H100s.",
             metavar="MS,MS,MS",
         ),
-    ] = "",
+    ] = ""
     html: Annotated[
         Path | None, option("Also write tables and pictures as one page to this file.", front=True)
-    ] = None,
+    ] = None
     parquet: Annotated[
         Path | None,
         option("Also write samples, steps, calls and tokens to Parquet files in this folder.", front=True),
-    ] = None,
+    ] = None
     inspect: Annotated[
         Path | None,
         option("Also write a log of each setting for inspect_ai's viewer to this folder.", metavar="FOLDER"),
-    ] = None,
-) -> None:
+    ] = None
+
+    @property
+    def files(self) -> list[Path]:
+        """What is written."""
+        return [path for path in (self.csv, self.html, self.parquet, self.inspect) if path]
+
+
+def report(options: Options) -> None:
     """How much faster, at which difference of accuracy: a sentence, then tables with 95 % intervals."""
     from specreason_sgl.display import report as views
     from specreason_sgl.evaluation import report as work
 
-    speeds = _speeds(assume) if assume else None
-    written = [file for file in (csv, html, parquet, inspect) if file]
-    for file in written:
-        check_folder(file)
-    groups = work.load(runs)
+    speeds = _speeds(options.assume) if options.assume else None
+    for path in options.files:
+        check_folder(path)
+    groups = work.load(options.runs)
     rows = work.figures(groups)
-    if markdown:
-        print(views.as_markdown(rows, groups, primary, speeds))
+    if options.markdown:
+        print(views.as_markdown(rows, groups, options.primary, speeds))
     else:
-        out.print(views.as_text(rows, groups, primary, speeds))
-    if problems:
+        out.print(views.as_text(rows, groups, options.primary, speeds))
+    if options.problems:
         out.print(views.problems_text(groups))
-    if csv:
-        work.write_csv(rows, csv)
-    if html:
-        page = views.as_html(rows, groups, list(map(str, runs)), primary, speeds)
-        html.write_text(page, encoding="utf-8")
-    if parquet:
+    if options.csv:
+        work.write_csv(rows, options.csv)
+    if options.html:
+        page = views.as_html(rows, groups, list(map(str, options.runs)), options.primary, speeds)
+        options.html.write_text(page, encoding="utf-8")
+    if options.parquet:
         from specreason_sgl.evaluation.frames import write_parquet
 
-        write_parquet(groups, parquet)
-    if inspect:
+        write_parquet(groups, options.parquet)
+    if options.inspect:
         from specreason_sgl.evaluation.inspect_log import write_logs
 
-        write_logs(groups, inspect)
-    for file in written:
-        err.print(f"written: {file}", soft_wrap=True)
+        write_logs(groups, options.inspect)
+    for path in options.files:
+        err.print(f"written: {path}", soft_wrap=True)
 
 
 def _speeds(text: str) -> "Speeds":

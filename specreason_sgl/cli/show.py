@@ -14,7 +14,7 @@ from specreason_sgl.reasoning.trace_files import read_traces
 
 def show(
     files: Annotated[
-        list[Path], typer.Argument(metavar="TRACE_FILE...", help="What `solve --json` printed; one or more.")
+        list[Path], typer.Argument(metavar="TRACE_FILE", help="What `solve --json` printed; one or more.")
     ],
     html: Annotated[
         Path | None,
