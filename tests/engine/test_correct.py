@@ -10,7 +10,7 @@ from tests.support.ties import assert_near_tie
 
 QUESTION = "A shop has 17 boxes with 12 pens each. It sells 50 pens. How many pens are left?"
 CONFIG = SpecReasonConfig(
-    repair=Correct(window=8), temperature=0, patience=0, token_budget=60, step_tokens=40, answer_tokens=4
+    repair=Correct(window=8), temperature=0, patience=0, token_budget=40, step_tokens=24, answer_tokens=4
 )
 
 
@@ -47,7 +47,7 @@ def test_a_delta_without_bound_is_the_draft_models_text(draft, base):
 @pytest.mark.parametrize("window", [4, "auto", None])
 def test_a_window_decides_when_things_happen_and_not_what_is_written(draft, base, window):
     fresh(draft, base)
-    state = correct.run(question=QUESTION, draft=draft, token_budget=60, step_tokens=40, backend=base)
+    state = correct.run(question=QUESTION, draft=draft, token_budget=40, step_tokens=24, backend=base)
     base.abort(state)  # its final answer is not compared
     fresh(draft, base)
     trace = solve(QUESTION, draft=draft, base=base, config=replace(CONFIG, repair=Correct(window=window)))

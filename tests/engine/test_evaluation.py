@@ -11,11 +11,14 @@ from specreason_sgl.evaluation.disagreements import REGRET, branch_problems
 from specreason_sgl.evaluation.problems import Problem
 
 PROBLEMS = [Problem("a", "What is 2 + 3?", "5"), Problem("b", "Name a colour.", "7")]
+LONGER = Problem(
+    "c", "A shop has 17 boxes with 12 pens each. It sells 50 pens. How many pens are left?", "154"
+)
 CONFIG = SpecReasonConfig(temperature=0.0, token_budget=40, step_tokens=20, answer_tokens=8)
 
 
 def test_a_calibration_measures_its_settings_and_goes_on_where_it_was(tmp_path, draft, base):
-    settings = grid({"token_budget": 40, "answer_tokens": 8, "temperature": 0.0}, deltas=(1, 3))
+    settings = grid({"token_budget": 20, "answer_tokens": 8, "temperature": 0.0}, deltas=(1, 3))
     record, guarantee = tmp_path / "record.jsonl", Guarantee(5, 0.9)
     common = {"draft": draft, "base": base, "concurrency": 2}
     made = calibrate(PROBLEMS, settings, guarantee, record, **common)
@@ -27,7 +30,7 @@ def test_a_calibration_measures_its_settings_and_goes_on_where_it_was(tmp_path, 
 
 def test_disagreements_of_two_vocabularies_are_branched(tmp_path, draft, base):
     (problem,) = branch_problems(
-        PROBLEMS[:1], draft=draft, base=base, config=CONFIG, record=tmp_path / "record.jsonl"
+        [LONGER], draft=draft, base=base, config=CONFIG, record=tmp_path / "record.jsonl"
     )
     assert 0 < len(problem.disagreements) == min(problem.count, 4)
     for disagreement in problem.disagreements:
