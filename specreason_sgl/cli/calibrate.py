@@ -4,12 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from specreason_sgl.cli.evaluate import launch_of
-from specreason_sgl.cli.options import Given, Models, Servers, Swept, knob_options, option
+from specreason_sgl.cli.options import PROBLEMS, Given, Models, Servers, Swept, knob_options, option
 from specreason_sgl.cli.output import check_folder, out, written
 from specreason_sgl.cli.runtimes import endpoints
 from specreason_sgl.evaluation.certify import Guarantee
-from specreason_sgl.evaluation.problems import NAMES
 from specreason_sgl.reasoning.plain import KNOBS
 
 DELTAS = (0.5, 1.0, 2.0, 3.0, 5.0)
@@ -29,8 +27,7 @@ class Options:
     data: Annotated[
         str,
         option(
-            f"Problems with answers: {', '.join(NAMES)} (a task of reasoning-gym), or a JSON Lines file with "
-            "question, answer and maybe id and choices. They should not be those of a later evaluation.",
+            f"Problems with answers: {PROBLEMS} They should not be those of a later evaluation.",
             front=True,
         ),
     ] = "gsm8k-train"
@@ -80,7 +77,7 @@ def calibrate(options: Options, models: Models, servers: Servers, sweeps: Sweeps
             display.print_seconds_left(out, seconds)
         calibration = work.calibrate(
             problems, grid, guarantee, record, draft=draft, base=base, data=options.data,
-            launch=None if models.draft_url else launch_of(servers), seed=options.seed, progress_bar=True,
+            launch=None if models.draft_url else servers.launch(), seed=options.seed, progress_bar=True,
             **run,
         )  # fmt: skip
     calibration.save(options.out)

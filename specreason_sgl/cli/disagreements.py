@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from specreason_sgl.cli.options import Given, Models, Servers, knob_options, option
+from specreason_sgl.cli.options import PROBLEMS, Given, Models, Servers, knob_options, option
 from specreason_sgl.cli.output import check_folder, out, written
 from specreason_sgl.cli.runtimes import endpoints
-from specreason_sgl.evaluation.problems import NAMES
 from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.plain import KNOBS
 
@@ -22,14 +21,7 @@ Knobs = knob_options(
 
 @dataclass(frozen=True)
 class Options:
-    data: Annotated[
-        str,
-        option(
-            f"Problems: {', '.join(NAMES)} (a task of reasoning-gym), or a JSON Lines file with question, "
-            "answer and maybe id and choices.",
-            front=True,
-        ),
-    ]
+    data: Annotated[str, option(f"Problems: {PROBLEMS}", front=True)]
     limit: Annotated[int | None, option("Use only the first N problems.", front=True, min=1)] = None
     branches: Annotated[
         int,

@@ -3,14 +3,13 @@
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-from specreason_sgl.cli.options import MODELS, Models, Servers, Swept, knob_options, option, split
+from specreason_sgl.cli.options import MODELS, PROBLEMS, Models, Servers, Swept, knob_options, option, split
 from specreason_sgl.cli.output import check_folder, fail, written
 from specreason_sgl.cli.runtimes import endpoints, started_whole
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.evaluation.calibrated import calibrations, check_untouched
-from specreason_sgl.evaluation.problems import NAMES
 from specreason_sgl.evaluation.settings import KNOBS, MODES, expand
 
 if TYPE_CHECKING:
@@ -22,14 +21,7 @@ Sweeps = knob_options(Swept, KNOBS.values())
 
 @dataclass(frozen=True)
 class Options:
-    data: Annotated[
-        str,
-        option(
-            f"Problems: {', '.join(NAMES)} (a task of reasoning-gym), or a JSON Lines file with question, "
-            "answer and maybe id and choices.",
-            front=True,
-        ),
-    ]
+    data: Annotated[str, option(f"Problems: {PROBLEMS}", front=True)]
     out: Annotated[
         Path, option("The file of the run; the same command continues an interrupted run.", front=True)
     ] = Path("eval.jsonl")
@@ -104,7 +96,7 @@ def evaluate(options: Options, models: Models, servers: Servers, sweeps: Sweeps)
 
         results = run_evaluation(
             problems, settings, options.out, draft=draft, base=base, reward=reward, whole=whole,
-            data=options.data, launch=None if models.draft_url else launch_of(servers),
+            data=options.data, launch=None if models.draft_url else servers.launch(),
             samples=options.samples, concurrency=options.concurrency, processes=options.processes,
             seed=options.seed, timeout=options.timeout, retry_failed=options.retry_failed, progress_bar=True,
         )  # fmt: skip
@@ -115,11 +107,6 @@ def evaluate(options: Options, models: Models, servers: Servers, sweeps: Sweeps)
             "with --retry-failed does them again",
             1,
         )
-
-
-def launch_of(servers: Servers) -> dict[str, Any]:
-    """How the servers are started, without their ports."""
-    return {name: value for name, value in servers.arguments().items() if not name.endswith("_port")}
 
 
 def _check_whole(models: Models, servers: Servers) -> None:

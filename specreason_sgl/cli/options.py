@@ -11,10 +11,15 @@ import typer
 
 from specreason_sgl.cli.help import HELP_ALL, show_all
 from specreason_sgl.errors import ConfigError
+from specreason_sgl.evaluation.problems import NAMES
 from specreason_sgl.reasoning.knobs import Knob
 from specreason_sgl.runtime.pairs import PAIRS, PairSpec, get_model, get_pair
 
 MODELS, SERVERS = "Models", "Servers"
+PROBLEMS = (  # of the option --data
+    f"{', '.join(NAMES)} (a task of reasoning-gym), or a JSON Lines file with question, answer and maybe id "
+    "and choices."
+)
 
 
 def option(
@@ -108,6 +113,10 @@ class Servers:
             metavar="NAME",
         ),
     ] = ""
+
+    def launch(self) -> dict[str, Any]:
+        """How the servers are started, without their ports."""
+        return {name: value for name, value in self.arguments().items() if not name.endswith("_port")}
 
     def arguments(self, *flags: str) -> dict[str, Any]:
         """Arguments of `launch_pair`. Both servers get `flags`, before the user's own."""

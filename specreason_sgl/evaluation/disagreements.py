@@ -19,7 +19,7 @@ import random
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 import sglang as sgl
@@ -29,9 +29,9 @@ from specreason_sgl.errors import SpecReasonError
 from specreason_sgl.evaluation.features import FEATURES, features
 from specreason_sgl.evaluation.grading import grade
 from specreason_sgl.evaluation.problems import Problem
-from specreason_sgl.evaluation.recorded import work_recorded
+from specreason_sgl.evaluation.recorded import PairHead, work_recorded
 from specreason_sgl.evaluation.signals import TOP, Tokens
-from specreason_sgl.files import Head, Line
+from specreason_sgl.files import Line
 from specreason_sgl.lang.chat import THINK_CLOSE
 from specreason_sgl.lang.endpoint import Endpoint
 from specreason_sgl.lang.fork import fork_to
@@ -94,16 +94,11 @@ class Branched(Line, frozen=True, forbid_unknown_fields=True):
         return self.id
 
 
-class DisagreementsHead(Head, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class DisagreementsHead(PairHead, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The first line of a record: what the branches depend on."""
 
     kind: Literal["specreason-sgl disagreements"] = "specreason-sgl disagreements"
     version: Literal[1] = 1
-    data: str
-    draft: str
-    base: str
-    instruction: str
-    template: dict[str, Any] | None
     token_budget: int
     answer_tokens: int
     branches: int
@@ -143,12 +138,11 @@ def branch_problems(
         ConfigError: the record is of another pair or other settings.
         SpecReasonError: a runtime failed; what was done before is in the record.
     """
-    head = DisagreementsHead(
+    head = DisagreementsHead.of(
+        draft,
+        base,
+        config,
         data=data,
-        draft=draft.get_model_name(),
-        base=base.get_model_name(),
-        instruction=config.instruction,
-        template=dict(config.template) if config.template else None,
         token_budget=config.token_budget,
         answer_tokens=config.answer_tokens,
         branches=branches,

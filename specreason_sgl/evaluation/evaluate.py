@@ -88,7 +88,7 @@ def evaluate(
     todo = [[task for task in turn if not is_done(task.key)] for turn in turns]
     runtimes = {"draft": draft, "base": base, "reward": reward, "whole": whole}
     endpoints = [endpoint for endpoint in runtimes.values() if endpoint]
-    solver = _solver(runtimes, processes, concurrency, timeout=timeout)
+    solver = _solver(runtimes, endpoints, processes, concurrency, timeout=timeout)
     total = len(problems) * len(settings) * samples
 
     def solve_all(tasks: list[_Task], on_done: Any = None) -> None:
@@ -134,20 +134,18 @@ def _beginnings(todo: list[list[_Task]], problems: Sequence[Problem]) -> Iterato
 
 @contextmanager
 def _solver(
-    runtimes: Mapping[str, Any], processes: int, threads: int, **options: Any
+    runtimes: Mapping[str, Any], endpoints: list[Any], processes: int, threads: int, **options: Any
 ) -> Iterator[tuple[Callable[[_Task], Trace], list[Any]]]:
     """What solves a task, in this process or in others, and what aborts its requests."""
-    from specreason_sgl.reasoning.run import Cancel
     from specreason_sgl.reasoning.workers import Workers
 
     solve_task = partial(_solve, runtimes=runtimes, **options)
     if processes == 1:
-        yield solve_task, [endpoint for endpoint in runtimes.values() if endpoint]
+        yield solve_task, endpoints
         return
     if runtimes["reward"]:  # it is in the settings of each task, which would connect to it anew
         raise ConfigError(f"processes must be 1 with the mode reward, got {processes}", "processes")
-    cancel = Cancel()
-    with Workers(partial(solve_task, cancel=cancel), cancel, processes, threads) as workers:
+    with Workers(solve_task, processes, threads) as workers:
         yield workers, [workers]
 
 

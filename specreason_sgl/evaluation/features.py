@@ -8,13 +8,14 @@ import re
 
 from specreason_sgl.evaluation.signals import entropy, margin
 from specreason_sgl.lang.logprobs import TokenLogprob
+from specreason_sgl.reasoning.repair import OPERATORS
+from specreason_sgl.reasoning.verifiers import DIGIT
 
 FEATURES = (
     "regret", "base-probability", "drafted-probability", "entropy", "digit", "operator", "word", "step-start",
     "draft-logprob", "draft-margin",
 )  # fmt: skip
-_DIGIT = re.compile(r"\d")
-_OPERATOR = re.compile(r"[+\-*/=<>^%×÷·]")
+_OPERATOR = re.compile(f"[{OPERATORS}]")
 
 
 def features(read: TokenLogprob, drafted: TokenLogprob, begins_step: bool) -> dict[str, float]:
@@ -35,7 +36,7 @@ def features(read: TokenLogprob, drafted: TokenLogprob, begins_step: bool) -> di
         math.exp(choice.logprob),
         math.exp(read.logprob),
         entropy(read),
-        bool(_DIGIT.search(both)),
+        bool(DIGIT.search(both)),
         bool(_OPERATOR.search(both)),
         read.text.strip().isalpha() and choice.text.strip().isalpha(),
         begins_step,

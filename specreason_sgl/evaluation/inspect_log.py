@@ -1,6 +1,6 @@
 """Runs as logs that inspect_ai's viewer opens, one for each setting: version 2 of its format, as JSON.
 
-inspect_ai itself is not needed, as it has its place in another environment than SGLang's.
+inspect_ai itself is not needed: it is usually installed in another environment than SGLang.
 """
 
 import hashlib

@@ -20,9 +20,9 @@ from specreason_sgl.errors import ConfigError, ContextLengthExceeded
 from specreason_sgl.evaluation.auc import auc
 from specreason_sgl.evaluation.bootstrap import interval
 from specreason_sgl.evaluation.estimates import Estimate
-from specreason_sgl.evaluation.recorded import work_recorded
+from specreason_sgl.evaluation.recorded import PairHead, work_recorded
 from specreason_sgl.evaluation.signals import TOP, is_read, names, signals, split_tokens
-from specreason_sgl.files import Head, Line
+from specreason_sgl.files import Line
 from specreason_sgl.lang.endpoint import Endpoint
 from specreason_sgl.lang.fork import fork_to
 from specreason_sgl.lang.logprobs import logprobs
@@ -101,16 +101,11 @@ class JudgedSolution(Line, frozen=True, forbid_unknown_fields=True):
         return self.id
 
 
-class JudgesHead(Head, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class JudgesHead(PairHead, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The first line of a record: what the judged solutions depend on."""
 
     kind: Literal["specreason-sgl judges"] = "specreason-sgl judges"
     version: Literal[1] = 1
-    data: str
-    draft: str
-    base: str
-    instruction: str
-    template: dict[str, Any] | None
     signals: tuple[str, ...]
 
 
@@ -143,14 +138,7 @@ def judge_solutions(
         ConfigError: the record is of another pair or other settings.
         SpecReasonError: a runtime failed; what was judged before is in the record.
     """
-    head = JudgesHead(
-        data=data,
-        draft=draft.get_model_name(),
-        base=base.get_model_name(),
-        instruction=config.instruction,
-        template=dict(config.template) if config.template else None,
-        signals=names(questions),
-    )
+    head = JudgesHead.of(draft, base, config, data=data, signals=names(questions))
     draft, base = draft.with_template(config.template), base.with_template(config.template)
 
     def judge(solution: Solution) -> JudgedSolution:

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from specreason_sgl.errors import SpecReasonError
 from specreason_sgl.files import Head, Line, Record
 from specreason_sgl.lang.endpoint import Endpoint
 from specreason_sgl.reasoning.batch import run_batch
+from specreason_sgl.reasoning.config import SpecReasonConfig
 
 
 class _Item(Protocol):
@@ -17,6 +18,33 @@ class _Item(Protocol):
 
 ItemT = TypeVar("ItemT", bound=_Item)
 LineT = TypeVar("LineT", bound=Line)
+
+
+class PairHead(Head, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The first line of a record of what a pair did with problems.
+
+    Attributes:
+        data: where the problems come from.
+        draft, base: the models' names.
+        instruction, template: of the prompt.
+    """
+
+    data: str
+    draft: str
+    base: str
+    instruction: str
+    template: dict[str, Any] | None
+
+    @classmethod
+    def of(cls, draft: Endpoint, base: Endpoint, config: SpecReasonConfig, **others: Any) -> Self:
+        """The head for these runtimes and this prompt; `others` are the rest of its fields."""
+        return cls(
+            draft=draft.get_model_name(),
+            base=base.get_model_name(),
+            instruction=config.instruction,
+            template=dict(config.template) if config.template else None,
+            **others,
+        )
 
 
 def work_recorded(

@@ -59,8 +59,7 @@ def solve_batch(
             partial(work, cancel=cancel), questions, [draft, base], concurrency, progress_bar, on_done
         )
     check_at_least_1(concurrency=concurrency, processes=processes)
-    in_worker = Cancel()
-    with Workers(partial(work, cancel=in_worker), in_worker, processes, concurrency) as workers:
+    with Workers(work, processes, concurrency) as workers:
         if cancel:
             cancel.add(workers)
         return run_batch(workers, questions, [workers], concurrency, progress_bar, on_done)

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 AUTO, WHOLE_STEPS = "auto", "step"  # windows that are not a number of tokens
 ALTERNATIVES = 20  # with a temperature, the base model's token is drawn from this many first choices
-NUMERIC = re.compile(r"[0-9+\-*/=<>^%×÷·]")
+OPERATORS = r"+\-*/=<>^%×÷·"  # within brackets of an expression
+NUMERIC = re.compile(f"[0-9{OPERATORS}]")
 
 
 def _none_for_whole_steps(window: Any) -> Any:

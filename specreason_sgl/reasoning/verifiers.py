@@ -27,7 +27,7 @@ PAPER_QUESTION = (
     "wrong step, 9 a step that could not be better. Be strict. Answer with the digit only."
 )
 PAPER_ANSWER = "The quality score is: "
-_DIGIT = re.compile(r"\d")
+DIGIT = re.compile(r"\d")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +166,7 @@ class Likelihood(Verifier):
         return Judgement(value, tokens=meta["logprobs"])
 
     def _reduce(self, tokens: Sequence[TokenLogprob]) -> float:
-        values = [token.logprob for token in tokens if self.tokens == "all" or _DIGIT.search(token.text)]
+        values = [token.logprob for token in tokens if self.tokens == "all" or DIGIT.search(token.text)]
         if not values:
             return 0.0
         return min(values) if self.reduce == "min" else math.fsum(values) / len(values)

@@ -5,6 +5,7 @@ import pickle
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
@@ -28,9 +29,8 @@ class Workers:
     the next problem starts another one.
 
     Args:
-        work: makes a trace of an item, on endpoints that it holds. Each process gets a copy, whose endpoints
-            are connected anew.
-        cancel: ends what `work` does; it holds this, too, and nothing else does.
+        work: makes a trace of an item, on endpoints that it holds; takes `cancel`, as `solve` does. Each
+            process gets a copy, whose endpoints are connected anew.
         processes: their number.
         threads: the most items that a process solves at once.
 
@@ -38,9 +38,10 @@ class Workers:
         ConfigError: `work` cannot be sent to another process.
     """
 
-    def __init__(self, work: Work, cancel: Cancel, processes: int, threads: int):
+    def __init__(self, work: Callable[..., Trace], processes: int, threads: int):
+        cancel = Cancel()
         try:
-            program = bytes(ForkingPickler.dumps((work, cancel)))
+            program = bytes(ForkingPickler.dumps((partial(work, cancel=cancel), cancel)))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise ConfigError(
                 f"with several processes, what judges and repairs must be functions and classes of a module: "
