@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 QUESTION = Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May. How many clips did Natalia sell altogether in April and May?
 
-.PHONY: demo test unit lint notebooks notebook-outputs docs docs-tables soak results gpu-bench dist clean
+.PHONY: demo test unit lint notebooks notebook-outputs docs docs-tables figures soak results gpu-bench dist clean
 
 demo: $(VENV)/.installed
 	$(BIN)/specreason-sgl solve "$(QUESTION)" --pair mini --temperature 0 --token-budget 800 --compare
@@ -35,6 +35,9 @@ docs-tables: $(VENV)/.installed  ## writes the pages of docs/reference that foll
 
 soak: $(VENV)/.installed  ## 20 minutes of load and killed runtimes, apart from the tests
 	$(BIN)/python -m tests.soak
+
+figures: $(VENV)/.installed  ## writes tables and pictures of RESULTS.md and README.md from the runs in results/
+	$(BIN)/python -m docs.figures
 
 results: $(VENV)/.installed  ## a part of the measurements: make results PART=primary; without PART, which there are
 	$(BIN)/python -m programs.results $(PART) $(if $(GSM8K),--gsm8k $(GSM8K)) $(if $(MATH500),--math500 $(MATH500))

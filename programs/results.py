@@ -69,7 +69,8 @@ class Part:
 STUDY = range(230, 530)  # numbers 231 to 530
 PARTS = {
     "primary": Part(("base", PRIMARY), STUDY),
-    "others": Part(("draft", "paper", "likelihood", "correct delta=3"), STUDY),
+    "line": Part(("draft", "mix share=0.5"), STUDY),
+    "others": Part(("paper", "likelihood", "correct delta=3"), STUDY),
     "rest": Part(
         (
             "base", "draft", "base-whole", "mix share=0.25", "mix share=0.5", "mix share=0.75", PRIMARY,

@@ -1,6 +1,7 @@
 """Typed files: JSON documents, and records (JSON Lines) that an interrupted run continues."""
 
 import fcntl
+import gzip
 from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import BinaryIO, ClassVar, Generic, TypeVar
@@ -182,15 +183,18 @@ class Record(Generic[LineT]):
 
 
 def read_record(path: Path, head: type[HeadT], line: type[LineT]) -> tuple[HeadT, list[LineT]]:
-    """A record's head and its lines, the last of each key.
+    """A record's head and its lines, the last of each key. A file whose name ends with .gz is decompressed.
 
     Raises:
         ConfigError: the file cannot be read, or is not such a record; names the line.
     """
+    path = Path(path)
     try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+    except (OSError, EOFError) as error:  # gzip's own have no strerror
+        raise ConfigError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     first, lines = _parse(path, content, head, line)
     return first, list({line.key: line for line in lines}.values())
 

@@ -91,5 +91,5 @@ def test_without_a_part_or_with_one_that_is_none_nothing_starts(small, capsys):
     assert "primary: mini, numbers 1 to 4 of gsm8k" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         results.main(["primary", "seconds"])
-    assert "a part must be one of primary, others" in capsys.readouterr().err
+    assert "a part must be one of primary, line" in capsys.readouterr().err
     assert small == []

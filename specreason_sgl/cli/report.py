@@ -41,6 +41,13 @@ class Options:
         Path | None,
         option("Also write samples, steps, calls and tokens to Parquet files in this folder.", front=True),
     ] = None
+    without_texts: Annotated[
+        Path | None,
+        option(
+            "Also write the runs to this folder, compressed, without texts; fit to publish, and for `report`.",
+            metavar="FOLDER",
+        ),
+    ] = None
     inspect: Annotated[
         Path | None,
         option("Also write a log of each setting for inspect_ai's viewer to this folder.", metavar="FOLDER"),
@@ -49,7 +56,9 @@ class Options:
     @property
     def files(self) -> list[Path]:
         """What is written."""
-        return [path for path in (self.csv, self.html, self.parquet, self.inspect) if path]
+        return [
+            path for path in (self.csv, self.html, self.parquet, self.without_texts, self.inspect) if path
+        ]
 
 
 def report(options: Options) -> None:
@@ -77,6 +86,11 @@ def report(options: Options) -> None:
         from specreason_sgl.evaluation.frames import write_parquet
 
         write_parquet(groups, options.parquet)
+    if options.without_texts:
+        from specreason_sgl.evaluation.publish import write_without_texts
+
+        for run in options.runs:
+            write_without_texts(run, options.without_texts)
     if options.inspect:
         from specreason_sgl.evaluation.inspect_log import write_logs
 

@@ -30,7 +30,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        return self.path.stem
+        return Path(self.path.name.removesuffix(".gz")).stem
 
 
 @dataclass(frozen=True)
@@ -104,16 +104,17 @@ def load(paths: Sequence[Path]) -> list[Group]:
     groups = [
         group
         for number, path in enumerate(map(Path, paths))
-        for group in _groups_of(number, path, prefix=f"{path.stem}: " if len(paths) > 1 else "")
+        for group in _groups_of(number, path, several=len(paths) > 1)
     ]
     if not any(group.samples for group in groups):
         raise ConfigError(f"{', '.join(map(str, paths))}: there is no finished sample to report")
     return groups
 
 
-def _groups_of(number: int, path: Path, prefix: str) -> list[Group]:
+def _groups_of(number: int, path: Path, several: bool) -> list[Group]:
     head, samples = read_run(path)
     run = Run(path, head, tuple(sample for sample in samples if sample.resumed), _parameters(head))
+    prefix = f"{run.name}: " if several else ""
     place = json.dumps(str(head.machine or number)), json.dumps(head.launch)
     common = [*place, head.problems_sha256, head.draft_model, head.base_model, head.concurrency]
     groups = []

@@ -5,6 +5,7 @@ which gives nearly all signals (see `signals`); the verifiers that ask a questio
 each step. No step is generated.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -84,7 +85,7 @@ class JudgedSolution(Line, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         id: of the solution.
-        problem: the question; intervals are by problem.
+        problem: sha256 of the question, 16 digits of it; intervals are by problem.
         wrong: index of the first wrong step, or None.
         values: each step's signals, by name; empty if the solution was skipped.
         skipped: why, or None: it does not fit into a model's context.
@@ -142,13 +143,14 @@ def judge_solutions(
     draft, base = draft.with_template(config.template), base.with_template(config.template)
 
     def judge(solution: Solution) -> JudgedSolution:
+        problem = hashlib.sha256(solution.problem.encode()).hexdigest()[:16]
         try:
             values = _judge.run(
                 solution=solution, config=config, draft=draft, questions=questions, backend=base
             )["values"]
         except ContextLengthExceeded as error:
-            return JudgedSolution(solution.id, solution.problem, solution.wrong, (), str(error))
-        return JudgedSolution(solution.id, solution.problem, solution.wrong, values)
+            return JudgedSolution(solution.id, problem, solution.wrong, (), str(error))
+        return JudgedSolution(solution.id, problem, solution.wrong, values)
 
     return work_recorded(
         judge, solutions, record, head, JudgedSolution,

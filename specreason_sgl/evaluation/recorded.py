@@ -9,6 +9,7 @@ from specreason_sgl.files import Head, Line, Record
 from specreason_sgl.lang.endpoint import Endpoint
 from specreason_sgl.reasoning.batch import run_batch
 from specreason_sgl.reasoning.config import SpecReasonConfig
+from specreason_sgl.reasoning.trace import model_name
 
 
 class _Item(Protocol):
@@ -39,8 +40,8 @@ class PairHead(Head, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def of(cls, draft: Endpoint, base: Endpoint, config: SpecReasonConfig, **others: Any) -> Self:
         """The head for these runtimes and this prompt; `others` are the rest of its fields."""
         return cls(
-            draft=draft.get_model_name(),
-            base=base.get_model_name(),
+            draft=model_name(draft.get_model_name()),
+            base=model_name(base.get_model_name()),
             instruction=config.instruction,
             template=dict(config.template) if config.template else None,
             **others,

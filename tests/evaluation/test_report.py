@@ -1,8 +1,11 @@
 """The figures of a report, from traces made by hand."""
 
 import csv
+import gzip
+import json
 import math
 
+import msgspec
 import numpy as np
 import pandas
 import pytest
@@ -11,6 +14,7 @@ from specreason_sgl.errors import ConfigError
 from specreason_sgl.evaluation import report
 from specreason_sgl.evaluation.estimates import Point, gap_to_line, mcnemar, proportion, ratio
 from specreason_sgl.evaluation.projection import Speeds, project
+from specreason_sgl.evaluation.records import read_run
 from specreason_sgl.evaluation.settings import expand
 from tests.support.evaluation_files import KNOBS, sample, trace, write, write_run
 
@@ -164,6 +168,39 @@ def test_the_command_says_the_answer_first_and_writes_figures_and_frames(run, tm
     assert {name: len(frames[name]) for name in ("sample", "step")} == {"sample": 11, "step": 14}
     calls = frames["call"].query("setting == 'pipelined' and not used")
     assert list(calls.completion_tokens) == [7]
+
+
+def test_a_run_without_texts_has_the_same_report_and_no_text_or_path(tmp_path, run_command):
+    settings = expand(("base", "pipelined"), KNOBS)
+    traces = {"base": trace("base", 4), "pipelined": trace("pipelined", 2, "krc", wasted=7)}
+    run = write(
+        tmp_path / "run.jsonl",
+        settings,
+        [
+            sample(0, 0, name, True, msgspec.structs.replace(made, base_model="/models/org--b"))
+            for name, made in traces.items()
+        ]
+        + [sample(1, 0, "base", None, None)],
+    )
+    done = run_command("report", str(run), "--without-texts", str(tmp_path / "bare"))
+    bare = tmp_path / "bare" / f"{run.name}.gz"
+    assert done.returncode == 0
+    again = run_command("report", str(bare))
+    assert (again.returncode, again.stdout) == (0, done.stdout)
+    texts = {text for sample in read_run(run)[1] for text in texts_of(sample)}
+    content = gzip.decompress(bare.read_bytes()).decode()
+    assert {text for text in texts if json.dumps(text) in content} == set()
+    assert '"/' not in content
+    bare.write_bytes(bare.read_bytes()[:-9])
+    assert f"{bare} cannot be read: " in run_command("report", str(bare)).stderr
+
+
+def texts_of(sample):
+    """What a sample says in words: the problem's, its answer's and the models'."""
+    yield sample.expected
+    if sample.trace:
+        yield from (sample.trace.question, sample.trace.answer)
+        yield from (text for step in sample.trace.steps for text in (step.text, step.rejected) if text)
 
 
 def test_a_run_without_a_finished_sample_is_refused(tmp_path, run_command):

@@ -1,0 +1,129 @@
+"""The tables and pictures of RESULTS.md and README.md, from the runs in results/: `make figures`.
+
+A table stands under a comment that names it, such as <!-- figures: one-at-a-time -->.
+
+    python -m docs.figures
+"""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from pathlib import Path
+
+from specreason_sgl.display import judges as judges_view
+from specreason_sgl.display.pictures import png, trade_off
+from specreason_sgl.evaluation import judges
+from specreason_sgl.evaluation.report import Report, Row
+from specreason_sgl.files import read_record
+
+ROOT = Path(__file__).parents[1]
+TEXTS = ("RESULTS.md", "README.md")
+TABLE = re.compile(r"(<!-- figures: (\S+) -->\n\n)(?:\|.*\n)*")
+NAMES = {
+    "base": "base alone",
+    "draft": "draft alone",
+    "base-whole": "base alone, both cores",
+    "mix share=0.5": "half to each at random",
+    "paper": "the paper's method",
+}
+ONE_AT_A_TIME = (
+    "base", *(f"correct delta={delta} window=auto" for delta in (1, 2, 3, 5)), "correct delta=3 window=step",
+    "paper", "pipelined", "draft",
+)  # fmt: skip
+RUNS = {"one-at-a-time": ["one-at-a-time"]}  # of a picture of the same name; files of results/
+Column = Callable[[Row], str]
+COLUMNS: dict[str, Column] = {
+    "to base, points": lambda row: _plain(row.difference.shown(0, 100, signed=True)),
+    "to the line, points": lambda row: _plain(row.gap.shown(0, 100, signed=True)),
+    "seconds": lambda row: f"{row.seconds.value:.1f}",
+    "times faster": lambda row: row.over_base.shown() or "1",
+    "draft tokens (thrown away)": lambda row: (
+        f"{row.draft_decoded:.0f} ({row.thrown_away:.0f})" if row.draft_decoded else "0"
+    ),
+    "corrections": lambda row: f"{row.corrections:.1f}" if row.corrections else "",
+    "prefills": lambda row: f"{row.prefills:.1f}" if row.prefills else "",
+}
+SHORT = ("seconds", "times faster", "draft tokens (thrown away)", "corrections")
+
+
+@cache
+def rows(name: str) -> dict[str, Row]:
+    """The figures of the runs of a table, by setting."""
+    paths = [ROOT / "results" / f"{run}.jsonl.gz" for run in RUNS[name]]
+    return {row.setting.rpartition(": ")[2]: row for row in Report.read(*paths).rows}
+
+
+def table(name: str, settings: Sequence[str], columns: Iterable[str] = COLUMNS) -> str:
+    """A line for each setting."""
+    of = {setting: rows(name)[setting] for setting in settings}
+    heads = ["", f"right of {of[settings[0]].samples}", *columns]
+    lines = [
+        [
+            _title(setting),
+            f"{row.right.value * row.samples:.0f}",
+            *(COLUMNS[column](row) for column in columns),
+        ]
+        for setting, row in of.items()
+    ]
+    return _markdown(heads, lines)
+
+
+def judges_table() -> str:
+    """The area under the ROC curve of each signal, the best first."""
+    ordered = sorted(judged(), key=lambda row: -row.steps.value)
+    lines = [(f"`{row.signal}`", row.steps.shown(), row.solutions.shown()) for row in ordered]
+    return _markdown(("signal", "steps", "solutions"), lines)
+
+
+@cache
+def judged() -> list[judges.Row]:
+    _, solutions = read_record(
+        ROOT / "results/judges-mini.jsonl.gz", judges.JudgesHead, judges.JudgedSolution
+    )
+    return judges.figures(solutions)
+
+
+def _markdown(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    return "".join(f"| {' | '.join(line)} |\n" for line in (heads, ["---"] * len(heads), *lines))
+
+
+def _title(setting: str) -> str:
+    if setting in NAMES:
+        return NAMES[setting]
+    name = setting.removeprefix("correct ").removesuffix(" window=auto")
+    delta, _, window = name.partition(" window=")
+    return f"`{delta}`, whole steps" if window == "step" else f"`{name}`"
+
+
+def _plain(text: str) -> str:
+    return text.replace("-", "−").replace("+0 ", "0 ").replace("+0)", "0)").replace("−0 ", "0 ")
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "one-at-a-time": lambda: table("one-at-a-time", ONE_AT_A_TIME),
+    "one-at-a-time-short": lambda: table(
+        "one-at-a-time",
+        ("base", "correct delta=1 window=auto", "correct delta=3 window=auto", "paper", "draft"),
+        SHORT,
+    ),
+    "judges": judges_table,
+}
+
+
+def filled(text: str) -> str:
+    """The text with its tables as the runs have them."""
+    return TABLE.sub(lambda found: found[1] + TABLES[found[2]](), text)
+
+
+def main() -> None:
+    for name in TEXTS:
+        file = ROOT / name
+        file.write_text(filled(file.read_text(encoding="utf-8")), encoding="utf-8")
+    pictures = ROOT / "docs"
+    for name in RUNS:
+        (pictures / f"{name}.png").write_bytes(png(trade_off(list(rows(name).values()))))
+    (pictures / "judges.png").write_bytes(png(judges_view.picture(judged())))
+
+
+if __name__ == "__main__":
+    main()
