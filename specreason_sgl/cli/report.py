@@ -44,7 +44,7 @@ class Options:
     without_texts: Annotated[
         Path | None,
         option(
-            "Also write the runs to this folder, compressed, without texts; fit to publish, and for `report`.",
+            "Also write the runs to this folder, compressed, without texts, to publish and for `report`.",
             metavar="FOLDER",
         ),
     ] = None
