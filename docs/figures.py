@@ -14,7 +14,6 @@ from specreason_sgl.display import judges as judges_view
 from specreason_sgl.display.pictures import png, trade_off
 from specreason_sgl.evaluation import judges
 from specreason_sgl.evaluation.report import Report, Row
-from specreason_sgl.files import read_record
 
 ROOT = Path(__file__).parents[1]
 TEXTS = ("RESULTS.md", "README.md")
@@ -77,10 +76,7 @@ def judges_table() -> str:
 
 @cache
 def judged() -> list[judges.Row]:
-    _, solutions = read_record(
-        ROOT / "results/judges-mini.jsonl.gz", judges.JudgesHead, judges.JudgedSolution
-    )
-    return judges.figures(solutions)
+    return judges.figures(judges.read_judged(ROOT / "results/judges-mini.jsonl.gz"))
 
 
 def _markdown(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

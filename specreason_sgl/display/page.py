@@ -24,8 +24,16 @@ _SOURCES = re.compile(r"src:[^}]*")
 
 def page() -> str:
     """The page as served: HTML with a form that asks the server it came from, and a recorded example."""
-    lines = (WEB / "example.jsonl").read_text(encoding="utf-8").splitlines()
-    return _with_traces(lines, ' data-kind="example"')
+    return _with_traces(_example(), ' data-kind="example"')
+
+
+def example() -> list[Trace]:
+    """Two recorded runs on one problem: a pair with corrections, and its base model alone."""
+    return [Trace.from_json(line) for line in _example()]
+
+
+def _example() -> list[str]:
+    return _read("example.jsonl").splitlines()
 
 
 def as_html(traces: Sequence[Trace]) -> str:

@@ -18,6 +18,7 @@ from specreason_sgl.evaluation.settings import MODES
 from specreason_sgl.reasoning.trace import Call, Trace
 
 _MARKERS = "osD^vP*X<>"
+_AT_RANDOM = "each problem to one of them at random"
 _NOT_USED = "cut off or not needed"
 _PARTS = {  # of a sample's time, by the purpose of its requests
     "draft": DRAFT_COLOUR,
@@ -183,13 +184,15 @@ def report_sections(rows: Sequence[Row], groups: Sequence[Group]) -> Iterator[Se
 
 
 def trade_off(rows: Sequence[Row]) -> Picture:
-    """Accuracy against seconds per sample, one point per setting, and the line between the models alone."""
+    """Accuracy against seconds per sample, one point per setting, and the line between the models alone,
+    through what was measured of their mixes."""
     figure = Picture(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
-    alone = [row for row in rows if row.mode in ("draft", "base")]
-    if [row.mode for row in alone] in (["draft", "base"], ["base", "draft"]):
-        ends = zip(*((row.seconds.value, 100 * row.right.value) for row in alone), strict=True)
-        axes.plot(*ends, "--", lw=1, color="grey", label="each problem to one of them at random")
+    if sorted(row.mode for row in rows if row.mode in ("draft", "base")) == ["base", "draft"]:
+        stops = sorted(
+            (row.seconds.value, 100 * row.right.value) for row in rows if row.mode in ("draft", "mix", "base")
+        )
+        axes.plot(*zip(*stops, strict=True), "--", lw=1, color="grey", label=_AT_RANDOM)
     for row, style in zip(rows, _styles(rows), strict=True):
         x, y = row.seconds, row.right
         widths, heights = (

@@ -110,6 +110,11 @@ class JudgesHead(PairHead, frozen=True, kw_only=True, forbid_unknown_fields=True
     signals: tuple[str, ...]
 
 
+def read_judged(path: Path) -> list[JudgedSolution]:
+    """The solutions of a record. Raises `ConfigError` if the file is none."""
+    return files.read_record(path, JudgesHead, JudgedSolution)[1]
+
+
 def judge_solutions(
     solutions: Sequence[Solution],
     *,

@@ -1,5 +1,6 @@
 """What is in the pictures; how they look is for eyes."""
 
+import dataclasses
 import types
 
 import numpy as np
@@ -93,13 +94,15 @@ def test_a_notebook_shows_a_picture():
     assert pictures.timeline(make_trace())._repr_png_().startswith(b"\x89PNG")
 
 
-def test_the_trade_off_has_a_line_between_the_models_alone(tmp_path):
-    rows = Report.read(write_run(tmp_path / "run.jsonl")).rows
-    draft, base = (next(row for row in rows if row.mode == mode) for mode in ("draft", "base"))
-    for some in (rows, [row for row in rows if row is not draft]):
-        [axes] = pictures.trade_off(some).axes
+def test_the_trade_off_has_a_line_between_the_models_alone_through_their_mixes(tmp_path):
+    base, draft, pipelined = Report.read(write_run(tmp_path / "run.jsonl")).rows
+    mix = dataclasses.replace(pipelined, mode="mix")
+    for rows, stops in (
+        ((base, draft, pipelined), (draft, base)),
+        ((base, pipelined), ()),
+        ((base, mix, draft), (draft, base, mix)),
+    ):
+        [axes] = pictures.trade_off(rows).axes
         dashed = [line.get_xydata() for line in axes.get_lines() if line.get_linestyle() == "--"]
-        assert len(dashed) == (draft in some)
-        for ends in dashed:
-            points = [(row.seconds.value, 100 * row.right.value) for row in (draft, base)]
-            assert sorted(map(tuple, ends)) == sorted(points)
+        points = [(row.seconds.value, 100 * row.right.value) for row in stops]
+        assert [point for ends in dashed for point in map(tuple, ends)] == points
