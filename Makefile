@@ -9,8 +9,8 @@ QUESTION = Natalia sold clips to 48 of her friends in April, and then she sold h
 demo: $(VENV)/.installed
 	$(BIN)/specreason-sgl solve "$(QUESTION)" --pair mini --temperature 0 --token-budget 800 --compare
 
-test: unit
-	$(BIN)/python -m pytest -m engine
+test: $(VENV)/.installed lint  ## the tests of real runtimes in one process, beside all others in two
+	$(BIN)/python -m pytest -n 3 --dist loadgroup
 
 unit: $(VENV)/.installed lint  ## without the tests that start SGLang
 	$(BIN)/python -m pytest -n 2 -m "not engine"

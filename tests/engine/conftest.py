@@ -15,6 +15,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "tests/engine/" in str(item.path):
             item.add_marker(pytest.mark.engine)
+            item.add_marker(pytest.mark.xdist_group("engine"))  # one pair for all of them
 
 
 @pytest.fixture(scope="session")
