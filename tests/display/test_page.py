@@ -16,6 +16,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from specreason_sgl import Rewrite, SpecReasonConfig
+from specreason_sgl.display.bars import bars
 from specreason_sgl.display.page import as_html, page
 from specreason_sgl.display.parts import SHADES, spans
 from specreason_sgl.reasoning.trace import Call, Correction, ReadToken
@@ -486,7 +487,22 @@ def test_readings_are_in_the_timeline(view, server):
     ]
     fills = {node.get_attribute("fill") for node in view.all("#timeline .bar.read:not(.lost) rect")}
     assert fills == {"var(--base-light)"}
-    assert len(view.all("#timeline .bar.lost")) == len(make_corrected().wasted)
+
+
+@pytest.mark.parametrize("make", [make_trace, make_corrected])
+def test_a_draft_that_was_cut_is_hatched_beyond_its_correction(view, server, make):
+    trace = make()
+    opened(view, server, trace)
+    found = view.driver.execute_script(
+        "return requestsOf(shown).map((r) => [r.start, r.side, r.step ?? 0, r.kept])"
+    )
+    expected = [[bar.call.start, bar.call.side, bar.step, pytest.approx(bar.kept)] for bar in bars(trace)]
+    assert sorted(found) == sorted(expected)
+    parts = [part for bar in bars(trace) for part in bar.parts]
+    assert len(view.all("#timeline .bar")) == len(parts)
+    assert len(view.all("#timeline .bar.lost")) == sum(not part.used for part in parts)
+    titles = view.texts("#timeline .bar.lost title")
+    assert any("14 of 22 tokens kept" in title for title in titles) == (make is make_corrected)
 
 
 @pytest.mark.parametrize("make", [make_trace, make_corrected])
