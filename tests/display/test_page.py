@@ -19,7 +19,7 @@ from specreason_sgl import Rewrite, SpecReasonConfig
 from specreason_sgl.display.bars import bars
 from specreason_sgl.display.page import as_html, page
 from specreason_sgl.display.parts import SHADES, spans
-from specreason_sgl.reasoning.trace import Call, Correction, ReadToken
+from specreason_sgl.reasoning.trace import Call, Correction, ReadToken, Step
 from specreason_sgl.reasoning.trace_files import read_traces
 from specreason_sgl.verifiers import UtilityScore
 from tests.support import browser
@@ -229,18 +229,23 @@ def test_a_draft_streams_until_it_is_judged(view, server):
     first, *others = chunks_of(make_corrected())
     news = [{"draft": "We div"}, {"draft": "We divide", "open_step": None}]
     late = [{"draft": " so", "open_step": begun}]
+    rewritten = {"draft": "", "open_step": msgspec.to_builtins(Step("So 80", "base", None, 0))}
     server.on_chat = lambda body: [
         sse([first, *(chunk(specreason=piece) for piece in news)], done=False), server.gate,
-        sse([others[0], *(chunk(specreason=piece) for piece in late)], done=False), second, sse(others[1:]),
+        sse([others[0], *(chunk(specreason=piece) for piece in late)], done=False), second,
+        sse([chunk(specreason=rewritten)], done=False), third, sse(others[1:]),
     ]  # fmt: skip
-    second = threading.Event()
+    second, third = threading.Event(), threading.Event()
     view.open().ask()
     view.wait_for(".live .ahead", "We divide")
     server.gate.set()
     view.wait_for(".live .ahead", " so")
     assert view.texts(".live del") == [" 0", " <i>&amp;"]
-    assert view.text(".live .number") == "2"
+    assert (view.text(".live .number"), view.text(".live .by")) == ("2", "draft")
     second.set()
+    view.wait_for(".live .text", "So 80")
+    assert view.text(".live .by") == "base"
+    third.set()
     view.wait_for("#status", "Done")
     assert view.all(".live") == []
 
