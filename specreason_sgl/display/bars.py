@@ -65,11 +65,11 @@ def _kept(trace: Trace) -> Iterator[tuple[Call, int, int]]:
     """
     wasted = [call for call in trace.wasted if call.purpose == "draft"]
     drafts = [call for call in trace.calls if call.purpose == "draft"]
-    if not (wasted or drafts):
+    first = min([*drafts, *wasted], key=lambda call: call.start, default=None)
+    if first is None:
         return
-    first = min([*drafts, *wasted], key=lambda call: call.start)
     before = sum(step.tokens for step in trace.steps if step.calls and step.calls[0].start < first.start)
-    length = first.prompt_tokens - before
+    length = first.prompt_tokens - before  # tokens of the prompt and of the chain of thought
     for number, step in enumerate(trace.steps, 1):
         own = [call for call in step.calls if call.purpose == "draft"]
         cut = [correction.kept for correction in step.corrections]

@@ -40,7 +40,7 @@ function keptDrafts(trace) {
   const first = drafts([...trace.steps.flatMap((step) => step.calls), ...wasted])[0];
   if (!first) return kept;
   const before = trace.steps.filter((step) => step.calls[0]?.start < first.start);
-  let length = first.prompt_tokens - sum(before.map((step) => step.tokens));
+  let length = first.prompt_tokens - sum(before.map((step) => step.tokens)); // of the prompt and the chain of thought
   trace.steps.forEach((step, i) => {
     const own = drafts(step.calls);
     const cut = step.corrections.map((correction) => correction.kept);
