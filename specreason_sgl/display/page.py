@@ -5,11 +5,16 @@ share one scope, the style sheet, and KaTeX 0.16.47 (MIT licence) with the fonts
 """
 
 import base64
+import json
 import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+from specreason_sgl.reasoning.knobs import JUDGE, Knob, knobs_of
+from specreason_sgl.reasoning.plain import KNOBS
+from specreason_sgl.reasoning.repair import REPAIRS
 from specreason_sgl.reasoning.trace import Trace
 
 WEB = Path(__file__).with_name("web")
@@ -51,7 +56,32 @@ def _with_traces(traces: Sequence[str], attributes: str = "") -> str:
 def _empty_page() -> str:
     style = _FONT_FACE.sub(_embed_font, _read("katex/katex.min.css")) + _read("page.css")
     scripts = "\n".join(map(_read, SCRIPTS))
-    return _read("page.html").replace("{style}", style).replace("{scripts}", scripts)
+    html = _read("page.html").replace("{style}", style).replace("{scripts}", scripts)
+    return html.replace("{declared}", json.dumps(_declared()).replace("<", "\\u003c"))
+
+
+def _declared() -> dict[str, Any]:
+    """The knobs that the page offers, and the names of the repairs by their kind in a trace."""
+    knobs = [knob for knob in KNOBS.values() if "page" in knob.places]
+    knobs.sort(key=lambda knob: knob.panel != JUDGE)
+    return {
+        "knobs": [*map(_field, knobs)],
+        "repairs": {type(repair).__name__: name for name, repair in REPAIRS.items()},
+    }
+
+
+def _field(knob: Knob) -> dict[str, Any]:
+    """What the page's field of a knob is made of; `repairs` are those that it is for, null: all."""
+    repairs = [
+        name
+        for name, repair in REPAIRS.items()
+        if knob.name in knobs_of(type(repair)) or (knob.scope == "judging" and not repair.reads_tokens)
+    ]
+    return {
+        "name": knob.name, "help": knob.help, "words": knob.words, "scope": knob.scope,
+        "repairs": repairs or None, "step": 1 if knob.kind is int else "any",
+        "min": knob.limits.get("ge"), "max": knob.limits.get("le"),
+    }  # fmt: skip
 
 
 def _read(name: str) -> str:

@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from specreason_sgl.reasoning.trace import Call, ReadToken, Step, Trace
+    from specreason_sgl.reasoning.trace import ReadToken, Step, Trace
 
 STOPS = {
     "answer": "the chain of thought has it",
@@ -31,12 +31,6 @@ def tokens_per_second(trace: Trace) -> float:
 
 def rate(trace: Trace) -> str:
     return f"{trace.tokens} tokens in {trace.seconds:.1f} s ({tokens_per_second(trace):.1f} tokens/s)"
-
-
-def rejected_drafts(trace: Trace) -> set[Call]:
-    """The draft requests of the steps that the base model then wrote."""
-    steps = (step for step in trace.steps if step.author == "base")
-    return {call for step in steps for call in step.calls if call.purpose == "draft"}
 
 
 def totals(trace: Trace) -> str:

@@ -11,11 +11,12 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from specreason_sgl.display.parts import BASE_COLOUR, DRAFT_COLOUR, REJECTED_COLOUR, rejected_drafts
+from specreason_sgl.display.bars import Bar, Part, bars
+from specreason_sgl.display.parts import BASE_COLOUR, DRAFT_COLOUR, REJECTED_COLOUR
 from specreason_sgl.evaluation.groups import Group, drafted, is_drafted
 from specreason_sgl.evaluation.report import Row
 from specreason_sgl.evaluation.settings import MODES
-from specreason_sgl.reasoning.trace import Call, Trace
+from specreason_sgl.reasoning.trace import Trace
 
 _MARKERS = "osD^vP*X<>"
 _AT_RANDOM = "each problem to one of them at random"
@@ -48,18 +49,10 @@ def png(figure: Figure) -> bytes:
 # A run
 
 
-class _Bar(NamedTuple):
-    """A request in a timeline: its part of the time, and the number of its step, 0 if it has none."""
-
-    call: Call
-    part: str
-    step: int = 0
-
-
 class _Placed(NamedTuple):
     """A bar with its place in its model's lane, from 0 to 1, and its height there."""
 
-    bar: _Bar
+    bar: Bar
     low: float
     height: float
 
@@ -74,9 +67,9 @@ def timeline(*traces: Trace) -> Picture:
     end = max(trace.seconds for trace in traces)
     boxes: dict[str, Any] = {}  # one of each part, for the legend
     for trace, sides, axes in zip(traces, lanes, panels, strict=True):
-        bars = _bars(trace)
+        all_bars = bars(trace)
         for place, side in enumerate(sides):
-            lane = [bar for bar in bars if bar.call.side == side]
+            lane = [bar for bar in all_bars if bar.call.side == side]
             boxes = _draw_lane(axes, lane, place - 0.4, 0.02 * end) | boxes
         axes.set_yticks(range(len(sides)), sides)
         axes.set_ylim(len(sides) - 0.5, -0.5)
@@ -96,37 +89,32 @@ def _title(trace: Trace) -> str:
     return f"{setting}: {trace.seconds:.1f} s"
 
 
-def _draw_lane(axes: Axes, lane: Sequence[_Bar], top: float, numbered: float) -> dict[str, Any]:
+def _draw_lane(axes: Axes, lane: Sequence[Bar], top: float, numbered: float) -> dict[str, Any]:
     """Draw one model's requests; those longer than `numbered` seconds get their step's number."""
     boxes: dict[str, Any] = {}
     for bar, low, height in _side_by_side(lane):
-        call = bar.call
-        box = axes.barh(
-            top + 0.8 * low, call.seconds, 0.8 * height, call.start, align="edge",
-            color=_PARTS[bar.part], edgecolor="white", lw=0.5,
-        )  # fmt: skip
-        boxes.setdefault(bar.part, box)
-        if bar.step and call.seconds > numbered:
-            middle = (call.start + call.seconds / 2, top + 0.8 * (low + height / 2))
+        for part in bar.parts:
+            kind = _kind(bar, part)
+            box = axes.barh(
+                top + 0.8 * low, part.seconds, 0.8 * height, part.start, align="edge",
+                color=_PARTS[kind], edgecolor="white", lw=0.5,
+            )  # fmt: skip
+            boxes.setdefault(kind, box)
+        first = bar.parts[0]
+        if bar.step and bar.call.purpose != "reason" and first.seconds > numbered:
+            middle = (first.start + first.seconds / 2, top + 0.8 * (low + height / 2))
             axes.annotate(str(bar.step), middle, ha="center", va="center", fontsize=7)
     return boxes
 
 
-def _bars(trace: Trace) -> list[_Bar]:
-    """Every request of a run, by start."""
-    rejected = rejected_drafts(trace)
-    bars = [_Bar(call, _NOT_USED) for call in trace.wasted]
-    bars += [_Bar(trace.answer_call, "answer")] if trace.answer_call else []
-    for number, step in enumerate(trace.steps, 1):
-        for call in step.calls:
-            part = _NOT_USED if call in rejected else call.purpose
-            bars.append(_Bar(call, part, 0 if call.purpose == "reason" else number))
-    return sorted(bars, key=lambda bar: bar.call.start)
+def _kind(bar: Bar, part: Part) -> str:
+    """A key of `_PARTS`."""
+    return bar.call.purpose if part.used else _NOT_USED
 
 
-def _side_by_side(bars: Sequence[_Bar]) -> list[_Placed]:
+def _side_by_side(bars: Sequence[Bar]) -> list[_Placed]:
     """Place bars so that none hides another that runs at the same time."""
-    groups: list[list[tuple[_Bar, int]]] = []  # bars that overlap, each with its row
+    groups: list[list[tuple[Bar, int]]] = []  # bars that overlap, each with its row
     ends: list[float] = []  # of the last bar in each row of the group
     for bar in bars:
         start = bar.call.start + 1e-3  # a bar may begin as the one before ends
@@ -244,8 +232,9 @@ def where_time_goes(groups: Sequence[Group]) -> Picture:
 
 def _seconds_by_part(trace: Trace) -> Counter[str]:
     seconds: Counter[str] = Counter()
-    for bar in _bars(trace):
-        seconds[bar.part] += bar.call.seconds
+    for bar in bars(trace):
+        for part in bar.parts:
+            seconds[_kind(bar, part)] += part.seconds
     return seconds
 
 

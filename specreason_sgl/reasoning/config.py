@@ -9,8 +9,17 @@ from pydantic import BeforeValidator, model_validator
 
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.reasoning.acceptance import Rule, Threshold
-from specreason_sgl.reasoning.knobs import BUDGET, JUDGE, SPECULATION, knob, knobs_of, range_of, settings
-from specreason_sgl.reasoning.repair import REPAIRS, Correct, Repair
+from specreason_sgl.reasoning.knobs import (
+    BUDGET,
+    EVERYWHERE,
+    JUDGE,
+    SPECULATION,
+    knob,
+    knobs_of,
+    range_of,
+    settings,
+)
+from specreason_sgl.reasoning.repair import DEFAULT_REPAIR, JUDGED_REPAIR, REPAIRS, Repair
 from specreason_sgl.reasoning.verifier import Verifier, as_verifier
 from specreason_sgl.reasoning.verifiers import VERIFIERS, UtilityScore
 
@@ -19,6 +28,7 @@ INSTRUCTION = (
 )
 MOST = 1_000_000
 ROLES = ("system", "user", "assistant")
+_WHAT_REPAIRS_DO = ", ".join(f"{name} {repair.does}" for name, repair in REPAIRS.items())
 
 Message = Mapping[str, str]  # with role and content
 Question = str | Sequence[Message]
@@ -49,11 +59,12 @@ class SpecReasonConfig:
     """
 
     repair: Annotated[Repair, BeforeValidator(_repair_by_name)] = knob(
-        default=Correct(),
-        help="How a draft is repaired that is not kept: correct replaces single tokens, rewrite the whole "
-        "step. Default: correct; rewrite if a verifier, a threshold, keep or a calibration is given.",
+        default=REPAIRS[DEFAULT_REPAIR],
+        help=f"How a draft is repaired that is not kept: {_WHAT_REPAIRS_DO}. Default: {DEFAULT_REPAIR}; "
+        f"{JUDGED_REPAIR} if a verifier, a threshold, keep or a calibration is given.",
         panel=JUDGE,
         front=True,
+        places=EVERYWHERE,
         given_as=Literal[tuple(REPAIRS)],
     )
     verifier: Annotated[Any, BeforeValidator(_verifier_by_name)] = knob(
@@ -67,6 +78,7 @@ class SpecReasonConfig:
         default=None,
         help="Keep a drafted step whose value is at least this. Default for the paper's digit (0 to 9): 7.",
         panel=JUDGE,
+        places=EVERYWHERE,
         front=True,
         scope="judging",
         given_as=float,
@@ -84,6 +96,7 @@ class SpecReasonConfig:
         help="Number of steps drafted beyond the step that is being judged; with 0 the models take turns.",
         unit="steps",
         panel=SPECULATION,
+        places=EVERYWHERE,
         ge=0,
         le=16,
     )
@@ -122,6 +135,7 @@ class SpecReasonConfig:
         help="Maximum number of tokens of the whole chain of thought; 0: answer without one.",
         unit="tokens",
         panel=BUDGET,
+        places=EVERYWHERE,
         front=True,
         scope="run",
         ge=0,
@@ -165,6 +179,7 @@ class SpecReasonConfig:
         default=0.6,
         help="Sampling temperature; 0 is greedy decoding.",
         panel=BUDGET,
+        places=EVERYWHERE,
         front=True,
         scope="run",
         ge=0,

@@ -26,8 +26,9 @@ from specreason_sgl.errors import ConfigError
 T = TypeVar("T")
 _KINDS: dict[type, str] = {dict: "a mapping of names to values", tuple: "a tuple of texts"}
 Scope = Literal["run", "drafting", "judging", "correcting"]
-Place = Literal["cli", "api"]
+Place = Literal["cli", "api", "page"]
 BOTH: tuple[Place, ...] = ("cli", "api")
+EVERYWHERE: tuple[Place, ...] = (*BOTH, "page")
 JUDGE, SPECULATION, BUDGET, ADVANCED = "Judge and repair", "Speculation", "Budget and sampling", "Advanced"
 
 
@@ -46,7 +47,7 @@ class Knob:
         front: whether the short help shows the knob.
         scope: the runs that the knob applies to: `run`, all; `drafting`, with a draft model; `judging`, with
             a verifier; `correcting`, with corrected tokens.
-        places: where the knob can be given, besides Python.
+        places: where the knob can be given, besides Python; the page offers numbers and words.
         limits: `ge`, `gt`, `le` and `lt` of numbers.
     """
 

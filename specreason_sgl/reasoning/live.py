@@ -2,9 +2,14 @@
 
 import threading
 from collections.abc import Callable
+from typing import Literal
+
+from msgspec.structs import replace
 
 from specreason_sgl.reasoning.trace import Step
 
+TextPart = Literal["reasoning", "answer"]
+OnText = Callable[[TextPart, str], None]
 OnDraft = Callable[[str, Step | None], None]
 
 
@@ -26,6 +31,14 @@ class Live:
         with self._lock:
             self._draft = self._draft.removesuffix(instead_of) + text
             self._on_draft(self._draft, self._open_step)
+
+    def written(self, text: str) -> None:
+        """The base model wrote a text of the step itself; what was drafted there is dropped."""
+        with self._lock:
+            step = self._open_step or Step("", "base", None, 0)
+            author = step.author if step.author == "base" else "both"
+            self._draft, self._open_step = "", replace(step, text=step.text + text, author=author)
+            self._on_draft("", self._open_step)
 
     def advanced(self, text: str, open_step: Step | None, is_drafting: bool) -> None:
         """The chain of thought grew.

@@ -15,7 +15,7 @@ from specreason_sgl.reasoning.calibration import (
 )
 from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.knobs import JUDGE, knob, knobs_of, settings
-from specreason_sgl.reasoning.repair import REPAIRS, Repair, name_of
+from specreason_sgl.reasoning.repair import JUDGED_REPAIR, REPAIRS, Repair, name_of
 from specreason_sgl.reasoning.verifier import Verifier
 from specreason_sgl.reasoning.verifiers import VERIFIERS
 
@@ -101,7 +101,7 @@ def _repair_and_judge(
     """The values of `repair`, `verifier` and `threshold`."""
     default = name_of(defaults.repair)
     if not repair and judging:
-        repair = default if defaults.judge else "rewrite"
+        repair = default if defaults.judge else JUDGED_REPAIR
     elif not repair:
         fits = repairing.keys() <= knobs_of(type(defaults.repair)).keys()
         repair = default if fits else next(iter(_repairs_with(repairing)), "")
@@ -111,7 +111,7 @@ def _repair_and_judge(
     elif not judging and repair in REPAIRS and REPAIRS[repair].reads_tokens:
         verifier = threshold = None
     else:
-        verifier, threshold = _judge(pair if repair == "rewrite" else None, **judging)
+        verifier, threshold = _judge(pair if repair == JUDGED_REPAIR else None, **judging)
     return {
         "repair": _repair(repair, repairing, defaults.repair),
         "verifier": verifier,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import BeforeValidator
 
-from specreason_sgl.reasoning.knobs import JUDGE, SPECULATION, knob, settings
+from specreason_sgl.reasoning.knobs import EVERYWHERE, JUDGE, SPECULATION, knob, settings
 
 if TYPE_CHECKING:
     from specreason_sgl.lang.logprobs import Choice, TokenLogprob
@@ -54,12 +54,14 @@ class Repair:
     is immutable; what it has to know of a run is in `Rejected`.
 
     Attributes:
+        does: what it does, in the help of the knob `repair`.
         reads_tokens: whether the base model reads a draft token by token where there is no verifier; if not,
             the paper's digit judges it.
         window: see `Correct`; None: whole steps.
         end_delta: see `Rewrite`.
     """
 
+    does: ClassVar[str]
     reads_tokens: ClassVar[bool] = False
     window: int | Literal["auto", "step"] | None = None
     end_delta: float = 3.0
@@ -81,6 +83,7 @@ class Rewrite(Repair):
     model regrets it, the thinking continues.
     """
 
+    does: ClassVar[str] = "replaces the whole step"
     end_delta: float = knob(
         default=3.0,
         help="With rewrite: continue the thinking after an end that the base model regrets by more nats than "
@@ -119,12 +122,14 @@ class Correct(Repair):
     as long as drafting, as measured in the run; it grows under load. None (or "step") means whole steps.
     """
 
+    does: ClassVar[str] = "replaces single tokens"
     delta: float = knob(
         default=1.0,
         help="Correct a drafted token that the base model regrets by more nats than this.",
         unit="nats",
         panel=JUDGE,
         front=True,
+        places=EVERYWHERE,
         scope="correcting",
         ge=0,
     )
@@ -168,6 +173,8 @@ class Correct(Repair):
 
 
 REPAIRS: dict[str, Repair] = {"correct": Correct(), "rewrite": Rewrite()}  # by name; the first is the default
+DEFAULT_REPAIR = next(iter(REPAIRS))
+JUDGED_REPAIR = next(name for name, repair in REPAIRS.items() if not repair.reads_tokens)  # with a verifier
 
 
 def name_of(repair: Repair) -> str:

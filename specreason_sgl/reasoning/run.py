@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import sglang as sgl
 from sglang.lang.interpreter import ProgramState
@@ -17,15 +17,12 @@ from specreason_sgl.lang.fork import fork_to
 from specreason_sgl.lang.sglang_fixes import copy_defaults_quickly
 from specreason_sgl.reasoning.chain import Chain, OnStep
 from specreason_sgl.reasoning.config import Question, SpecReasonConfig
-from specreason_sgl.reasoning.live import Live, OnDraft
+from specreason_sgl.reasoning.live import Live, OnDraft, OnText
 from specreason_sgl.reasoning.pauses import breaker_of
 from specreason_sgl.reasoning.trace import Call, Purpose, Side, Stop, Trace
 
 if TYPE_CHECKING:
     from specreason_sgl.reasoning.writing import Written
-
-TextPart = Literal["reasoning", "answer"]
-OnText = Callable[[TextPart, str], None]
 
 FAILED_WAIT = 5.0  # seconds that a failed run waits for the token counts of aborted requests
 FINISHED_WAIT = 2.0  # the same for a run that succeeded
@@ -72,7 +69,7 @@ class Run:
         on_step: called with each `Step` as it is finished.
         on_text: called with "answer" or "reasoning" and new text, as it is written.
         on_draft: called with what is drafted and not judged yet, and the unfinished step or None, as they
-            change.
+            change; a step that the base model writes grows with each token.
         cancel: ends the run when called.
         resume: the trace of a failed run of the same question, to continue from.
 
@@ -241,13 +238,15 @@ class Run:
 
     # What the run owns.
 
-    def fork(self, use_thread: bool = False) -> ProgramState:
+    def fork(self, use_thread: bool = False, stream: bool = False) -> ProgramState:
         """An adopted fork of the program's state.
 
         Args:
             use_thread: whether it works beside the program; otherwise the program waits for its requests.
+            stream: whether its text can be read as it comes; it works beside the program then.
         """
-        return self.adopt(fork_to(self.main, self.endpoints["base"], stream=False, use_thread=use_thread))
+        endpoint = self.endpoints["base"]
+        return self.adopt(fork_to(self.main, endpoint, stream=stream, use_thread=use_thread or stream))
 
     def adopt(self, state: ProgramState, side: Side = "base") -> ProgramState:
         """Tie a fork to the run's lifetime and deadline.

@@ -4,8 +4,8 @@ from specreason_sgl.lang.endpoint import Endpoint
 from specreason_sgl.reasoning.alone import alone
 from specreason_sgl.reasoning.chain import OnStep
 from specreason_sgl.reasoning.config import Question, SpecReasonConfig
-from specreason_sgl.reasoning.live import OnDraft
-from specreason_sgl.reasoning.run import Cancel, OnText, Run
+from specreason_sgl.reasoning.live import OnDraft, OnText
+from specreason_sgl.reasoning.run import Cancel, Run
 from specreason_sgl.reasoning.speculate import speculate
 from specreason_sgl.reasoning.trace import Side, Trace
 
@@ -37,8 +37,9 @@ def solve(
         on_step: called with each `Step` as it is finished.
         on_text: called with "answer" and new text of the final answer, as it is written.
         on_draft: called with the drafted text that is not judged yet, and the unfinished step that it
-            continues or None, whenever one of them changes; from several threads, one at a time. The draft
-            model then sends each token at once, which costs a little.
+            continues or None, whenever one of them changes; from several threads, one at a time. Where the
+            base model writes a step itself, the unfinished step grows as it does. Both models then send each
+            token at once, which costs a little.
         cancel: ends the run when called, from any thread.
         resume: the trace of a failed run of the same question; the run continues after its steps.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import sglang as sgl
@@ -11,7 +13,8 @@ from sglang.lang.interpreter import ProgramState
 from specreason_sgl.errors import RequestAborted
 from specreason_sgl.lang.chat import THINK_CLOSE
 from specreason_sgl.lang.fork import fork_to
-from specreason_sgl.reasoning.run import OnText, Run, TextPart
+from specreason_sgl.reasoning.live import TextPart
+from specreason_sgl.reasoning.run import Run
 from specreason_sgl.reasoning.trace import Call, End, Purpose, Side, Step, Stop
 
 ANSWER_LEAD = "Final answer:"  # asks for the answer where there is no thinking to close
@@ -120,13 +123,16 @@ def discard(run: Run, request: Request) -> None:
     run.run_in_background(count)
 
 
-def write_with_base(run: Run, lead: str, max_tokens: int) -> Written:
-    """Have the base model write after the chain of thought and `lead`, up to the end of the step."""
-    fork = run.fork()
-    try:
-        return finish(run, begin(run, fork, "base", "rewrite", lead=lead, max_tokens=max_tokens))
-    finally:
-        run.end(fork)
+def write_with_base(
+    run: Run, lead: str, max_tokens: int, on_text: Callable[[str], None] | None = None
+) -> Written:
+    """Have the base model write after the chain of thought and `lead`, up to the end of the step; `on_text`
+    receives the text as it comes."""
+    fork = run.fork(stream=on_text is not None)
+    request = begin(run, fork, "base", "rewrite", lead=lead, max_tokens=max_tokens)
+    written = _follow(run, request, on_text) if on_text else finish(run, request)
+    run.end(fork)  # not after an error: the run aborts the request, and ends the fork
+    return written
 
 
 def write_step(run: Run, **fields: Any) -> Step:
@@ -135,7 +141,8 @@ def write_step(run: Run, **fields: Any) -> Step:
     Args:
         fields: further fields of the `Step`; `calls` come before the base model's.
     """
-    written = write_with_base(run, run.chain.lead, run.chain.step_tokens_left)
+    on_text = run.live.written if run.live else None
+    written = write_with_base(run, run.chain.lead, run.chain.step_tokens_left, on_text)
     return written.as_step("base", **{**fields, "calls": (*fields.get("calls", ()), written.call)})
 
 
@@ -154,20 +161,21 @@ def stream_out(run: Run, name: TextPart, side: Side, purpose: Purpose, **samplin
         return finish(run, Request(s, name, side, purpose))
     fork = run.adopt(fork_to(s, s.stream_executor.backend, stream=True), side="base")
     fork += expression
-    written = _stream(run, Request(fork, name, side, purpose), run.on_text, name)
+    written = _follow(run, Request(fork, name, side, purpose), partial(run.on_text, name))
     s += written.text
     run.end(fork)
     return written
 
 
-def _stream(run: Run, request: Request, on_text: OnText, part: TextPart) -> Written:
+def _follow(run: Run, request: Request, on_text: Callable[[str], None]) -> Written:
+    """Wait for a request's text, and pass it on as it comes."""
     length = 0
     for text in filter(None, request.state.text_iter(request.name)):
-        on_text(part, text)
+        on_text(text)
         length += len(text)
     written = finish(run, request)
     if rest := written.text[length:]:  # `text_iter` (SGLang 0.5.23) omits what arrives during the last call
-        on_text(part, rest)
+        on_text(rest)
     return written
 
 

@@ -14,7 +14,7 @@ from specreason_sgl.errors import (
     Unauthorized,
 )
 from specreason_sgl.reasoning.config import Message
-from specreason_sgl.reasoning.live import OnDraft
+from specreason_sgl.reasoning.live import OnDraft, OnText
 from specreason_sgl.reasoning.trace import Step, Trace
 from specreason_sgl.serving.parameters import OPENAI_NAMES, SAMPLING
 
@@ -27,7 +27,7 @@ def ask(
     *,
     timeout: float = 600.0,
     on_step: Callable[[Step], None] | None = None,
-    on_answer: Callable[[str], None] | None = None,
+    on_text: OnText | None = None,
     on_draft: OnDraft | None = None,
 ) -> Trace:
     """Ask a server of this package to continue a conversation.
@@ -37,8 +37,7 @@ def ask(
         messages: the conversation; the server adds its instruction.
         given: the knobs that the server's own settings give way to; as in `reasoning.plain`.
         timeout: seconds between two parts of the answer.
-        on_step, on_answer: called with each step, and with each part of the final answer, as it comes.
-        on_draft: as of `solve`.
+        on_step, on_text, on_draft: as of `solve`.
 
     Raises:
         ServerUnreachable: nobody answers there; `Unauthorized`: it needs another API key; `ConfigError`: it
@@ -64,8 +63,8 @@ def ask(
                         open_step = msgspec.convert(event["open_step"], Step | None)
                     on_draft(event["draft"], open_step)
                 for choice in chunk.choices:
-                    if on_answer and choice.delta.content:
-                        on_answer(choice.delta.content)
+                    if on_text and choice.delta.content:
+                        on_text("answer", choice.delta.content)
                 if "trace" in event:
                     trace = msgspec.convert(event["trace"], Trace)
     except openai.OpenAIError as error:

@@ -170,7 +170,9 @@ def parameter(knob: str) -> str:
 class _Extension(Strict):
     trace: bool = Field(False, description="Send the steps as they come, and the whole trace.")
     drafts: bool = Field(
-        False, description="In a stream with `trace`, also send what is drafted and not judged yet."
+        False,
+        description="In a stream with `trace`, also send what is drafted and not judged yet, and the "
+        "unfinished step.",
     )
 
 

@@ -16,9 +16,10 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from specreason_sgl import Rewrite, SpecReasonConfig
+from specreason_sgl.display.bars import bars
 from specreason_sgl.display.page import as_html, page
 from specreason_sgl.display.parts import SHADES, spans
-from specreason_sgl.reasoning.trace import Call, Correction, ReadToken
+from specreason_sgl.reasoning.trace import Call, Correction, ReadToken, Step
 from specreason_sgl.reasoning.trace_files import read_traces
 from specreason_sgl.verifiers import UtilityScore
 from tests.support import browser
@@ -228,18 +229,23 @@ def test_a_draft_streams_until_it_is_judged(view, server):
     first, *others = chunks_of(make_corrected())
     news = [{"draft": "We div"}, {"draft": "We divide", "open_step": None}]
     late = [{"draft": " so", "open_step": begun}]
+    rewritten = {"draft": "", "open_step": msgspec.to_builtins(Step("So 80", "base", None, 0))}
     server.on_chat = lambda body: [
         sse([first, *(chunk(specreason=piece) for piece in news)], done=False), server.gate,
-        sse([others[0], *(chunk(specreason=piece) for piece in late)], done=False), second, sse(others[1:]),
+        sse([others[0], *(chunk(specreason=piece) for piece in late)], done=False), second,
+        sse([chunk(specreason=rewritten)], done=False), third, sse(others[1:]),
     ]  # fmt: skip
-    second = threading.Event()
+    second, third = threading.Event(), threading.Event()
     view.open().ask()
     view.wait_for(".live .ahead", "We divide")
     server.gate.set()
     view.wait_for(".live .ahead", " so")
     assert view.texts(".live del") == [" 0", " <i>&amp;"]
-    assert view.text(".live .number") == "2"
+    assert (view.text(".live .number"), view.text(".live .by")) == ("2", "draft")
     second.set()
+    view.wait_for(".live .text", "So 80")
+    assert view.text(".live .by") == "base"
+    third.set()
     view.wait_for("#status", "Done")
     assert view.all(".live") == []
 
@@ -486,7 +492,22 @@ def test_readings_are_in_the_timeline(view, server):
     ]
     fills = {node.get_attribute("fill") for node in view.all("#timeline .bar.read:not(.lost) rect")}
     assert fills == {"var(--base-light)"}
-    assert len(view.all("#timeline .bar.lost")) == len(make_corrected().wasted)
+
+
+@pytest.mark.parametrize("make", [make_trace, make_corrected])
+def test_a_draft_that_was_cut_is_hatched_beyond_its_correction(view, server, make):
+    trace = make()
+    opened(view, server, trace)
+    found = view.driver.execute_script(
+        "return requestsOf(shown).map((r) => [r.start, r.side, r.step ?? 0, r.kept])"
+    )
+    expected = [[bar.call.start, bar.call.side, bar.step, pytest.approx(bar.kept)] for bar in bars(trace)]
+    assert sorted(found) == sorted(expected)
+    parts = [part for bar in bars(trace) for part in bar.parts]
+    assert len(view.all("#timeline .bar")) == len(parts)
+    assert len(view.all("#timeline .bar.lost")) == sum(not part.used for part in parts)
+    titles = view.texts("#timeline .bar.lost title")
+    assert any("14 of 22 tokens kept" in title for title in titles) == (make is make_corrected)
 
 
 @pytest.mark.parametrize("make", [make_trace, make_corrected])

@@ -67,7 +67,7 @@ def test_a_character_of_several_tokens_has_the_highest_regret_of_them():
         ),
         (
             make_corrected(),
-            "5 steps: 1 kept, 3 corrected (4 tokens); 82 tokens in 6.9 s (11.9 tokens/s), 15 more",
+            "5 steps: 1 kept, 3 corrected (4 tokens); 82 tokens in 6.9 s (11.9 tokens/s), 13 more",
         ),
         (
             make_trace(steps=(CORRECTED_STEPS[2], *make_trace().steps[2:])),

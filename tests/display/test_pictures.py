@@ -8,7 +8,6 @@ import pytest
 from msgspec.structs import replace
 
 from specreason_sgl.display import pictures
-from specreason_sgl.display.parts import rejected_drafts
 from specreason_sgl.evaluation.report import Report
 from specreason_sgl.reasoning.trace import Call
 from tests.support.evaluation_files import write_run
@@ -57,6 +56,15 @@ def test_grey_is_what_was_cut_off_or_not_needed():
     ]  # the rejected drafts at 2.2 and 4.6, the others drafted ahead
 
 
+def test_only_the_rest_of_a_draft_that_was_cut_is_grey():
+    (axes,) = pictures.timeline(make_corrected()).axes
+    grey = [bar for bar in axes.patches if bar.get_facecolor()[:3] == (0xC9 / 255,) * 3]
+    starts = [bar.get_x() for bar in grey]
+    np.testing.assert_allclose(
+        sorted(starts), [0.4 + 0.9 * 14 / 22, 1.3 + 0.3 * 4 / 6, 2.7, 2.3 + 0.9 * 15 / 18]
+    )
+
+
 def test_readings_have_the_colour_of_scores():
     figure = pictures.timeline(make_corrected())
     assert figure.axes[0].get_title("left").startswith("corrected, delta ")
@@ -74,7 +82,8 @@ def test_a_rejected_draft_is_not_needed():
     trace = make_trace()
     (axes,) = pictures.where_time_goes([group_of(trace)]).axes
     widths = {box.get_label(): box[0].get_width() for box in axes.containers}
-    rejected = sum(call.seconds for call in rejected_drafts(trace))
+    rewritten = [step for step in trace.steps if step.rejected]
+    rejected = sum(call.seconds for step in rewritten for call in step.calls if call.side == "draft")
     assert rejected > 0
     assert widths["cut off or not needed"] == pytest.approx(
         rejected + sum(call.seconds for call in trace.wasted)

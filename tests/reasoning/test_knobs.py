@@ -11,6 +11,13 @@ KNOB = """    sharpness: int = knob(
         default=5, help="How sharp a step must be.", unit="points", panel=JUDGE, ge=1, le=9
     )
 """
+REPAIR = """
+@settings
+class Spell(Correct):
+    does: ClassVar[str] = "mends spelling"
+    letters: int = knob(default=2, help="At most so many letters.", places=EVERYWHERE, ge=1)
+
+"""
 PLACES = """
 import json
 from specreason_sgl.cli.program import main
@@ -71,3 +78,23 @@ def test_a_new_knob_is_one_edit(tmp_path):
     assert wrong.stderr == "error: --sharpness must be a whole number from 1 to 9, got 0\n"
     for command in ("solve", "serve", "eval", "bench", "chat"):
         assert "--sharpness N" in run("-m", "specreason_sgl.cli", command, "--help-all").stdout
+
+
+def test_a_new_repair_is_one_edit(tmp_path):
+    shutil.copytree(ROOT / "specreason_sgl", tmp_path / "specreason_sgl")
+    module = tmp_path / "specreason_sgl" / "reasoning" / "repair.py"
+    before, names = module.read_text().split("\nREPAIRS: ")
+    names = names.replace("Rewrite()}", 'Rewrite(), "spell": Spell()}')
+    module.write_text(f"{before}{REPAIR}\nREPAIRS: {names}")
+    declared = "from specreason_sgl.display import page; import json; print(json.dumps(page._declared()))"
+    done = subprocess.run([sys.executable, "-c", declared], cwd=tmp_path, capture_output=True, check=True)
+    page = json.loads(done.stdout)
+    knobs = {knob["name"]: knob for knob in page["knobs"]}
+    assert page["repairs"]["Spell"] == "spell"
+    assert knobs["repair"]["words"] == ["correct", "rewrite", "spell"]
+    assert (
+        "rewrite replaces the whole step, spell mends spelling. Default: correct; " in knobs["repair"]["help"]
+    )
+    assert {name: knob["repairs"] for name, knob in knobs.items() if knob["repairs"]} == {
+        "delta": ["correct", "spell"], "threshold": ["rewrite"], "letters": ["spell"],
+    }  # fmt: skip

@@ -214,6 +214,41 @@ def test_a_run_is_cancelled_from_another_thread(pair, where, telling):
     assert len(pair.seen) == asked
 
 
+def test_a_step_of_the_base_model_is_told_as_it_is_written(pair):
+    texts = []
+
+    def before(seen):
+        whole = answer("base 2", ENDS["delimiter"])
+        events = by_character(whole)[2], whole
+        waits = streamed(*events, between=lambda: wait_until(lambda: texts))
+        return waits if seen.purpose == "rewrite" else None
+
+    def on_draft(draft, step):
+        if step and step.author == "base":
+            texts.append(draft + step.text)
+
+    pair.start_anew(steps_of(3), digit, before)
+    trace = pair.solve(on_draft=on_draft)
+    assert (texts[0], texts[-1]) == ("bas", "base 2")
+    assert [(step.text, step.author) for step in trace.steps][1] == ("base 2", "base")
+
+
+def test_an_error_of_who_watches_aborts_what_the_base_model_writes(pair):
+    def before(seen):
+        part, *_, whole = by_character(answer("base 2", ENDS["delimiter"]))
+        waits = streamed(part, whole, between=lambda: wait_until(lambda: seen.rid in pair.aborted()))
+        return waits if seen.purpose == "rewrite" else None
+
+    def broken(draft, step):
+        if step:
+            raise KeyError("mine")
+
+    pair.start_anew(steps_of(3), digit, before)
+    with pytest.raises(KeyError, match="mine"):
+        pair.solve(on_draft=broken)
+    wait_until(lambda: pair.base.in_flight() == 0)
+
+
 def test_an_error_in_on_text_ends_the_run(pair):
     pair.start_anew(*THREE_STEPS)
 

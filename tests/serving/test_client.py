@@ -17,9 +17,9 @@ pytestmark = pytest.mark.usefixtures("calm")
 
 def test_the_steps_and_the_answer_come_as_the_server_sends_them(url):
     steps, parts = [], []
-    trace = ask(url, QUESTION, {}, on_step=steps.append, on_answer=parts.append)
+    trace = ask(url, QUESTION, {}, on_step=steps.append, on_text=lambda *news: parts.append(news))
     assert tuple(steps) == trace.steps
-    assert "".join(parts) == trace.answer
+    assert ({part for part, _ in parts}, "".join(text for _, text in parts)) == ({"answer"}, trace.answer)
     assert trace.reasoning == "draft 1\n\ndraft 2\n\ndraft 3"
 
 

@@ -108,9 +108,9 @@ CORRECTED_STEPS = (
         ),
         calls=(
             Call("base", "read", 90, 70, 0, 0.9, 0.4),
-            Call("draft", "draft", 85, 76, 6, 1.3, 0.3),
+            Call("draft", "draft", 84, 76, 6, 1.3, 0.3),
             Call("base", "read", 95, 84, 0, 1.6, 0.4),
-            Call("draft", "draft", 92, 88, 6, 2.0, 0.3),
+            Call("draft", "draft", 89, 84, 4, 2.0, 0.3),
             Call("base", "read", 100, 92, 0, 2.3, 0.4),
         ),
     ),
@@ -122,7 +122,7 @@ CORRECTED_STEPS = (
         15,
         corrections=(Correction(36, " because", "", 3.3, 15),),
         reading=read(15, " 60", " /", (" 0.75", 3.0, " ("), " = 80 km/h.", "\n\n"),
-        calls=(Call("draft", "draft", 109, 98, 18, 2.3, 0.9), Call("base", "read", 127, 100, 0, 3.2, 0.4)),
+        calls=(Call("draft", "draft", 93, 89, 18, 2.3, 0.9), Call("base", "read", 127, 100, 0, 3.2, 0.4)),
     ),
     Step(
         "The answer is \\boxed{80} km/h.",
@@ -132,9 +132,9 @@ CORRECTED_STEPS = (
         10,
         corrections=(Correction(24, "", " km/h", 3.05, 9),),
         calls=(
-            Call("draft", "draft", 126, 125, 9, 3.6, 0.4),
+            Call("draft", "draft", 109, 93, 9, 3.6, 0.4),
             Call("base", "read", 135, 126, 0, 4.0, 0.4),
-            Call("draft", "draft", 136, 126, 1, 4.4, 0.1),
+            Call("draft", "draft", 119, 109, 1, 4.4, 0.1),
             Call("base", "read", 138, 135, 0, 4.5, 0.3),
         ),
     ),
@@ -144,11 +144,11 @@ CORRECTED_STEPS = (
         None,
         9,
         4,
-        calls=(Call("draft", "draft", 138, 137, 4, 4.8, 0.2), Call("base", "rewrite", 142, 138, 5, 5.0, 0.5)),
+        calls=(Call("draft", "draft", 120, 119, 4, 4.8, 0.2), Call("base", "rewrite", 142, 138, 5, 5.0, 0.5)),
         undrafted="failure",
     ),
 )
-CUT_OFF = (Call("draft", "draft", 76, 69, 22, 0.4, 0.9), Call("base", "read", 100, 92, 0, 2.7, 0.2))
+CUT_OFF = (Call("draft", "draft", 69, 60, 22, 0.4, 0.9), Call("base", "read", 100, 92, 0, 2.7, 0.2))
 
 
 def make_corrected(**changes) -> Trace:

@@ -1,32 +1,49 @@
 // Asking the server, for a run of the pair or of one model alone.
 
-const KNOBS = { correct: "delta", rewrite: "threshold" }; // of each repair, its number
+// The knobs that the page has, and the names of the repairs by their kind in a trace, as they are declared.
+const { knobs: KNOBS, repairs: REPAIRS } = JSON.parse($("declared").textContent);
+const idOf = (knob) => knob.name.replaceAll("_", "-");
+
+for (const knob of KNOBS) {
+  const { words, min, max, step } = knob;
+  const input = element(words.length ? "select" : "input");
+  input.id = idOf(knob);
+  if (words.length) input.append(new Option("default", ""), ...words.map((word) => new Option(word)));
+  else Object.assign(input, { type: "number", min: min ?? "", max: max ?? "", step, placeholder: "default" });
+  const name = knob.name.replaceAll("_", " ");
+  const field = titled(element("label", "field", `${name[0].toUpperCase()}${name.slice(1)} `, input), knob.help);
+  field.id = `${input.id}-field`;
+  $("fields").append(field);
+}
 
 const pair = () => $("model").options[0]?.value;
-const repairInUse = () => $("repair").value || serverRepair || "correct";
+const repairInUse = () => $("repair").value || serverRepair || Object.values(REPAIRS)[0];
+const isOfPair = (knob) => knob.scope !== "run"; // a model alone has no use for it
+const isInUse = (knob) => knob.repairs?.includes(repairInUse()) ?? true;
 
 /** The settings that were changed. A number of a repair is sent with the repair's name: without it, a server may take another. */
 function settings(model) {
-  const ids = { temperature: "temperature", token_budget: "token-budget" };
-  const number = KNOBS[repairInUse()];
-  if (model === pair()) Object.assign(ids, { [number]: number, lookahead: "lookahead" });
-  const changed = Object.entries(ids).filter(([, id]) => $(id).value !== "");
-  const chosen = Object.fromEntries(changed.map(([name, id]) => [name, Number($(id).value)]));
-  if (model === pair() && ($("repair").value || number in chosen)) chosen.repair = repairInUse();
+  const chosen = {};
+  for (const knob of KNOBS) {
+    const { value } = $(idOf(knob));
+    if (value === "" || !isInUse(knob) || (isOfPair(knob) && model !== pair())) continue;
+    chosen[knob.name] = knob.words.length ? value : Number(value);
+    if (knob.repairs) chosen.repair = repairInUse();
+  }
   return chosen;
 }
 
-/** Show the number of the repair in use, and hide the other's. */
+/** Show the numbers of the repair in use, and hide the others'. */
 function showRepair() {
-  for (const [repair, id] of Object.entries(KNOBS)) $(`${id}-field`).hidden = repair !== repairInUse();
+  for (const knob of KNOBS) $(`${idOf(knob)}-field`).hidden = !isInUse(knob);
 }
 
 /** What the server takes where nothing is asked, as far as a run that it made tells. */
 function learnDefaults(config, asked) {
-  if (asked.repair === undefined) serverRepair = { Correct: "correct", Rewrite: "rewrite" }[config.repair?.kind] ?? null;
-  const values = { delta: config.repair?.delta, threshold: config.threshold, lookahead: config.lookahead };
-  for (const [id, value] of Object.entries(values)) {
-    if (asked[id] === undefined && typeof value === "number") $(id).placeholder = value;
+  if (asked.repair === undefined) serverRepair = REPAIRS[config.repair?.kind] ?? null;
+  for (const knob of KNOBS) {
+    const value = config.repair?.[knob.name] ?? config[knob.name];
+    if (asked[knob.name] === undefined && is("number", value)) $(idOf(knob)).placeholder = value;
   }
   showRepair();
 }
@@ -129,7 +146,8 @@ async function ask() {
 async function askAlone() {
   const trace = shown;
   const { question, pair, settings } = origins.get(trace);
-  const { repair, delta, threshold, lookahead, ...others } = settings; // these are of the pair only
+  const others = { ...settings };
+  for (const knob of KNOBS.filter(isOfPair)) delete others[knob.name];
   let alone = null;
   $("alone-status").textContent = "Running";
   $("alone-status").classList.add("busy");

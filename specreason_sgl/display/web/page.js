@@ -93,7 +93,7 @@ document.addEventListener("keydown", (event) => {
 });
 $("repair").addEventListener("change", showRepair);
 $("model").addEventListener("change", () => {
-  for (const id of ["repair", "delta", "threshold", "lookahead"]) $(id).disabled = $("model").value !== pair();
+  for (const knob of KNOBS.filter(isOfPair)) $(idOf(knob)).disabled = $("model").value !== pair();
 });
 $("alone").addEventListener("click", () => (going ? going.abort() : askAlone()));
 $("runs").addEventListener("change", () => show(runs[$("runs").selectedIndex]));
@@ -123,6 +123,7 @@ for (const kind of ["dragover", "dragleave", "drop"]) {
   });
 }
 
+showRepair();
 runs = [...embedded];
 if (runs.length) show(runs[0]);
 if (location.protocol.startsWith("http") && (isExample || !runs.length)) {

@@ -124,10 +124,14 @@ function endLive() {
 function drawLive() {
   if (!shown?.partial || (!live.draft.trim() && !live.step)) return live.node?.remove();
   if (!live.node) {
-    const meta = element("div", "meta", element("span", "number"), element("span", "by draft", "draft"), "writing");
-    live.node = element("li", "step live", meta, element("div", "text", element("span"), element("span", "ahead")));
+    const meta = element("div", "meta", element("span", "number"), element("span"), "writing");
+    live.node = element("li", "", meta, element("div", "text", element("span"), element("span", "ahead")));
   }
-  live.node.querySelector(".number").textContent = shown.steps.length + 1;
+  const writer = live.step ? author(live.step) : "draft";
+  live.node.className = `step live ${writer}`;
+  const [number, badge] = live.node.querySelectorAll(".meta span");
+  number.textContent = shown.steps.length + 1;
+  [badge.className, badge.textContent] = [`by ${writer}`, writer];
   const [read, ahead] = live.node.querySelectorAll(".text > span");
   if (live.step !== live.drawn) {
     const before = live.drawn?.corrections.length ?? 0;

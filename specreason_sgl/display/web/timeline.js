@@ -7,7 +7,13 @@ function describe(call) {
   const prompt = `a prompt of ${call.prompt_tokens}, ${call.cached_tokens} of them cached`;
   const counts = `${plural(call.completion_tokens, "token")} from ${prompt}`;
   const what = `${call.purpose} by the ${call.side} model${call.step ? `, step ${call.step}` : ""}`;
-  return [what, times, counts, ...(call.lost ? [LOST[call.lost]] : [])].join("\n");
+  return [what, times, counts, becameOf(call)].filter(Boolean).join("\n");
+}
+
+/** Why a request's result was not used; of a draft that was cut, how much was. */
+function becameOf({ kept, lost, completion_tokens }) {
+  if (kept > 0 && kept < 1) return `${Math.round(kept * completion_tokens)} of ${completion_tokens} tokens kept`;
+  return kept ? "" : LOST[lost];
 }
 
 /** Put calls that overlap into rows below each other. */
@@ -44,19 +50,19 @@ const COLOURS = { draft: "--draft", score: "--base-light", read: "--base-light" 
 const colour = (purpose) => `var(${COLOURS[purpose] ?? "--base"})`;
 const fill = (purpose, lost) => (lost ? `url(#hatch-${purpose})` : colour(purpose));
 
-function barOf(call, place) {
+function barOf(call, isLost, place) {
   const purpose = purposeOf(call);
-  const bar = svg("g", { class: `bar ${purpose}${call.lost ? " lost" : ""}`, "data-step": call.step ?? "" });
-  const edge = call.lost ? { stroke: colour(purpose), "stroke-opacity": 0.6 } : {};
-  bar.append(svg("title", {}, describe(call)), svg("rect", { ...place, ...edge, rx: 2.5, fill: fill(purpose, call.lost) }));
+  const bar = svg("g", { class: `bar ${purpose}${isLost ? " lost" : ""}`, "data-step": call.step ?? "" });
+  const edge = isLost ? { stroke: colour(purpose), "stroke-opacity": 0.6 } : {};
+  bar.append(svg("title", {}, describe(call)), svg("rect", { ...place, ...edge, rx: 2.5, fill: fill(purpose, isLost) }));
   const label = [`${call.purpose} ${call.step ?? ""}`, call.purpose].find((text) => text.length * 6.2 + 8 < place.width);
-  if (label && !call.lost) bar.append(svg("text", { x: place.x + 5, y: place.y + 13 }, label));
+  if (label && !isLost) bar.append(svg("text", { x: place.x + 5, y: place.y + 13 }, label));
   bar.addEventListener("click", () => $("timeline").classList.contains("dragged") || goTo(call.step));
   return bar;
 }
 
 function drawTimeline() {
-  const calls = bars(shown);
+  const calls = requestsOf(shown);
   const box = $("timeline");
   const total = Math.max(...calls.map((call) => call.start + call.seconds), shown.partial ? 0 : shown.seconds, 0);
   $("timeline-title").closest("section").hidden = !total;
@@ -78,8 +84,10 @@ function drawTimeline() {
     picture.append(svg("rect", { class: "floor", x: gutter, y, width: width - gutter - end, height, rx: 4 }));
     picture.append(svg("text", { class: `name ${side}`, x: 0, y: y + height / 2 + 4 }, side));
     for (const call of lane) {
-      const from = x(call.start), length = Math.max(x(call.start + call.seconds) - from - 0.5, 1.2);
-      picture.append(barOf(call, { x: from, y: y + call.row * rowHeight + 2, width: length, height: rowHeight - 4 }));
+      for (const [from, to, isLost] of [[0, call.kept, false], [call.kept, 1, true]].filter(([from, to]) => from < to)) {
+        const left = x(call.start + call.seconds * from), width = Math.max(x(call.start + call.seconds * to) - left - 0.5, 1.2);
+        picture.append(barOf(call, isLost, { x: left, y: y + call.row * rowHeight + 2, width, height: rowHeight - 4 }));
+      }
     }
     busy.push(`${side} model: ${plural(lane.length, "request")}, ${inSeconds(sum(lane.map((call) => call.seconds)))}`);
     y += height + gap;
@@ -104,17 +112,17 @@ function showLegend(calls) {
   };
   const used = PURPOSES.filter((purpose) => calls.some((call) => purposeOf(call) === purpose));
   const items = used.map((purpose) => item(purpose, purpose, false));
-  if (calls.some((call) => call.lost)) items.push(item(`hatched: ${LOST.wasted}`, "draft", true));
+  if (calls.some((call) => call.kept < 1)) items.push(item(`hatched: ${LOST.wasted}`, "draft", true));
   $("legend").replaceChildren(...items);
 }
 
 function showRequests() {
   if (!$("requests").open) return;
   const row = (tag, cells) => element("tr", "", ...cells.map((cell) => element(tag, "", String(cell ?? ""))));
-  const rows = bars(shown).sort((a, b) => a.start - b.start).map((call) => {
+  const rows = requestsOf(shown).sort((a, b) => a.start - b.start).map((call) => {
     const { side, purpose, step, completion_tokens, prompt_tokens, cached_tokens } = call;
     const times = [call.start.toFixed(2), call.seconds.toFixed(2)];
-    return row("td", [...times, side, purpose, step, completion_tokens, prompt_tokens, cached_tokens, LOST[call.lost]]);
+    return row("td", [...times, side, purpose, step, completion_tokens, prompt_tokens, cached_tokens, becameOf(call)]);
   });
   const titles = row("th", ["start", "seconds", "model", "purpose", "step", "tokens", "prompt", "cached", ""]);
   $("requests").querySelector("table").replaceChildren(titles, ...rows);

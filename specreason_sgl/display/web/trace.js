@@ -28,23 +28,59 @@ function thrownAway(trace) {
   return Math.max(generated(calls, "draft") - kept, 0) + generated(trace.wasted, "rewrite");
 }
 
-/** Every request of a run, with the step it was for and why its result was not used. */
-function bars(trace) {
+/**
+ * The drafts that were kept, whole or up to a correction: of each its step and how many of its tokens are there.
+ * A draft that was cut was aborted, so its step does not have the request. Its prompt tells which it was: it is as
+ * long as the chain of thought was where the draft began. The same in Python: `display/bars.py`.
+ */
+function keptDrafts(trace) {
+  const kept = new Map();
+  const drafts = (calls) => calls.filter((call) => call.purpose === "draft").sort((a, b) => a.start - b.start);
+  const wasted = drafts(trace.wasted);
+  const first = drafts([...trace.steps.flatMap((step) => step.calls), ...wasted])[0];
+  if (!first) return kept;
+  const before = trace.steps.filter((step) => step.calls[0]?.start < first.start);
+  let length = first.prompt_tokens - sum(before.map((step) => step.tokens)); // of the prompt and the chain of thought
+  trace.steps.forEach((step, i) => {
+    const own = drafts(step.calls);
+    const cut = step.corrections.map((correction) => correction.kept);
+    const keep = (tokens, among) => {
+      if (tokens <= 0 || !among.length) return;
+      const off = (call) => Math.abs(call.prompt_tokens - length);
+      const call = among.reduce((best, later) => (off(later) <= off(best) ? later : best));
+      kept.set(call, { step: i + 1, tokens: (kept.get(call)?.tokens ?? 0) + tokens });
+      length = call.prompt_tokens + tokens;
+    };
+    for (const tokens of cut) {
+      keep(tokens, drafts([...own, ...wasted]));
+      length += 1; // the base model's token
+    }
+    keep(step.draft_tokens - sum(cut), own.length ? own : wasted);
+    length += step.tokens - step.draft_tokens - cut.length;
+  });
+  return kept;
+}
+
+/** Every request of a run, with the step it was for, the share of its result that was used, and why the rest was not. */
+function requestsOf(trace) {
+  const drafts = keptDrafts(trace);
+  const request = (call, step, lost) => {
+    const draft = drafts.get(call);
+    const share = Math.min((draft?.tokens ?? 0) / (call.completion_tokens || 1), 1);
+    return { ...call, step: draft?.step ?? step, kept: call.purpose === "draft" ? share : Number(!lost), lost: lost || "wasted" };
+  };
   const used = trace.steps.flatMap((step, i) =>
-    step.calls.map((call) => {
-      const lost = call.purpose === "draft" && step.author === "base" ? "rejected" : "";
-      return { ...call, step: i + 1, lost };
-    }),
+    step.calls.map((call) => request(call, i + 1, call.purpose === "draft" && step.author === "base" ? "rejected" : "")),
   );
-  if (trace.answer_call) used.push({ ...trace.answer_call, lost: "" });
-  return [...used, ...trace.wasted.map((call) => ({ ...call, lost: "wasted" }))];
+  if (trace.answer_call) used.push(request(trace.answer_call, undefined, ""));
+  return [...used, ...trace.wasted.map((call) => request(call, undefined, "wasted"))];
 }
 
 const is = (kind, ...values) => values.every((value) => typeof value === kind);
 
 function isTrace(data) {
-  const isCall = (call) => is("number", call?.start, call.seconds, call.completion_tokens) && ["draft", "base"].includes(call.side);
-  const isCorrection = (c) => Number.isInteger(c?.at) && c.at >= 0 && is("string", c.drafted, c.text) && is("number", c.regret ?? 0);
+  const isCall = (call) => is("number", call?.start, call.seconds, call.prompt_tokens, call.completion_tokens) && ["draft", "base"].includes(call.side);
+  const isCorrection = (c) => Number.isInteger(c?.at) && c.at >= 0 && is("string", c.drafted, c.text) && is("number", c.regret ?? 0, c.kept);
   const isRead = (token) => token?.length === 5 && Number.isInteger(token[0]) && is("string", token[1], token[3]) && is("number", token[4] ?? 0);
   const isStep = (step) => is("string", step?.text, step.rejected ?? "", step.undrafted_detail) && is("number", step.tokens, step.draft_tokens, step.score ?? 0)
     && ["draft", "base", "both"].includes(step.author) && (step.undrafted === null || Object.hasOwn(UNDRAFTED, step.undrafted)) && step.calls?.every?.(isCall)

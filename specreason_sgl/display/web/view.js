@@ -71,7 +71,7 @@ function showRuns() {
 
 function showTotals() {
   const { steps, seconds } = shown;
-  const all = bars(shown);
+  const all = requestsOf(shown);
   const by = (side) => sum(all.filter((call) => call.side === side).map((call) => call.completion_tokens));
   const tile = (title, value, note = "") => {
     const amount = element("dd", "", String(value), element("small", "", note && ` ${note}`));
