@@ -5,8 +5,8 @@
 The first server runs the draft model, the second the base model. The base model reads each drafted step in
 one prefill, which shows what it would have written at each token. The draft is cut at the first token that
 the base model regrets by more than `delta` nats, and the base model's own token is put there; the draft model
-continues from it. Greedy decoding, for instruct models. `specreason_sgl.speculate` adds windows, sampling,
-thinking models, deadlines and the trace.
+continues from it. Greedy decoding, for instruct models. `specreason_sgl.speculate` adds a stricter delta for
+numbers, windows, sampling, thinking models, deadlines and the trace.
 """
 
 import sys

@@ -36,7 +36,12 @@ def test_at_delta_0_the_text_is_the_base_models_own(draft, base):
 
 def test_a_delta_without_bound_is_the_draft_models_text(draft, base):
     fresh(draft, base)
-    trace = solve(QUESTION, draft=draft, base=base, config=replace(CONFIG, repair=Correct(delta=1e9)))
+    trace = solve(
+        QUESTION,
+        draft=draft,
+        base=base,
+        config=replace(CONFIG, repair=Correct(delta=1e9, numeric_delta=None)),
+    )
     fresh(draft)
     alone = solve_alone(QUESTION, endpoint=draft, side="draft", config=CONFIG)
     assert trace.corrections == 0
@@ -50,7 +55,12 @@ def test_a_window_decides_when_things_happen_and_not_what_is_written(draft, base
     state = correct.run(question=QUESTION, draft=draft, token_budget=40, step_tokens=24, backend=base)
     base.abort(state)  # its final answer is not compared
     fresh(draft, base)
-    trace = solve(QUESTION, draft=draft, base=base, config=replace(CONFIG, repair=Correct(window=window)))
+    trace = solve(
+        QUESTION,
+        draft=draft,
+        base=base,
+        config=replace(CONFIG, repair=Correct(window=window, numeric_delta=None)),
+    )
     text = state["chain"].removesuffix("\n\n")
     length = min(len(text), len(trace.reasoning))
     texts = trace.reasoning[:length], text[:length]

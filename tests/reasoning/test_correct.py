@@ -283,10 +283,10 @@ def token(text, regret, id=1, other=2):
 
 def test_the_first_token_above_its_delta_is_cut():
     tokens = [token("So", 2.0), token(" 12", 1.5), token("=", 0.0), token(" it", 4.0)]
-    assert Correct(delta=3).cut(tokens, 0) == 3
-    assert Correct(delta=3, numeric_delta=1).cut(tokens, 0) == 1
+    assert Correct(delta=3, numeric_delta=None).cut(tokens, 0) == 3
+    assert Correct(delta=3).cut(tokens, 0) == 1
     assert Correct(delta=1, numeric_delta=9).cut(tokens, 0) == 0
-    assert Correct(delta=5).cut(tokens, 0) is None
+    assert Correct(delta=5, numeric_delta=None).cut(tokens, 0) is None
     assert Correct(delta=3).cut(tokens, 0.5) == 0  # regrets are taken at the temperature
 
 
