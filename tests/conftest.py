@@ -13,8 +13,9 @@ from tests.support.tokenizers import SPECIAL_TOKENS, make_tokenizer
 
 
 def pytest_collection_modifyitems(items):
-    """A notebook starts a pair of its own. With several processes (`-n`) it is in one of them, and the tests of
-    `engine` are in another; both come first because they take longest."""
+    """A notebook starts a pair of its own. With several processes (`-n`) it is in one and the tests of
+    `engine` are in another; both come first because they take longest.
+    """
     for item in items:
         if item.path.suffix == ".ipynb":
             item.add_marker(pytest.mark.engine)

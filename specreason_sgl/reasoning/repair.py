@@ -112,10 +112,11 @@ class Correct(Repair):
 
     Under greedy decoding, `delta=0` gives the base model's own text, and two large deltas the draft
     model's. With a temperature, regrets are taken at that temperature, and the base model's token is drawn
-    from its first 20 choices after temperature, `top_k`, `top_p` and `min_p`. A drafted token that these would exclude is
-    kept if its regret is at most `delta`; a repetition penalty changes what the models write, but no regret.
-    This is lossy: speculative sampling (arXiv 2211.17192) keeps the base model's distribution exactly, but
-    needs the draft model's full distribution at each token, which two servers do not share.
+    from its first 20 choices after temperature, `top_k`, `top_p` and `min_p`. A drafted token that these
+    would exclude is kept if its regret is at most `delta`; a repetition penalty changes what the models
+    write, but no regret. This is lossy: speculative sampling (arXiv 2211.17192) keeps the base model's
+    distribution exactly, but needs the draft model's full distribution at each token, which two servers do
+    not share.
 
     The default, 1, lost least of the base model's accuracy where it was tried (RESULTS.md); 2 and 3 were
     faster, and lost more.
