@@ -29,7 +29,8 @@ ONE_AT_A_TIME = (
     "base", *(f"correct delta={delta} window=auto" for delta in (1, 2, 3, 5)), "correct delta=3 window=step",
     "paper", "pipelined", "draft",
 )  # fmt: skip
-RUNS = {"one-at-a-time": ["one-at-a-time"]}  # of a picture of the same name; files of results/
+RUNS = {"primary": ["primary"], "pilot": ["pilot"], "one-at-a-time": ["one-at-a-time"]}  # files of results/
+PILOT = ("base", "correct delta=1 numeric_delta=1", "correct delta=1", "correct delta=0.5")
 Column = Callable[[Row], str]
 COLUMNS: dict[str, Column] = {
     "to base, points": lambda row: _plain(row.difference.shown(0, 100, signed=True)),
@@ -42,6 +43,14 @@ COLUMNS: dict[str, Column] = {
     "corrections": lambda row: f"{row.corrections:.1f}" if row.corrections else "",
     "prefills": lambda row: f"{row.prefills:.1f}" if row.prefills else "",
 }
+LOADED = (
+    "to base, points",
+    "seconds",
+    "times faster",
+    "draft tokens (thrown away)",
+    "corrections",
+    "prefills",
+)
 SHORT = ("seconds", "times faster", "draft tokens (thrown away)", "corrections")
 
 
@@ -55,16 +64,17 @@ def rows(name: str) -> dict[str, Row]:
 def table(name: str, settings: Sequence[str], columns: Iterable[str] = COLUMNS) -> str:
     """A line for each setting."""
     of = {setting: rows(name)[setting] for setting in settings}
-    heads = ["", f"right of {of[settings[0]].samples}", *columns]
+    samples = {row.samples for row in of.values()}
+    heads = ["", f"right of {samples.pop()}" if len(samples) == 1 else "right", *columns]
     lines = [
-        [
-            _title(setting),
-            f"{row.right.value * row.samples:.0f}",
-            *(COLUMNS[column](row) for column in columns),
-        ]
+        [_title(setting), _right(row, bool(samples)), *(COLUMNS[column](row) for column in columns)]
         for setting, row in of.items()
     ]
     return _markdown(heads, lines)
+
+
+def _right(row: Row, of_how_many: bool) -> str:
+    return f"{row.right.value * row.samples:.0f}" + (f" of {row.samples}" if of_how_many else "")
 
 
 def judges_table() -> str:
@@ -96,6 +106,8 @@ def _plain(text: str) -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "primary": lambda: table("primary", ("base", "correct delta=1"), LOADED),
+    "pilot": lambda: table("pilot", PILOT, LOADED),
     "one-at-a-time": lambda: table("one-at-a-time", ONE_AT_A_TIME),
     "one-at-a-time-short": lambda: table(
         "one-at-a-time",
@@ -116,8 +128,7 @@ def main() -> None:
         file = ROOT / name
         file.write_text(filled(file.read_text(encoding="utf-8")), encoding="utf-8")
     pictures = ROOT / "docs"
-    for name in RUNS:
-        (pictures / f"{name}.png").write_bytes(png(trade_off(list(rows(name).values()))))
+    (pictures / "one-at-a-time.png").write_bytes(png(trade_off(list(rows("one-at-a-time").values()))))
     (pictures / "judges.png").write_bytes(png(judges_view.picture(judged())))
 
 
