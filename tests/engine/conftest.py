@@ -11,6 +11,7 @@ from specreason_sgl.runtime.server import Server, ServerSpec, wait_healthy
 from specreason_sgl.runtime.weights import find
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist looks for groups next
 def pytest_collection_modifyitems(items):
     for item in items:
         if "tests/engine/" in str(item.path):
