@@ -4,15 +4,20 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 QUESTION = Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May. How many clips did Natalia sell altogether in April and May?
 
-.PHONY: demo test unit lint notebooks notebook-outputs docs docs-tables figures soak results gpu-bench dist clean
+.PHONY: demo test unit only-engine only-unit lint notebooks notebook-outputs docs docs-tables figures soak results gpu-bench dist clean
 
 demo: $(VENV)/.installed
 	$(BIN)/specreason-sgl solve "$(QUESTION)" --pair mini --temperature 0 --token-budget 800 --compare
 
-test: $(VENV)/.installed lint  ## the tests of real runtimes in one process, beside all others in two
-	$(BIN)/python -m pytest -n 3 --dist loadgroup
+test: lint  ## those of real runtimes beside all others
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=line only-engine only-unit
 
-unit: $(VENV)/.installed lint  ## without the tests that start SGLang
+unit: lint only-unit  ## without the tests that start SGLang
+
+only-engine: $(VENV)/.installed
+	$(BIN)/python -m pytest -m engine
+
+only-unit: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 -m "not engine"
 
 lint: $(VENV)/.installed

@@ -13,9 +13,7 @@ from tests.support.tokenizers import SPECIAL_TOKENS, make_tokenizer
 
 
 def pytest_collection_modifyitems(items):
-    """A notebook starts a pair of its own. With several processes (`-n`) it is in one and the tests of
-    `engine` are in another; both come first because they take longest.
-    """
+    """A notebook starts a pair of its own: before those of `engine` are there and hold their memory."""
     for item in items:
         if item.path.suffix == ".ipynb":
             item.add_marker(pytest.mark.engine)

@@ -11,12 +11,10 @@ from specreason_sgl.runtime.server import Server, ServerSpec, wait_healthy
 from specreason_sgl.runtime.weights import find
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist looks for groups next
 def pytest_collection_modifyitems(items):
     for item in items:
         if "tests/engine/" in str(item.path):
             item.add_marker(pytest.mark.engine)
-            item.add_marker(pytest.mark.xdist_group("engine"))  # one pair for all of them
 
 
 @pytest.fixture(scope="session")
