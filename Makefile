@@ -10,7 +10,7 @@ demo: $(VENV)/.installed
 	$(BIN)/specreason-sgl solve "$(QUESTION)" --pair mini --temperature 0 --token-budget 800 --compare
 
 test: lint  ## those of real runtimes beside all others
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=line only-engine only-unit
+	$(MAKE) --no-print-directory --jobs=2 only-engine only-unit
 
 unit: lint only-unit  ## without the tests that start SGLang
 
