@@ -19,8 +19,9 @@ from specreason_sgl.errors import LaunchError
 from specreason_sgl.runtime import supervise
 from specreason_sgl.runtime.server import HOST, free_port
 
-STEP = "The number of clips in May is 48 / 2 = 24, so together there are 48 + 24 of them by the end of May."
-STEP_TOKENS = 32
+STEP = "In May she sold half of them, so together there are 48 + 24 = 72 clips."
+STEP_TOKENS = 32  # a few more than the text above has
+CONTEXT = 32768  # tokens
 JSON, EVENTS = (b"content-type", b"application/json"), (b"content-type", b"text/event-stream")
 
 
@@ -44,7 +45,7 @@ class PacedServer:
     """
 
     def __init__(self, tokenizer: str, pace: Pace):
-        self._info = {"model_path": "paced", "tokenizer_path": tokenizer}
+        self._model = {"model_path": "paced", "tokenizer_path": tokenizer}
         self._pace = pace
         self._aborted: set[str] = set()
 
@@ -59,7 +60,9 @@ class PacedServer:
         if scope["path"] == "/generate":
             await self._generate(payload, send)
         elif scope["path"] == "/model_info":
-            await _respond(send, self._info)
+            await _respond(send, self._model)
+        elif scope["path"] == "/server_info":
+            await _respond(send, {"max_req_input_len": CONTEXT})
         else:
             self._aborted.add(payload.get("rid", ""))
             await _respond(send, {})
@@ -113,8 +116,8 @@ def _answer(payload: dict[str, Any]) -> dict[str, Any]:
         meta["output_token_ids_logprobs"] = [[[-float(i), token, None] for i, token in enumerate(choices)]]
     if "logprob_start_len" in payload:
         meta |= _reading(ids, payload["logprob_start_len"])
-    # Each step differs from the others, or it would be a repetition.
-    return {"text": f"{STEP} {len(ids)}", "output_ids": [], "meta_info": meta}
+    # Each step differs from the others, also where it is cut, or it would be a repetition.
+    return {"text": f"{len(ids)}. {STEP}", "output_ids": [], "meta_info": meta}
 
 
 def _reading(ids: list[int], start: int) -> dict[str, Any]:
