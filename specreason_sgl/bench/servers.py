@@ -6,6 +6,7 @@ one client process carries. A process each: `python -m specreason_sgl.bench.serv
 
 import asyncio
 import contextlib
+import random
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -19,8 +20,8 @@ from specreason_sgl.errors import LaunchError
 from specreason_sgl.runtime import supervise
 from specreason_sgl.runtime.server import HOST, free_port
 
-STEP = "In May she sold half of them, so together there are 48 + 24 = 72 clips."
-STEP_TOKENS = 32  # a few more than the text above has
+WORDS = "In May she sold half of them, so together there are 48 + 24 = 72 clips.".split()
+STEP_TOKENS = 32  # a few more than these have
 CONTEXT = 32768  # tokens
 JSON, EVENTS = (b"content-type", b"application/json"), (b"content-type", b"text/event-stream")
 
@@ -116,8 +117,9 @@ def _answer(payload: dict[str, Any]) -> dict[str, Any]:
         meta["output_token_ids_logprobs"] = [[[-float(i), token, None] for i, token in enumerate(choices)]]
     if "logprob_start_len" in payload:
         meta |= _reading(ids, payload["logprob_start_len"])
-    # Each step differs from the others, also where it is cut, or it would be a repetition.
-    return {"text": f"{len(ids)}. {STEP}", "output_ids": [], "meta_info": meta}
+    # Each step differs from the others: it would be a repetition, and no text is new to the client twice.
+    text = " ".join(random.Random(sum(ids)).sample(WORDS, len(WORDS)))
+    return {"text": f"{len(ids)}. {text}", "output_ids": [], "meta_info": meta}
 
 
 def _reading(ids: list[int], start: int) -> dict[str, Any]:
