@@ -20,8 +20,8 @@ from specreason_sgl.errors import LaunchError
 from specreason_sgl.runtime import supervise
 from specreason_sgl.runtime.server import HOST, free_port
 
-WORDS = "In May she sold half of them, so together there are 48 + 24 = 72 clips.".split()
-STEP_TOKENS = 32  # a few more than these have
+STEP = "In May she sold half of them, so together there are 48 + 24 = 72 clips."
+STEP_TOKENS = 32  # a few more than the text above has
 CONTEXT = 32768  # tokens
 JSON, EVENTS = (b"content-type", b"application/json"), (b"content-type", b"text/event-stream")
 
@@ -118,8 +118,9 @@ def _answer(payload: dict[str, Any]) -> dict[str, Any]:
     if "logprob_start_len" in payload:
         meta |= _reading(ids, payload["logprob_start_len"])
     # Each step differs from the others: it would be a repetition, and no text is new to the client twice.
-    text = " ".join(random.Random(sum(ids)).sample(WORDS, len(WORDS)))
-    return {"text": f"{len(ids)}. {text}", "output_ids": [], "meta_info": meta}
+    words = STEP.split()
+    random.Random(sum(ids)).shuffle(words)
+    return {"text": f"{len(ids)}. {' '.join(words)}", "output_ids": [], "meta_info": meta}
 
 
 def _reading(ids: list[int], start: int) -> dict[str, Any]:

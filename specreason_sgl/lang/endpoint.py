@@ -55,7 +55,7 @@ class Endpoint(RuntimeEndpoint):
             (`chat_template_kwargs` in OpenAI-style APIs).
         trust_remote_code: whether code that comes with the tokenizer may run here.
         on_request: called with a `RequestRecord` (see `lang.requests`) when a generation request has ended,
-            answered or not. Requests run in threads of their own, and so do these calls.
+            answered or not, in the thread of the request.
 
     Attributes:
         context_length: tokens of a prompt and what is generated on it; None where the server does not say.

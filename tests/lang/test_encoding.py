@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specreason_sgl.lang.encoding import GuardedEncoder
+from specreason_sgl.lang.memory import Memory
 from tests.support.tokenizers import SPECIAL_TOKENS, make_tokenizer
 
 
@@ -66,7 +67,8 @@ def test_a_growing_text_is_encoded_as_if_it_were_new(name):
 
 def test_only_what_is_new_is_encoded():
     encoder = make_encoder(make_tokenizer("qwen2.5"))
-    assert encoder.cuts_at_lines and encoder.cuts_at_words
+    assert encoder.cuts_at_lines
+    assert encoder.cuts_at_words
     text = "One line.\n\n" * 50 + "x and"
     encoder.encode_growing(text + " more")
     lengths, encode = [], encoder.encode
@@ -78,6 +80,18 @@ def test_only_what_is_new_is_encoded():
     encoder.encode = counting
     encoder.encode_growing(text + " more.\n\nThen")
     assert 0 < sum(lengths) <= len(" more.\n\nThen")
+
+
+def test_a_memory_drops_what_was_not_used_for_longest():
+    memory = Memory(5)
+    memory.put("a", 1, 2)
+    memory.put("b", 2, 2)
+    memory.get("a")
+    memory.put("c", 3, 3)
+    assert [memory.get(key) for key in "abc"] == [1, None, 3]
+    memory.put("c", 4, 1)
+    memory.put("d", 5, 2)
+    assert [memory.get(key) for key in "acd"] == [1, 4, 5]
 
 
 @pytest.mark.parametrize("token", ["of the", "of "])
