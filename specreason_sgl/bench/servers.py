@@ -6,6 +6,7 @@ one client process carries. A process each: `python -m specreason_sgl.bench.serv
 
 import asyncio
 import contextlib
+import random
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -19,8 +20,9 @@ from specreason_sgl.errors import LaunchError
 from specreason_sgl.runtime import supervise
 from specreason_sgl.runtime.server import HOST, free_port
 
-STEP = "The number of clips in May is 48 / 2 = 24, so together there are 48 + 24 of them by the end of May."
-STEP_TOKENS = 32
+STEP = "In May she sold half of them, so together there are 48 + 24 = 72 clips."
+STEP_TOKENS = 32  # a few more than the text above has
+CONTEXT = 32768  # tokens
 JSON, EVENTS = (b"content-type", b"application/json"), (b"content-type", b"text/event-stream")
 
 
@@ -44,7 +46,7 @@ class PacedServer:
     """
 
     def __init__(self, tokenizer: str, pace: Pace):
-        self._info = {"model_path": "paced", "tokenizer_path": tokenizer}
+        self._model = {"model_path": "paced", "tokenizer_path": tokenizer}
         self._pace = pace
         self._aborted: set[str] = set()
 
@@ -59,7 +61,9 @@ class PacedServer:
         if scope["path"] == "/generate":
             await self._generate(payload, send)
         elif scope["path"] == "/model_info":
-            await _respond(send, self._info)
+            await _respond(send, self._model)
+        elif scope["path"] == "/server_info":
+            await _respond(send, {"max_req_input_len": CONTEXT})
         else:
             self._aborted.add(payload.get("rid", ""))
             await _respond(send, {})
@@ -113,8 +117,10 @@ def _answer(payload: dict[str, Any]) -> dict[str, Any]:
         meta["output_token_ids_logprobs"] = [[[-float(i), token, None] for i, token in enumerate(choices)]]
     if "logprob_start_len" in payload:
         meta |= _reading(ids, payload["logprob_start_len"])
-    # Each step differs from the others, or it would be a repetition.
-    return {"text": f"{STEP} {len(ids)}", "output_ids": [], "meta_info": meta}
+    # Each step differs from the others: it would be a repetition, and no text is new to the client twice.
+    words = STEP.split()
+    random.Random(sum(ids)).shuffle(words)
+    return {"text": f"{len(ids)}. {' '.join(words)}", "output_ids": [], "meta_info": meta}
 
 
 def _reading(ids: list[int], start: int) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from specreason_sgl.errors import ConfigError, TemplateError
 from specreason_sgl.lang.encoding import THINK_CLOSE, THINK_OPEN, GuardedEncoder
 from specreason_sgl.lang.memory import Memory
 
+KEPT = 16_000_000  # characters of renderings
 CHANNEL = "<|channel|>"  # gpt-oss: thoughts and answers are messages of their own
 SET_HERE = {"conversation", "messages", "chat_template", "tokenize", "add_generation_prompt"}
 SET_HERE |= {"continue_final_message", "return_dict", "return_tensors", "return_assistant_tokens_mask"}
@@ -52,8 +53,7 @@ class TokenizerChatTemplate(ChatTemplate):
             if self._source and not re.search(rf"\b{re.escape(setting)}\b", self._source):
                 log.warning("the chat template of %s does not use the setting %r", name, setting)
         self._encoder = GuardedEncoder(tokenizer, self._source)
-        self._rendered = Memory(256)
-        self._heads = Memory(256)
+        self._rendered, self._heads = Memory(KEPT), Memory(KEPT)
 
     def __eq__(self, other) -> bool:
         return self is other
@@ -109,7 +109,7 @@ class TokenizerChatTemplate(ChatTemplate):
         key = (generation_prompt, *((message["role"], message["content"]) for message in messages))
         if (rendered := self._rendered.get(key)) is None:
             rendered = self._render(messages, generation_prompt)
-            self._rendered.put(key, rendered)
+            self._rendered.put(key, rendered, len(rendered))
         return rendered
 
     def _render(self, messages: Sequence[dict], generation_prompt: bool) -> str:
@@ -200,7 +200,7 @@ class TokenizerChatTemplate(ChatTemplate):
             else:
                 prefix, _ = self.get_prefix_and_suffix(s.cur_role, guarded)
                 head = (self.render(guarded) if guarded else "") + prefix
-            self._heads.put(key, head)
+            self._heads.put(key, head, len(head))
         return head, at
 
     def encode_text(self, text: str) -> list[int]:

@@ -2,7 +2,7 @@
 
 `guard` replaces the control tokens in a message by numbered marks that no template touches;
 `encode_guarded` puts them back as ordinary text, after the conversation was rendered. Of a text that grows,
-only the lines after the last known one are encoded.
+only what follows its last known line or word is encoded.
 """
 
 import re
@@ -15,12 +15,15 @@ from specreason_sgl.lang.memory import Memory
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 UNFINISHED = "\ufffd"  # what a decoder gives for a part of a character
+KNOWN_IDS = 4_000_000  # that are kept: 32 MB, and half as much for their texts
+KEPT_CUTS = 3  # of a text; the next one goes on from the last of them, unless a part of it is taken back
 TAIL = 32  # characters before a choice that may change how it is encoded
 _MARK_OPEN, _MARK_CLOSE = "\ue000", "\ue001"  # private-use characters
 _MARK = re.compile(f"{_MARK_OPEN}(\\d+){_MARK_CLOSE}")
 _TAG = re.compile(r"<[^\s<>]+>")
 _NOT_HTML = re.compile(r"[|｜_▁]")  # no element of HTML has one of these in its name
-_LINE_END = re.compile(r"\n(?=\S)|\n\Z")
+_SPACE_AFTER_WORD = re.compile(r"[A-Za-z] ")
+_LAST_WORD = re.compile(r".*[A-Za-z](?= [A-Za-z])", re.DOTALL)  # what is before it
 
 
 class GuardedEncoder:
@@ -41,8 +44,8 @@ class GuardedEncoder:
         self._backend.no_truncation()
         self._backend.no_padding()
         self._texts: dict[int, str] = {}  # by token id
-        self._prefixes = Memory(512)
-        self._choices = Memory(1024)  # a program asks the same question again and again
+        self._known = Memory(KNOWN_IDS)  # ids of texts
+        self._choices = Memory(1024)
 
     def encode(self, text: str) -> list[int]:
         """A text's token ids, without special tokens around it."""
@@ -97,22 +100,35 @@ class GuardedEncoder:
         return ids
 
     def encode_growing(self, text: str) -> list[int]:
-        """Token ids of a text whose beginning was probably encoded before: only new lines are encoded."""
-        if not self.cuts_at_lines:
-            return self.encode(text)
-        cuts = [match.end() for match in _LINE_END.finditer(text)]
-        start, ids = 0, []
-        for cut in reversed(cuts):
-            if (known := self._prefixes.get(text[:cut])) is not None:
+        """Token ids of a text whose beginning was probably encoded before: only what is new is encoded."""
+        start, ids, new_cuts = 0, [], []
+        for cut in self._cuts(text):
+            if (known := self._known.get(text[:cut])) is not None:
                 start, ids = cut, known
                 break
-        for cut in [*(cut for cut in cuts[-2:] if cut > start), len(text)]:
-            if cut > start:
-                ids = ids + self.encode(text[start:cut])
-                start = cut
-                if text[cut - 1] == "\n":
-                    self._prefixes.put(text[:cut], ids)
-        return ids
+            new_cuts.append(cut)
+        for cut in reversed(new_cuts[:KEPT_CUTS]):
+            ids = ids + self.encode(text[start:cut])
+            self._known.put(text[:cut], ids, len(ids))
+            start = cut
+        rest = text[start:]
+        if (known := self._known.get(rest)) is None:  # a program asks the same question again and again
+            known = self.encode(rest)
+            self._known.put(rest, known, len(known))
+        return ids + known
+
+    def _cuts(self, text: str) -> Iterator[int]:
+        """Where a text can be cut, from its end on: before a line, and before the last word of one."""
+        end = len(text)
+        while end:
+            line = text.rfind("\n", 0, end) + 1
+            while line and text[line : line + 1].isspace():
+                line = text.rfind("\n", 0, line - 1) + 1
+            if self.cuts_at_words and (word := _LAST_WORD.match(text, line, end)):
+                yield word.end()
+            if line and self.cuts_at_lines:
+                yield line
+            end = max(line - 1, 0)
 
     @cached_property
     def cuts_at_lines(self) -> bool:
@@ -126,7 +142,20 @@ class GuardedEncoder:
         if any(token.lstrip for token in self._tokenizer.added_tokens_decoder.values()):
             return False
         befores = ["a\n", "1\n", ".\n", " \n", "\n\n", ":\n\n", ")\n\n", "x \n\n"]
-        afters = [chr(code) + more for code in range(33, 127) for more in ("", "b 1")]
+        return self._are_apart(befores, [chr(code) + more for code in range(33, 127) for more in ("", "b 1")])
+
+    @cached_property
+    def cuts_at_words(self) -> bool:
+        """Whether the tokens of a word and the space before it do not depend on the word before, tried with
+        frequent words: some vocabularies have tokens of several."""
+        for token in self._tokenizer.added_tokens_decoder.values():
+            if token.lstrip or token.rstrip or _SPACE_AFTER_WORD.search(token.content):
+                return False
+        words = ["a", "I", "of", "in", "to", "do", "is", "the", "not", "that", "one", "be", "well", "x", "Z"]
+        return self._are_apart(words, [f" {word}" for word in words])
+
+    def _are_apart(self, befores: Sequence[str], afters: Sequence[str]) -> bool:
+        """Whether texts are encoded one after another as each of them alone."""
         heads = {before: self.encode(before) for before in befores}
         tails = {after: self.encode(after) for after in afters}
         return all(

@@ -6,7 +6,7 @@ Written against sglang 0.5.23's `sglang.lang.backend.runtime_endpoint` and `sgla
 import copy
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from sglang.lang.backend.base_backend import BaseBackend
@@ -55,7 +55,7 @@ class Endpoint(RuntimeEndpoint):
             (`chat_template_kwargs` in OpenAI-style APIs).
         trust_remote_code: whether code that comes with the tokenizer may run here.
         on_request: called with a `RequestRecord` (see `lang.requests`) when a generation request has ended,
-            answered or not. Requests run in threads of their own, and so do these calls.
+            answered or not, in the thread of the request.
 
     Attributes:
         context_length: tokens of a prompt and what is generated on it; None where the server does not say.
@@ -141,7 +141,11 @@ class Endpoint(RuntimeEndpoint):
 
         with errors_to(s) as failed:
             if not failed:
-                yield from stream_pieces(self.requests, s.sid, make_payload, sampling_params)
+                on_piece = getattr(s, "on_piece", None)
+                for piece in stream_pieces(self.requests, s.sid, make_payload, sampling_params):
+                    yield piece
+                    if on_piece:
+                        on_piece(*piece)
 
     def select(
         self,
@@ -240,12 +244,18 @@ class Endpoint(RuntimeEndpoint):
         """
         self.requests.limit(state, Limit(deadline, retry_for))
 
-    def stream_every(self, state: ProgramState, tokens: int) -> None:
+    def stream_every(
+        self, state: ProgramState, tokens: int, on_piece: Callable[[str, dict[str, Any]], None] | None = None
+    ) -> None:
         """Have the server send so many tokens at a time where a state streams: less work on both sides.
 
-        This is SGLang's `stream_interval`, of its sampling parameters; the default is the server's.
+        Args:
+            state: a state on this endpoint that streams.
+            tokens: SGLang's `stream_interval`, of its sampling parameters; the default is the server's.
+            on_piece: called with each piece of text and the meta information so far, in the state's thread,
+                or in the program's where the state has none.
         """
-        state.stream_executor.stream_interval = tokens
+        state.stream_executor.stream_interval, state.stream_executor.on_piece = tokens, on_piece
 
     def tie(self, state: ProgramState, others: Iterable[ProgramState]) -> None:
         """Give a state's deadline to others, on any endpoint, and have them aborted whenever it is.

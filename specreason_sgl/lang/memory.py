@@ -5,24 +5,24 @@ from collections import OrderedDict
 
 
 class Memory:
-    """The `size` most recently used values; the least recently used one is dropped."""
+    """The most recently used values whose sizes are at most `size` together; others are dropped."""
 
     def __init__(self, size: int):
-        self._size = size
-        self._values: OrderedDict = OrderedDict()
+        self._left = size
+        self._values: OrderedDict = OrderedDict()  # and their sizes
         self._lock = threading.Lock()
 
     def get(self, key):
         """The value of a key, or None."""
         with self._lock:
-            if key in self._values:
-                self._values.move_to_end(key)
-                return self._values[key]
-            return None
-
-    def put(self, key, value) -> None:
-        with self._lock:
-            self._values[key] = value
+            if (kept := self._values.get(key)) is None:
+                return None
             self._values.move_to_end(key)
-            if len(self._values) > self._size:
-                self._values.popitem(last=False)
+            return kept[0]
+
+    def put(self, key, value, size: int = 1) -> None:
+        with self._lock:
+            self._left += self._values.pop(key, (None, 0))[1] - size
+            self._values[key] = value, size
+            while self._left < 0:
+                self._left += self._values.popitem(last=False)[1][1]

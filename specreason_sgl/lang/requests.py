@@ -1,5 +1,6 @@
 """Requests in flight to one server: their deadlines, retries and aborts, and the states they belong to."""
 
+import itertools
 import logging
 import math
 import threading
@@ -86,6 +87,7 @@ class Requests:
         # A state that the garbage collector finds ends itself (`forget`) in whatever thread it runs in, which
         # may be one that holds the lock.
         self.lock = threading.RLock()
+        self._numbers = itertools.count(uuid.uuid4().int)
         self._aborted: set[str] = set()  # ids of states whose further requests are refused
         self._limits: dict[str, Limit] = {}  # by a state's id
         self._tied: dict[str, list[ProgramState]] = {}  # by a state's id: what is aborted with it
@@ -151,7 +153,7 @@ class Requests:
             if request.aborted.is_set() or request.sid in self._aborted:
                 raise request.abort_error(request.times())
             # The scheduler aborts by prefix of the request id, so ids are of one length.
-            request.rid = uuid.uuid4().hex
+            request.rid = f"{next(self._numbers):032x}"
             self.in_flight[request.rid] = request
 
     def unregister(self, request: "Request") -> None:

@@ -194,7 +194,7 @@ class Ahead:
         while True:
             if not self._drafter:
                 streams = self._run.config.window is not None or self._run.live is not None
-                fork = fork_to(self._s, self._draft, stream=streams)
+                fork = fork_to(self._s, self._draft, stream=streams, use_thread=False)
                 self._drafter = Drafter(self._run, fork, self._policy.load)
             if drafts := self._drafter.take():
                 return drafts

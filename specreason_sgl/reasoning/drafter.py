@@ -1,11 +1,13 @@
-"""`Drafter`: the draft model writing steps in a thread, as if every step were kept."""
+"""`Drafter`: the draft model writing steps, as if every step were kept."""
 
 import re
 import threading
-import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
+from typing import Any
 
 from sglang.lang.interpreter import ProgramState
 
@@ -15,7 +17,7 @@ from specreason_sgl.reasoning.load import Load
 from specreason_sgl.reasoning.run import Run
 from specreason_sgl.reasoning.trace import Call, End, Step
 from specreason_sgl.reasoning.verifier import Drafted, is_askable
-from specreason_sgl.reasoning.writing import Request, Written, begin, finish
+from specreason_sgl.reasoning.writing import Written, begin, finish
 
 LEAST_ROOM = 32  # tokens; with less of its context left, the draft model does not begin a step
 # A window ends at the end of a word or number: a token boundary in both models' vocabularies.
@@ -63,10 +65,12 @@ class _Draft:
 class Drafter:
     """Writes steps ahead, at most `lookahead` beyond the last step that was kept.
 
+    It has a thread, unless the models take turns: then `take` writes.
+
     Args:
         run: the run.
-        state: a fork on the draft model's endpoint, with the chain of thought so far. It must stream if the
-            run has a window.
+        state: a fork on the draft model's endpoint, with the chain of thought so far, without a thread. It
+            must stream if the run has a window.
         load: says how large the windows are, and is told how fast the draft model is.
     """
 
@@ -78,7 +82,9 @@ class Drafter:
         self._drafts: deque[_Draft] = deque()  # not taken completely
         self._error: BaseException | None = None
         self._is_dropped = self._has_stopped = False
-        run.run_in_background(self._write_steps, self.drop)
+        self._takes_turns = run.config.lookahead == 0 and not state.stream_executor.stream
+        if not self._takes_turns:
+            run.run_in_background(self._write_steps, self.drop)
 
     def take(self) -> list[Drafted]:
         """Wait for new text and take it, in order. Empty if all was taken and the drafter has stopped.
@@ -86,6 +92,8 @@ class Drafter:
         Raises:
             SpecReasonError: the draft model's runtime failed, and all text before the failure was taken.
         """
+        if self._takes_turns and not self._has_stopped:
+            self._write_next()
         with self._changed:
             while not (drafts := self._take_new()):
                 if self._error:
@@ -118,72 +126,73 @@ class Drafter:
             not_taken = [draft.call for draft in self._drafts if draft.call]
             self._drafts.clear()
         self._run.wasted += not_taken
-        self._slots.release()
-        self._run.abort(self._state)
+        if self._takes_turns:
+            self._stop()
+        else:
+            self._slots.release()
+            self._run.abort(self._state)
 
-    # In the drafter's thread.
+    # In the drafter's thread, if it has one.
 
     def _write_steps(self) -> None:
+        while not self._has_stopped:
+            self._slots.acquire()
+            self._write_next()
+
+    def _write_next(self) -> None:
+        """Write a step. Stop if no other follows it, or if it failed."""
+        goes_on = False
         try:
-            while not self._chain.why_stop():
-                self._slots.acquire()
-                if self._is_dropped:
-                    break
-                if self._state.stream_executor.backend.room(self._state) < LEAST_ROOM:
-                    raise ContextLengthExceeded("the draft model's context is full")
+            if not self._is_dropped:
                 self._chain.append(self._write_step())
                 verifier = self._run.config.judge
-                if verifier and not is_askable(self._chain.steps[-1].text, verifier):
-                    break  # the step will be rejected
+                goes_on = not self._chain.why_stop() and not (
+                    verifier and not is_askable(self._chain.steps[-1].text, verifier)  # it will be rejected
+                )
         except BaseException as error:
             if isinstance(error, RequestAborted):
                 self._run.count_wasted("draft", "draft", error)
-            with self._changed:
-                self._error = error
-                self._changed.notify_all()
-        finally:
-            self._run.end(self._state)
-            with self._changed:
-                self._has_stopped = True
-                self._changed.notify_all()
+            self._error = error
+        if not goes_on:
+            self._stop()
+
+    def _stop(self) -> None:
+        self._run.end(self._state)
+        with self._changed:
+            self._has_stopped = True
+            self._changed.notify_all()
 
     def _write_step(self) -> Step:
-        run, lead = self._run, self._chain.lead
+        run, endpoint, lead = self._run, self._state.stream_executor.backend, self._chain.lead
+        if endpoint.room(self._state) < LEAST_ROOM:
+            raise ContextLengthExceeded("the draft model's context is full")
         run.adopt(self._state, "draft")  # `draft_timeout` starts again
-        if run.live:
-            self._state.stream_executor.backend.stream_every(self._state, 1)
-        elif window := run.config.window:
-            every = self._load.window(window) or Load.MOST
-            self._state.stream_executor.backend.stream_every(self._state, every)
+        draft = _Draft()
+        if run.live or run.config.window:
+            every = 1 if run.live else self._load.window(run.config.window) or Load.MOST
+            endpoint.stream_every(self._state, every, partial(self._follow, draft))
+        with self._changed:
+            self._drafts.append(draft)
+            self._tell(lead)
         request = begin(
             run, self._state, "draft", "draft", lead=lead,
             max_tokens=self._chain.step_tokens_left, logprobs=run.config.confidence is not None,
         )  # fmt: skip
-        draft = _Draft()
-        with self._changed:
-            if self._is_dropped:  # while the request was sent
-                run.abort(self._state)
-            self._drafts.append(draft)
-            self._tell(lead)
-        if run.config.window or run.live:
-            self._follow(request, draft)
         written = finish(run, request)
         self._complete(draft, written)
         return written.as_step("draft")
 
-    def _follow(self, request: Request, draft: _Draft) -> None:
-        """Update the draft with the text that streams in."""
-        text, began = "", time.monotonic()
-        for new_text in request.state.text_iter(request.name):
-            meta = request.state.stream_executor.meta_info.get(request.name) or {}
-            text += new_text
-            with self._changed:
-                draft.text, draft.tokens = text, meta.get("completion_tokens", 0)
-                self._load.drafted(draft.tokens, time.monotonic() - began)
-                if entries := meta.get("output_token_logprobs"):
-                    draft.logprobs = tuple(entry[0] for entry in entries)
-                self._tell(new_text)
-                self._changed.notify_all()
+    def _follow(self, draft: _Draft, new_text: str, meta: Mapping[str, Any]) -> None:
+        """Update the draft with text that streams in; the last of it is left to `_complete`."""
+        if meta.get("finish_reason"):
+            return
+        with self._changed:
+            draft.text, draft.tokens = draft.text + new_text, meta.get("completion_tokens", 0)
+            self._load.drafted(draft.tokens, meta["seconds"])
+            if entries := meta.get("output_token_logprobs"):
+                draft.logprobs = tuple(entry[0] for entry in entries)
+            self._tell(new_text)
+            self._changed.notify_all()
 
     def _tell(self, text: str, instead_of: str = "") -> None:
         """Tell who watches the run what was drafted, unless nobody waits for it any more."""

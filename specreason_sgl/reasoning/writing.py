@@ -62,7 +62,7 @@ def begin(
     max_tokens: float,
     logprobs: bool = False,
 ) -> Request:
-    """Have a model write on a fork, after `lead`, up to the end of the step; does not wait."""
+    """Have a model write on a fork, after `lead`, up to the end of the step; waits if it has no thread."""
     config, name = run.config, f"{purpose}{len(state.stream_executor.variable_event)}"
     run.adopt(state, side)
     if side == "base":

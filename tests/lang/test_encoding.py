@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specreason_sgl.lang.encoding import GuardedEncoder
+from specreason_sgl.lang.memory import Memory
 from tests.support.tokenizers import SPECIAL_TOKENS, make_tokenizer
 
 
@@ -30,7 +31,19 @@ GROWING = [
     "\u3000",
     "\x1c",
 ]
-GROWING += ["<think>\n", "</think>\n\n", "\u0301", "`x`\n    y", ".\n\n", "-\n", "\u200b", "ﬁ"]
+GROWING += [
+    "<think>\n",
+    "</think>\n\n",
+    "\u0301",
+    "`x`\n    y",
+    ".\n\n",
+    "-\n",
+    "\u200b",
+    "ﬁ",
+    " b",
+    "of",
+    " the",
+]
 
 
 @pytest.mark.parametrize("name", SPECIAL_TOKENS)
@@ -52,11 +65,12 @@ def test_a_growing_text_is_encoded_as_if_it_were_new(name):
     grow()
 
 
-def test_only_new_lines_are_encoded():
+def test_only_what_is_new_is_encoded():
     encoder = make_encoder(make_tokenizer("qwen2.5"))
     assert encoder.cuts_at_lines
-    text = "One line.\n\n" * 50
-    encoder.encode_growing(text + "x")
+    assert encoder.cuts_at_words
+    text = "One line.\n\n" * 50 + "x and"
+    encoder.encode_growing(text + " more")
     lengths, encode = [], encoder.encode
 
     def counting(text):
@@ -64,8 +78,29 @@ def test_only_new_lines_are_encoded():
         return encode(text)
 
     encoder.encode = counting
-    encoder.encode_growing(text + "x and more.\n\nThen")
-    assert 0 < sum(lengths) <= len("x and more.\n\nThen")
+    encoder.encode_growing(text + " more.\n\nThen")
+    assert 0 < sum(lengths) <= len(" more.\n\nThen")
+
+
+def test_a_memory_drops_what_was_not_used_for_longest():
+    memory = Memory(5)
+    memory.put("a", 1, 2)
+    memory.put("b", 2, 2)
+    memory.get("a")
+    memory.put("c", 3, 3)
+    assert [memory.get(key) for key in "abc"] == [1, None, 3]
+    memory.put("c", 4, 1)
+    memory.put("d", 5, 2)
+    assert [memory.get(key) for key in "acd"] == [1, 4, 5]
+
+
+@pytest.mark.parametrize("token", ["of the", "of "])
+def test_a_text_is_not_cut_within_a_token(token):
+    tokenizer = make_tokenizer("qwen2.5")
+    tokenizer.add_tokens([token])
+    encoder = make_encoder(tokenizer)
+    encoder.encode_growing("one of the")
+    assert encoder.encode_growing("one of the two") == encoded(tokenizer, "one of the two")
 
 
 def test_a_token_that_swallows_the_line_break_before_it_is_encoded_whole():

@@ -1,10 +1,13 @@
 """Streams: what they show as it comes, and how they continue where a server broke off."""
 
+from threading import get_ident
+
 import pytest
 import sglang as sgl
 
 from specreason_sgl import Endpoint
 from specreason_sgl.errors import ServerUnreachable
+from specreason_sgl.lang.fork import fork_to
 from tests.support.asking import ask
 from tests.support.scripted import answer, by_character, part_of, streamed
 
@@ -15,6 +18,26 @@ def test_streaming_gives_the_pieces(scripted, endpoint):
     state = ask.run(backend=endpoint, stream=True)
     assert "".join(state.text_iter("a")) == "Hello é"
     assert scripted.generated()[0]["stream"] is True
+
+
+def test_a_program_is_told_of_each_piece_in_its_own_thread(scripted, endpoint):
+    told = []
+
+    @sgl.function
+    def watched(s):
+        fork = fork_to(s, endpoint, stream=True, use_thread=False)
+        endpoint.stream_every(
+            fork, 2, lambda text, meta: told.append((text, meta["completion_tokens"], get_ident()))
+        )
+        fork += sgl.gen("a", max_tokens=4)
+
+    texts = ("Hel", "Hello ", "Hello é")
+    scripted.on_generate = lambda payload: streamed(
+        *(answer(text, completion_tokens=len(text)) for text in texts)
+    )
+    watched.run(backend=endpoint, use_thread=False)
+    assert told == [("Hel", 3, get_ident()), ("lo ", 6, get_ident()), ("é", 7, get_ident())]
+    assert scripted.generated()[0]["sampling_params"]["stream_interval"] == 2
 
 
 def test_a_stream_goes_on_where_it_broke_off(scripted, quick_retries):

@@ -124,6 +124,16 @@ def test_the_next_step_is_drafted_while_one_is_judged(pair):
     assert not late
 
 
+def test_models_that_take_turns_draft_in_the_programs_thread(pair, monkeypatch):
+    threads = []
+    monkeypatch.setattr(
+        pair.draft.requests, "on_request", lambda record: threads.append(threading.current_thread())
+    )
+    pair.start_anew(steps_of(4), lambda turn: 9 if turn.endswith("2") else 3)
+    assert pair.solve(lookahead=0).reasoning == "base 1\n\ndraft 2\n\nbase 3\n\nbase 4"
+    assert threads == [threading.current_thread()] * 4
+
+
 def test_no_step_is_drafted_further_ahead_than_the_lookahead(pair):
     ahead = []
 
