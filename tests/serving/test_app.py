@@ -195,8 +195,9 @@ def test_tokens_are_corrected_as_the_client_asks(pair, client):
         return {c["text"] for step in trace["steps"] for c in step["corrections"]}, trace["config"]["repair"]
 
     assert corrected()[0] == {"7"}
-    assert corrected(delta=10) == (set(), Correct(delta=10).__dict__ | {"kind": "Correct"})
-    texts, repair = corrected(delta=10, numeric_delta=1, window="step")
+    lax = Correct(delta=10, numeric_delta=10)
+    assert corrected(delta=10, numeric_delta=10) == (set(), lax.__dict__ | {"kind": "Correct"})
+    texts, repair = corrected(delta=10, window="step")
     assert (texts, repair["window"]) == ({"7"}, None)
     assert corrected(repair="rewrite")[0] == set()
 
