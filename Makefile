@@ -17,8 +17,8 @@ unit: lint only-unit  ## without the tests that start SGLang
 only-engine: $(VENV)/.installed
 	$(BIN)/python -m pytest -m engine
 
-only-unit: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 -m "not engine"
+only-unit: $(VENV)/.installed  # in the time that models leave, where they run beside it
+	nice -n 19 $(BIN)/python -m pytest -n 2 -m "not engine"
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -34,7 +34,7 @@ def routed(pair, more):
     command += ["--worker-urls", *(worker.url for worker in workers)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        wait_until(lambda: is_ready(url, pair.draft.api_key, len(workers)), 60)
+        wait_until(lambda: is_ready(url, pair.draft.api_key, len(workers)), 180)
         yield SimpleNamespace(url=url, api_key=pair.draft.api_key, workers=workers)
     finally:
         process.terminate()
