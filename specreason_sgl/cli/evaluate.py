@@ -112,6 +112,6 @@ def evaluate(options: Options, models: Models, servers: Servers, sweeps: Sweeps)
 def _check_whole(models: Models, servers: Servers) -> None:
     if models.draft_url or not servers.pin:
         raise ConfigError(
-            "the mode base-whole must have a base server with the whole machine: --whole-url, or a pair that "
-            "is started with --pin, beside which it is started"
+            "the mode base-whole needs a base server that has the whole machine: give its address "
+            "(--whole-url), or have the pair started with --pin, and it is started, too"
         )

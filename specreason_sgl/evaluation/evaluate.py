@@ -206,7 +206,7 @@ def run_evaluation(
         ServerError: as in `evaluate`.
     """
     if whole is None and any(setting.mode == "base-whole" for setting in settings):
-        raise ConfigError("the mode base-whole must have a base server with the whole machine, got none")
+        raise ConfigError("the mode base-whole needs a base server that has the whole machine, got none")
     endpoints = {"draft": draft, "base": base} | ({"whole": whole} if whole else {})
     head = run_head(
         problems,

@@ -408,7 +408,7 @@ def test_the_command_starts_a_base_server_with_every_core_beside_a_pinned_pair(
     out = tmp_path / "x.jsonl"
     data, small = command_line(pair, tmp_path, PROBLEMS[:2])[1:3], ["--token-budget", "40"]
     arguments = ["eval", *data, *small, "--modes", "base-whole", "--out", str(out)]
-    assert "base-whole must have" in run_command(*arguments).stderr
+    assert "base-whole needs a base server" in run_command(*arguments).stderr
     done = run_command(*arguments, "--pin")
     assert done.returncode == 0
     assert [sample.trace.mode for sample in read_run(out)[1]] == ["base"] * 2
