@@ -9,7 +9,7 @@ QUESTION = Natalia sold clips to 48 of her friends in April, and then she sold h
 demo: $(VENV)/.installed
 	$(BIN)/specreason-sgl solve "$(QUESTION)" --pair mini --temperature 0 --token-budget 800 --compare
 
-test: lint  ## those of real runtimes beside all others
+test: lint  ## all tests: those on real runtimes beside the others
 	$(MAKE) --no-print-directory --jobs=2 only-engine only-unit
 
 unit: lint only-unit  ## without the tests that start SGLang
@@ -17,7 +17,7 @@ unit: lint only-unit  ## without the tests that start SGLang
 only-engine: $(VENV)/.installed
 	$(BIN)/python -m pytest -m engine
 
-only-unit: $(VENV)/.installed  # in the time that models leave, where they run beside it
+only-unit: $(VENV)/.installed  # takes the time that the models leave
 	nice -n 19 $(BIN)/python -m pytest -n 2 -m "not engine"
 
 lint: $(VENV)/.installed

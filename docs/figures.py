@@ -21,8 +21,6 @@ TABLE = re.compile(r"(<!-- figures: (\S+) -->\n\n)(?:\|.*\n)*")
 NAMES = {
     "base": "base alone",
     "draft": "draft alone",
-    "base-whole": "base alone, both cores",
-    "mix share=0.5": "half to each at random",
     "paper": "the paper's method",
 }
 ONE_AT_A_TIME = (
@@ -65,9 +63,10 @@ def table(name: str, settings: Sequence[str], columns: Iterable[str] = COLUMNS) 
     """A line for each setting."""
     of = {setting: rows(name)[setting] for setting in settings}
     samples = {row.samples for row in of.values()}
-    heads = ["", f"right of {samples.pop()}" if len(samples) == 1 else "right", *columns]
+    is_same = len(samples) == 1
+    heads = ["", f"right of {samples.pop()}" if is_same else "right", *columns]
     lines = [
-        [_title(setting), _right(row, bool(samples)), *(COLUMNS[column](row) for column in columns)]
+        [_title(setting), _right(row, not is_same), *(COLUMNS[column](row) for column in columns)]
         for setting, row in of.items()
     ]
     return _markdown(heads, lines)

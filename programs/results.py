@@ -3,8 +3,8 @@
 The primary figure, named before it was measured: `correct delta=1`, the default, with windows of automatic
 size, against base alone, on numbers 295 to 530 of GSM8K's test set (ids gsm8k-294 to gsm8k-529; nothing was
 chosen on them), 16 at a time, greedy, 400 tokens of reasoning: the paired difference of accuracy with its
-interval, and how many times as fast. All other figures are secondary. On numbers 231 to 294 was chosen that
-numbers are the base model's own (`numeric_delta`).
+interval, and how many times as fast. All other figures are secondary. That numbers are the base model's own
+(`numeric_delta`) was chosen on numbers 231 to 294.
 
 A part first solves one problem in each setting, says how long the part will take, and then runs it. The same
 command continues an interrupted part.

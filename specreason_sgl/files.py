@@ -2,6 +2,7 @@
 
 import fcntl
 import gzip
+import zlib
 from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import BinaryIO, ClassVar, Generic, TypeVar
@@ -193,7 +194,7 @@ def read_record(path: Path, head: type[HeadT], line: type[LineT]) -> tuple[HeadT
         content = path.read_bytes()
         if path.suffix == ".gz":
             content = gzip.decompress(content)
-    except (OSError, EOFError) as error:  # gzip's own have no strerror
+    except (OSError, EOFError, zlib.error) as error:  # gzip's own have no strerror
         raise ConfigError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     first, lines = _parse(path, content, head, line)
     return first, list({line.key: line for line in lines}.values())

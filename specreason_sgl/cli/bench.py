@@ -40,7 +40,10 @@ class Options:
     ] = ",".join(DEFAULT_MODES)
     correct_every: Annotated[
         int | None,
-        option("Instead of --delta: correct about every N-th token, to time random weights.", min=1),
+        option(
+            "Instead of --delta and --numeric-delta: correct about every N-th token, to time random weights.",
+            min=1,
+        ),
     ] = None
     concurrency: Annotated[
         str, option("Problems at a time for overhead and scale; with commas.", front=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 from specreason_sgl.reasoning.knobs import JUDGE, Knob, knobs_of
 from specreason_sgl.reasoning.plain import KNOBS
-from specreason_sgl.reasoning.repair import REPAIRS
+from specreason_sgl.reasoning.repair import NUMERIC, REPAIRS
 from specreason_sgl.reasoning.trace import Trace
 
 WEB = Path(__file__).with_name("web")
@@ -61,12 +61,14 @@ def _empty_page() -> str:
 
 
 def _declared() -> dict[str, Any]:
-    """The knobs that the page offers, and the names of the repairs by their kind in a trace."""
+    """The knobs that the page offers, the names of the repairs by their kind in a trace, and which tokens are
+    numeric."""
     knobs = [knob for knob in KNOBS.values() if "page" in knob.places]
     knobs.sort(key=lambda knob: knob.panel != JUDGE)
     return {
         "knobs": [*map(_field, knobs)],
         "repairs": {type(repair).__name__: name for name, repair in REPAIRS.items()},
+        "numeric": NUMERIC.pattern,
     }
 
 

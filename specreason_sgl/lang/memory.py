@@ -21,6 +21,7 @@ class Memory:
             return kept[0]
 
     def put(self, key, value, size: int = 1) -> None:
+        size = max(size, 1)
         with self._lock:
             self._left += self._values.pop(key, (None, 0))[1] - size
             self._values[key] = value, size

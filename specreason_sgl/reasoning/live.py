@@ -6,7 +6,7 @@ from typing import Literal
 
 from msgspec.structs import replace
 
-from specreason_sgl.reasoning.trace import Step
+from specreason_sgl.reasoning.trace import Author, Step
 
 TextPart = Literal["reasoning", "answer"]
 OnText = Callable[[TextPart, str], None]
@@ -36,7 +36,7 @@ class Live:
         """The base model wrote a text of the step itself; what was drafted there is dropped."""
         with self._lock:
             step = self._open_step or Step("", "base", None, 0)
-            author = step.author if step.author == "base" else "both"
+            author: Author = "base" if step.author == "base" else "both"
             self._draft, self._open_step = "", replace(step, text=step.text + text, author=author)
             self._on_draft("", self._open_step)
 

@@ -106,14 +106,15 @@ class Correct(Repair):
     draft is cut and the base model's token is put there; the draft model continues from it. The base model
     decodes nothing.
 
-    For tokens with a digit or an operator `numeric_delta` is in the place of `delta`; None: the same as
-    `delta`. By default the base model's first choice stands there: a wrong number is wrong, where another
-    word is mostly as good.
+    For tokens with a digit or one of + - * / = < > ^ % `numeric_delta` is in the place of `delta`; None: the
+    same as `delta`. By default, under greedy decoding, the base model's first choice stands there: a wrong
+    number is wrong, where another word is mostly as good. These signs are also in Markdown's marks and in the
+    ends of turns.
 
     Under greedy decoding, `delta=0` gives the base model's own text, and two large deltas the draft
     model's. With a temperature, regrets are taken at that temperature, and the base model's token is drawn
     from its first 20 choices after temperature, `top_k`, `top_p` and `min_p`. A drafted token that these
-    would exclude is kept if its regret is at most `delta`; a repetition penalty changes what the models
+    would exclude is kept if its regret is at most its delta; a repetition penalty changes what the models
     write, but no regret. This is lossy: speculative sampling (arXiv 2211.17192) keeps the base model's
     distribution exactly, but needs the draft model's full distribution at each token, which two servers do
     not share.
@@ -140,7 +141,7 @@ class Correct(Repair):
     )
     numeric_delta: float | None = knob(
         default=0.0,
-        help="The same for tokens with a digit or an operator; 0: always the base model's own.",
+        help="The same for tokens with a digit or an operator; 0: the base model's own.",
         unit="nats",
         panel=JUDGE,
         scope="correcting",

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from specreason_sgl import Rewrite, SpecReasonConfig
+from specreason_sgl import Correct, Rewrite, SpecReasonConfig
 from specreason_sgl.display.bars import bars
 from specreason_sgl.display.page import as_html, page
 from specreason_sgl.display.parts import SHADES, spans
@@ -317,13 +317,16 @@ def test_another_delta_recolours_what_was_judged(view, server):
         view.driver.execute_script(script + "slider.dispatchEvent(new Event('input'))", delta)
         return len(view.all(".over")), len(view.all("del.under")), view.text("#what-if-says")
 
-    opened(view, server, make_corrected())
+    lax = Correct(delta=3.0, numeric_delta=None)
+    opened(view, server, make_corrected(config=SpecReasonConfig(repair=lax).as_dict()))
     view.first("#regret").click()
     assert view.text("#delta-said") == "3.0 nats"
     assert at(1)[:2] == (4, 0)
     over, under, says = at(6)
     assert (over, under) == (0, 3)
     assert says.startswith("1 correction would stay, 3 would not be made, 0 more tokens would be corrected")
+    opened(view, server, make_corrected())
+    assert at(1)[:2] == (5, 0)  # one is a number, whose delta stays 0
 
 
 def test_the_timeline_zooms_where_the_pointer_is_and_is_saved(view, server):

@@ -182,11 +182,13 @@ def test_a_run_without_texts_has_the_same_report_and_no_text_or_path(tmp_path, r
         ]
         + [sample(1, 0, "base", None, None)],
     )
-    done = run_command("report", str(run), "--without-texts", str(tmp_path / "bare"))
+    publish = ("report", str(run), "--without-texts", str(tmp_path / "bare"))
+    done, again = run_command(*publish), run_command(*publish)
     bare = tmp_path / "bare" / f"{run.name}.gz"
-    assert done.returncode == 0
-    again = run_command("report", str(bare))
-    assert (again.returncode, again.stdout) == (0, done.stdout)
+    assert (done.returncode, again.returncode) == (0, 2)
+    assert f"{bare} is already there" in again.stderr
+    reported = run_command("report", str(bare))
+    assert reported.stdout.split() == done.stdout.replace("ServerError: gone", "ServerError").split()
     texts = {text for sample in read_run(run)[1] for text in texts_of(sample)}
     content = gzip.decompress(bare.read_bytes()).decode()
     assert {text for text in texts if json.dumps(text) in content} == set()

@@ -1,7 +1,8 @@
 // Asking the server, for a run of the pair or of one model alone.
 
-// The knobs that the page has, and the names of the repairs by their kind in a trace, as they are declared.
-const { knobs: KNOBS, repairs: REPAIRS } = JSON.parse($("declared").textContent);
+// As declared: the knobs that the page has, the names of the repairs by their kind in a trace, numeric tokens.
+const { knobs: KNOBS, repairs: REPAIRS, numeric } = JSON.parse($("declared").textContent);
+const NUMERIC = new RegExp(numeric);
 const idOf = (knob) => knob.name.replaceAll("_", "-");
 
 for (const knob of KNOBS) {

@@ -161,13 +161,14 @@ function setShading(on) {
   showWhatIf();
 }
 
-/** Recolour what was judged as another `delta` would have it. */
+/** Recolour what was judged as another `delta` would have it; that of numbers stays. */
 function showWhatIf() {
   const delta = Number($("what-if").value);
   $("delta-said").textContent = `${delta.toFixed(1)} nats`;
+  const strict = shown.config.repair?.numeric_delta ?? delta;
   const counts = { stay: 0, more: 0, fewer: 0 };
   for (const node of $("steps").querySelectorAll("[data-regret]")) {
-    const isOver = Number(node.dataset.regret) > delta;
+    const isOver = Number(node.dataset.regret) > (NUMERIC.test(node.textContent) ? strict : delta);
     const isKept = node.tagName === "SPAN";
     node.classList.toggle("over", isKept && isOver);
     node.classList.toggle("under", !isKept && !isOver);
