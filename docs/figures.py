@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from specreason_sgl.display import judges as judges_view
+from specreason_sgl.display.markdown import markdown_table
 from specreason_sgl.display.pictures import png, trade_off
 from specreason_sgl.evaluation import judges
 from specreason_sgl.evaluation.report import Report, Row
@@ -18,16 +19,11 @@ from specreason_sgl.evaluation.report import Report, Row
 ROOT = Path(__file__).parents[1]
 TEXTS = ("RESULTS.md", "README.md")
 TABLE = re.compile(r"(<!-- figures: (\S+) -->\n\n)(?:\|.*\n)*")
-NAMES = {
-    "base": "base alone",
-    "draft": "draft alone",
-    "paper": "the paper's method",
-}
+NAMES = {"base": "base alone", "draft": "draft alone", "paper": "the paper's method"}
 ONE_AT_A_TIME = (
     "base", *(f"correct delta={delta} window=auto" for delta in (1, 2, 3, 5)), "correct delta=3 window=step",
     "paper", "pipelined", "draft",
 )  # fmt: skip
-RUNS = {"primary": ["primary"], "pilot": ["pilot"], "one-at-a-time": ["one-at-a-time"]}  # files of results/
 PILOT = ("base", "correct delta=1 numeric_delta=1", "correct delta=1", "correct delta=0.5")
 Column = Callable[[Row], str]
 COLUMNS: dict[str, Column] = {
@@ -41,27 +37,19 @@ COLUMNS: dict[str, Column] = {
     "corrections": lambda row: f"{row.corrections:.1f}" if row.corrections else "",
     "prefills": lambda row: f"{row.prefills:.1f}" if row.prefills else "",
 }
-LOADED = (
-    "to base, points",
-    "seconds",
-    "times faster",
-    "draft tokens (thrown away)",
-    "corrections",
-    "prefills",
-)
 SHORT = ("seconds", "times faster", "draft tokens (thrown away)", "corrections")
+LOADED = ("to base, points", *SHORT, "prefills")
 
 
 @cache
-def rows(name: str) -> dict[str, Row]:
-    """The figures of the runs of a table, by setting."""
-    paths = [ROOT / "results" / f"{run}.jsonl.gz" for run in RUNS[name]]
-    return {row.setting.rpartition(": ")[2]: row for row in Report.read(*paths).rows}
+def rows(run: str) -> dict[str, Row]:
+    """The figures of a run in results/, by setting."""
+    return {row.setting: row for row in Report.read(ROOT / "results" / f"{run}.jsonl.gz").rows}
 
 
-def table(name: str, settings: Sequence[str], columns: Iterable[str] = COLUMNS) -> str:
+def table(run: str, settings: Sequence[str], columns: Iterable[str] = COLUMNS) -> str:
     """A line for each setting."""
-    of = {setting: rows(name)[setting] for setting in settings}
+    of = {setting: rows(run)[setting] for setting in settings}
     samples = {row.samples for row in of.values()}
     is_same = len(samples) == 1
     heads = ["", f"right of {samples.pop()}" if is_same else "right", *columns]
@@ -69,7 +57,7 @@ def table(name: str, settings: Sequence[str], columns: Iterable[str] = COLUMNS) 
         [_title(setting), _right(row, not is_same), *(COLUMNS[column](row) for column in columns)]
         for setting, row in of.items()
     ]
-    return _markdown(heads, lines)
+    return markdown_table(heads, lines)
 
 
 def _right(row: Row, of_how_many: bool) -> str:
@@ -80,16 +68,12 @@ def judges_table() -> str:
     """The area under the ROC curve of each signal, the best first."""
     ordered = sorted(judged(), key=lambda row: -row.steps.value)
     lines = [(f"`{row.signal}`", row.steps.shown(), row.solutions.shown()) for row in ordered]
-    return _markdown(("signal", "steps", "solutions"), lines)
+    return markdown_table(("signal", "steps", "solutions"), lines)
 
 
 @cache
 def judged() -> list[judges.Row]:
     return judges.figures(judges.read_judged(ROOT / "results/judges-mini.jsonl.gz"))
-
-
-def _markdown(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    return "".join(f"| {' | '.join(line)} |\n" for line in (heads, ["---"] * len(heads), *lines))
 
 
 def _title(setting: str) -> str:
@@ -119,7 +103,7 @@ TABLES: dict[str, Callable[[], str]] = {
 
 def filled(text: str) -> str:
     """The text with its tables as the runs have them."""
-    return TABLE.sub(lambda found: found[1] + TABLES[found[2]](), text)
+    return TABLE.sub(lambda place: f"{place[1]}{TABLES[place[2]]()}\n", text)
 
 
 def main() -> None:

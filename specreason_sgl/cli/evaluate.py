@@ -112,6 +112,6 @@ def evaluate(options: Options, models: Models, servers: Servers, sweeps: Sweeps)
 def _check_whole(models: Models, servers: Servers) -> None:
     if models.draft_url or not servers.pin:
         raise ConfigError(
-            "the mode base-whole needs a base server that has the whole machine: give its address "
-            "(--whole-url), or have the pair started with --pin, and it is started, too"
+            "the mode base-whole needs a base server that has the whole machine: give its URL with "
+            "--whole-url, or start the pair with --pin, which starts that server as well"
         )

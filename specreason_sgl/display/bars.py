@@ -48,12 +48,12 @@ def bars(trace: Trace) -> list[Bar]:
     for call, number, tokens in _kept(trace):
         steps[call] = number
         kept[call] += tokens
-    found = []
+    every = []
     for calls, used in ((trace.calls, 1.0), (trace.wasted, 0.0)):
         for call in calls:
             share = min(kept[call] / (call.completion_tokens or 1), 1.0)
-            found.append(Bar(call, steps.get(call, 0), share if call.purpose == "draft" else used))
-    return sorted(found, key=lambda bar: bar.call.start)
+            every.append(Bar(call, steps.get(call, 0), share if call.purpose == "draft" else used))
+    return sorted(every, key=lambda bar: bar.call.start)
 
 
 def _kept(trace: Trace) -> Iterator[tuple[Call, int, int]]:
@@ -73,11 +73,11 @@ def _kept(trace: Trace) -> Iterator[tuple[Call, int, int]]:
     for number, step in enumerate(trace.steps, 1):
         own = [call for call in step.calls if call.purpose == "draft"]
         cut = [correction.kept for correction in step.corrections]
-        rest = step.draft_tokens - sum(cut)
-        for tokens, among in [*((tokens, own + wasted) for tokens in cut), (rest, own or wasted)]:
+        rest, by_base = step.draft_tokens - sum(cut), step.tokens - step.draft_tokens
+        parts = [(tokens, own + wasted, 1) for tokens in cut]  # each before a token of the base model
+        for tokens, among, after in [*parts, (rest, own or wasted, by_base - len(cut))]:
             if tokens > 0 and among:
                 call = min(among, key=lambda call: (abs(call.prompt_tokens - length), -call.start))
                 yield call, number, tokens
                 length = call.prompt_tokens + tokens
-            length += 1  # the base model's token
-        length += step.tokens - step.draft_tokens - len(cut) - 1
+            length += after

@@ -5,7 +5,6 @@ which gives nearly all signals (see `signals`); the verifiers that ask a questio
 each step. No step is generated.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from specreason_sgl.errors import ConfigError, ContextLengthExceeded
 from specreason_sgl.evaluation.auc import auc
 from specreason_sgl.evaluation.bootstrap import interval
 from specreason_sgl.evaluation.estimates import Estimate
+from specreason_sgl.evaluation.problems import Problem
 from specreason_sgl.evaluation.recorded import PairHead, work_recorded
 from specreason_sgl.evaluation.signals import TOP, is_read, names, signals, split_tokens
 from specreason_sgl.files import Line
@@ -85,7 +85,7 @@ class JudgedSolution(Line, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         id: of the solution.
-        problem: sha256 of the question, 16 digits of it; intervals are by problem.
+        problem: hash of the question (`Problem.hash`); intervals are by problem.
         wrong: index of the first wrong step, or None.
         values: each step's signals, by name; empty if the solution was skipped.
         skipped: why, or None: it does not fit into a model's context.
@@ -148,7 +148,7 @@ def judge_solutions(
     draft, base = draft.with_template(config.template), base.with_template(config.template)
 
     def judge(solution: Solution) -> JudgedSolution:
-        problem = hashlib.sha256(solution.problem.encode()).hexdigest()[:16]
+        problem = Problem(solution.id, solution.problem, "").hash
         try:
             values = _judge.run(
                 solution=solution, config=config, draft=draft, questions=questions, backend=base

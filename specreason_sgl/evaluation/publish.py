@@ -27,12 +27,12 @@ def write_without_texts(run: Path, folder: Path) -> Path:
     Raises:
         ConfigError: `run` is not the file of a run, or the folder has a file of that name.
     """
-    head, samples = read_run(run)
-    lines = [msgspec.json.encode(line) + b"\n" for line in (_head(head), *map(_sample, samples))]
-    folder.mkdir(exist_ok=True)
     path = folder / f"{run.name.removesuffix('.gz')}.gz"
     if path.exists():
         raise ConfigError(f"{path} is already there; name another folder, or remove it")
+    head, samples = read_run(run)
+    lines = [msgspec.json.encode(line) + b"\n" for line in (_head(head), *map(_sample, samples))]
+    folder.mkdir(exist_ok=True)
     path.write_bytes(gzip.compress(b"".join(lines), mtime=0))  # the same bytes at any time
     return path
 

@@ -166,7 +166,6 @@ class Drafter:
         run, endpoint, lead = self._run, self._state.stream_executor.backend, self._chain.lead
         if endpoint.room(self._state) < LEAST_ROOM:
             raise ContextLengthExceeded("the draft model's context is full")
-        run.adopt(self._state, "draft")  # `draft_timeout` starts again
         draft = _Draft()
         if run.live or run.config.window:
             every = 1 if run.live else self._load.window(run.config.window) or Load.MOST

@@ -64,7 +64,7 @@ def begin(
 ) -> Request:
     """Have a model write on a fork, after `lead`, up to the end of the step; waits if it has no thread."""
     config, name = run.config, f"{purpose}{len(state.stream_executor.variable_event)}"
-    run.adopt(state, side)
+    run.adopt(state, side)  # `draft_timeout` starts again
     if side == "base":
         max_tokens = min(max_tokens, run.room(state, lead))
     state += lead + sgl.gen(
