@@ -4,11 +4,11 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from specreason_sgl.cli.program import COMMANDS
+from tests.support.waiting import wait_until
 
 CLI = [sys.executable, "-m", "specreason_sgl.cli"]
 
@@ -189,9 +189,7 @@ def test_sigterm_ends_a_run_in_order(scripted):
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert scripted.arrived.wait(60)
     process.send_signal(signal.SIGTERM)
-    deadline = time.monotonic() + 10
-    while not scripted.aborted() and time.monotonic() < deadline:
-        scripted.released.wait(0.01)
+    wait_until(scripted.aborted)
     assert set(scripted.aborted()) == {scripted.generated()[0]["rid"]}
     scripted.released.set()
     _, err = process.communicate(timeout=30)

@@ -99,6 +99,7 @@ class ScriptedServer:
         self.server_info: object = None
         self.arrived = threading.Event()
         self.released = threading.Event()
+        self.waited_out = False
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -179,8 +180,9 @@ class ScriptedServer:
         self.server.server_close()
 
     def hang(self, payload: dict) -> dict:
-        """An `on_generate` that answers once `released` is set."""
-        self.released.wait(30)
+        """An `on_generate` that answers once `released` is set, or after 30 s, and then sets `waited_out`."""
+        if not self.released.wait(30):
+            self.waited_out = True
         return answer("late", {"type": "abort", "message": "Abort by client"})
 
     def generated(self) -> list[dict]:
