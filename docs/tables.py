@@ -3,10 +3,12 @@
 python -m docs.tables
 """
 
+import inspect
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import typer
@@ -35,7 +37,15 @@ def commands_page() -> str:
 
 def trace_schema() -> str:
     """The JSON schema of a trace."""
-    return json.dumps(msgspec.json.schema(Trace), indent=1) + "\n"
+    schema = json.loads(msgspec.json.encode(msgspec.json.schema(Trace)), object_hook=_dedent)
+    return json.dumps(schema, indent=1) + "\n"
+
+
+def _dedent(part: dict[str, Any]) -> dict[str, Any]:
+    """A part of a schema, its docstring without indentation, which msgspec keeps before 0.23."""
+    if isinstance(text := part.get("description"), str):
+        part["description"] = inspect.cleandoc(text)
+    return part
 
 
 def _commands(path: str, command) -> Iterator[str]:
