@@ -15,7 +15,7 @@ test: lint  ## all tests: those on real runtimes beside the others
 unit: lint only-unit  ## without the tests that start SGLang
 
 only-engine: $(VENV)/.installed
-	$(BIN)/python -m pytest -m engine
+	$(BIN)/python -m pytest -m engine --durations=15
 
 only-unit: $(VENV)/.installed  # takes the time that the models leave
 	nice -n 19 $(BIN)/python -m pytest -n 2 -m "not engine"

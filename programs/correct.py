@@ -21,7 +21,7 @@ INSTRUCTION = (
 
 
 @sgl.function
-def correct(s, question, draft, delta=1.0, token_budget=1024, step_tokens=256):
+def correct(s, question, draft, delta=1.0, token_budget=1024, step_tokens=256, answer_tokens=512):
     s += sgl.user(f"{question}\n\n{INSTRUCTION}")
     s += sgl.assistant_begin()
     chain, corrections, ended = "", [], False
@@ -46,7 +46,7 @@ def correct(s, question, draft, delta=1.0, token_budget=1024, step_tokens=256):
         answered = "\\boxed{" in chain.replace("\\boxed{}", "") and chain.endswith("\n\n")
         ended = end not in (None, "\n\n") or answered
     s += ("" if chain.endswith("\n\n") else "\n\n") + "Final answer:"
-    s += sgl.gen("answer", max_tokens=512, temperature=0)
+    s += sgl.gen("answer", max_tokens=answer_tokens, temperature=0)
     s += sgl.assistant_end()
     s["chain"], s["corrections"] = chain, corrections
 

@@ -20,7 +20,7 @@ QUESTION = "\n\nStep score (0 wrong, 9 right): "
 
 
 @sgl.function
-def specreason(s, question, draft, threshold=7, token_budget=1024, step_tokens=256):
+def specreason(s, question, draft, threshold=7, token_budget=1024, step_tokens=256, answer_tokens=512):
     s += sgl.user(f"{question}\n\n{INSTRUCTION}")
     s += sgl.assistant_begin()
     steps, digits, ended, lead = [], [], False, ""
@@ -50,7 +50,7 @@ def specreason(s, question, draft, threshold=7, token_budget=1024, step_tokens=2
         steps.append(step)
         s += step
     s += "\n\nFinal answer:"
-    s += sgl.gen("answer", max_tokens=512, temperature=0)
+    s += sgl.gen("answer", max_tokens=answer_tokens, temperature=0)
     s += sgl.assistant_end()
     s["steps"], s["digits"] = steps, digits
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from programs.correct import correct
-from specreason_sgl import Correct, SpecReasonConfig, Trace, solve, solve_alone
+from specreason_sgl import Correct, Endpoint, SpecReasonConfig, Trace, solve, solve_alone
 from tests.support.ties import assert_near_tie
 
 QUESTION = "A shop has 17 boxes with 12 pens each. It sells 50 pens. How many pens are left?"
@@ -49,11 +49,17 @@ def test_a_delta_without_bound_is_the_draft_models_text(draft, base):
     assert trace.reasoning[:length] == alone.reasoning[:length]
 
 
+@pytest.fixture(scope="module")
+def chain(pair):
+    """What programs/correct.py writes, from empty caches."""
+    with Endpoint(pair.draft) as draft, Endpoint(pair.base) as base:
+        fresh(draft, base)
+        budgets = {"token_budget": 40, "step_tokens": 24, "answer_tokens": 4}
+        return correct.run(question=QUESTION, draft=draft, backend=base, **budgets)["chain"]
+
+
 @pytest.mark.parametrize("window", [4, "auto", None])
-def test_a_window_decides_when_things_happen_and_not_what_is_written(draft, base, window):
-    fresh(draft, base)
-    state = correct.run(question=QUESTION, draft=draft, token_budget=40, step_tokens=24, backend=base)
-    base.abort(state)  # its final answer is not compared
+def test_a_window_decides_when_things_happen_and_not_what_is_written(draft, base, chain, window):
     fresh(draft, base)
     trace = solve(
         QUESTION,
@@ -61,7 +67,7 @@ def test_a_window_decides_when_things_happen_and_not_what_is_written(draft, base
         base=base,
         config=replace(CONFIG, repair=Correct(window=window, numeric_delta=None)),
     )
-    text = state["chain"].removesuffix("\n\n")
+    text = chain.removesuffix("\n\n")
     length = min(len(text), len(trace.reasoning))
     texts = trace.reasoning[:length], text[:length]
     if len(set(texts)) > 1:

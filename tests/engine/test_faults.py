@@ -14,7 +14,7 @@ from tests.support.waiting import wait_until
 
 SETTINGS = {
     "threshold": 0,  # every drafted step is kept
-    "token_budget": 160,
+    "token_budget": 72,
     "step_tokens": 12,
     "answer_tokens": 16,
 }

@@ -23,8 +23,7 @@ from specreason_sgl.verifiers import RewardModel
 from tests.support.waiting import wait_until
 
 PROBLEM = "Natalia sold 48 clips in April and half as many in May. How many clips did she sell altogether?"
-BUDGETS = {"token_budget": 45, "step_tokens": 15}
-SHORT = {**BUDGETS, "answer_tokens": 4}
+SHORT = {"token_budget": 45, "step_tokens": 15, "answer_tokens": 4}
 
 
 def fresh(*endpoints):
@@ -45,9 +44,8 @@ def plain(pair):
             with Endpoint(pair.draft) as draft, Endpoint(pair.base) as base:
                 fresh(draft, base)
                 state = specreason.run(
-                    question=PROBLEM, draft=draft, threshold=threshold, backend=base, **BUDGETS
+                    question=PROBLEM, draft=draft, threshold=threshold, backend=base, **SHORT
                 )
-                base.abort(state)  # its final answer, which is long and not compared
                 known[threshold] = state["steps"], state["digits"]
         return known[threshold]
 

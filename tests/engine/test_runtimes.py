@@ -24,15 +24,12 @@ def test_the_program_to_read_and_the_packages_agree(draft, base):
     # which can flip a digit.
     draft.flush_cache()
     base.flush_cache()
-    plain = specreason.run(
-        question=question, draft=draft, threshold=5, token_budget=90, step_tokens=40, backend=base
-    )
+    budgets = {"token_budget": 90, "step_tokens": 40, "answer_tokens": 24}
+    plain = specreason.run(question=question, draft=draft, threshold=5, backend=base, **budgets)
     plain.sync()
     draft.flush_cache()
     base.flush_cache()
-    config = SpecReasonConfig(
-        repair=Rewrite(), temperature=0, threshold=5, token_budget=90, step_tokens=40, lookahead=0
-    )
+    config = SpecReasonConfig(repair=Rewrite(), temperature=0, threshold=5, lookahead=0, **budgets)
     trace = solve(question, draft=draft, base=base, config=config)
     assert [step.text for step in trace.steps] == plain["steps"]
     assert [step.score for step in trace.steps if step.score is not None] == [*map(float, plain["digits"])]
@@ -40,7 +37,8 @@ def test_the_program_to_read_and_the_packages_agree(draft, base):
 
 
 def test_the_trace_is_the_conversation_byte_for_byte(draft, base):
-    config = SpecReasonConfig(repair=Rewrite(), temperature=0, threshold=5, token_budget=60, step_tokens=30)
+    budgets = {"token_budget": 60, "step_tokens": 30, "answer_tokens": 16}
+    config = SpecReasonConfig(repair=Rewrite(), temperature=0, threshold=5, **budgets)
     state = speculate.run(question=QUESTIONS[0], draft=draft, config=config, backend=base)
     trace = state["trace"]
     turn = state.messages()[-1]["content"]

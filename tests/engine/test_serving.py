@@ -91,8 +91,9 @@ def test_the_server_remembers_what_was_said_before(client):
         {"role": "assistant", "content": "5"},
         {"role": "user", "content": "And twice that?"},
     ]
-    first = client.chat.completions.create(model="nano", messages=talk[:2])
-    reply = client.chat.completions.create(model="nano", messages=talk)
+    short = {"model": "nano", "extra_body": {"specreason": {"token_budget": 20}}}
+    first = client.chat.completions.create(**short, messages=talk[:2])
+    reply = client.chat.completions.create(**short, messages=talk)
     assert reply.choices[0].message.content
     assert reply.usage.prompt_tokens > first.usage.prompt_tokens + 8
 
@@ -100,12 +101,15 @@ def test_the_server_remembers_what_was_said_before(client):
 def test_an_answer_is_json_and_a_required_call_follows_its_schema(client):
     schema = {"type": "object", "properties": {"sum": {"type": "integer"}}, "required": ["sum"]}
     format = {"type": "json_schema", "json_schema": {"name": "sum", "schema": schema}}
-    reply = client.chat.completions.create(**asked("What is 2 + 3?"), response_format=format)
+    short = {"token_budget": 20, "answer_tokens": 64}
+    reply = client.chat.completions.create(
+        **asked("What is 2 + 3?"), response_format=format, extra_body={"specreason": short}
+    )
     assert isinstance(json.loads(reply.choices[0].message.content)["sum"], int)
     tool = {"type": "function", "function": {"name": "tell", "parameters": schema}}
     reply = client.chat.completions.create(
         **asked("What is 2 + 3?"), tools=[tool], tool_choice="required", parallel_tool_calls=False,
-        extra_body={"specreason": {"answer_tokens": 64}},
+        extra_body={"specreason": short},
     )  # fmt: skip
     (call,) = reply.choices[0].message.tool_calls
     assert isinstance(json.loads(call.function.arguments)["sum"], int)
