@@ -4,18 +4,22 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 QUESTION = Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May. How many clips did Natalia sell altogether in April and May?
 
-.PHONY: demo test unit only-engine only-unit lint notebooks notebook-outputs docs docs-tables figures soak results gpu-bench dist clean
+.PHONY: demo test unit weights only-engine only-unit lint notebooks notebook-outputs docs docs-tables figures soak results gpu-bench dist clean
 
 demo: $(VENV)/.installed
 	$(BIN)/specreason-sgl solve "$(QUESTION)" --pair mini --temperature 0 --token-budget 800 --compare
 
 test: lint  ## all tests: those on real runtimes beside the others
-	$(MAKE) --no-print-directory --jobs=2 only-engine only-unit
+	$(MAKE) --no-print-directory --jobs=3 weights only-engine only-unit
 
 unit: lint only-unit  ## without the tests that start SGLang
 
+weights: $(VENV)/.installed  # of the notebook, which comes last
+	$(BIN)/specreason-sgl models fetch mini
+
 only-engine: $(VENV)/.installed
-	$(BIN)/python -m pytest -m engine --durations=15
+	$(BIN)/python -m pytest -m engine --durations=15 tests
+	$(BIN)/python -m pytest notebooks/01_quickstart.ipynb
 
 only-unit: $(VENV)/.installed  # takes the time that the models leave
 	nice -n 19 $(BIN)/python -m pytest -n 2 -m "not engine"

@@ -14,12 +14,16 @@ from specreason_sgl.display import judges as judges_view
 from specreason_sgl.display.markdown import markdown_table
 from specreason_sgl.display.pictures import png, trade_off
 from specreason_sgl.evaluation import judges
+from specreason_sgl.evaluation.projection import Speeds, project
 from specreason_sgl.evaluation.report import Report, Row
 
 ROOT = Path(__file__).parents[1]
 TEXTS = ("RESULTS.md", "README.md")
 TABLE = re.compile(r"(<!-- figures: (\S+) -->\n\n)(?:\|.*\n)*")
-NAMES = {"base": "base alone", "draft": "draft alone", "paper": "the paper's method"}
+NAMES = {
+    "base": "base alone", "draft": "draft alone", "paper": "the paper's method", "correct": "the default",
+}  # fmt: skip
+LATENCY = ("base", "correct")
 ONE_AT_A_TIME = (
     "base", *(f"correct delta={delta} window=auto" for delta in (1, 2, 3, 5)), "correct delta=3 window=step",
     "paper", "pipelined", "draft",
@@ -44,18 +48,40 @@ LOADED = ("to base, points", *SHORT, "prefills")
 @cache
 def rows(run: str) -> dict[str, Row]:
     """The figures of a run in results/, by setting."""
-    return {row.setting: row for row in Report.read(ROOT / "results" / f"{run}.jsonl.gz").rows}
+    return {row.setting: row for row in Report.read(published(run)).rows}
 
 
-def table(run: str, settings: Sequence[str], columns: Iterable[str] = COLUMNS) -> str:
+def published(run: str) -> Path:
+    return ROOT / "results" / f"{run}.jsonl.gz"
+
+
+def chosen(run: str, *settings: str) -> list[Row]:
+    return [rows(run)[setting] for setting in settings]
+
+
+def table(rows: Sequence[Row], columns: Iterable[str] = COLUMNS) -> str:
     """A line for each setting."""
-    of = {setting: rows(run)[setting] for setting in settings}
-    samples = {row.samples for row in of.values()}
+    samples = {row.samples for row in rows}
     is_same = len(samples) == 1
     heads = ["", f"right of {samples.pop()}" if is_same else "right", *columns]
     lines = [
-        [_title(setting), _right(row, not is_same), *(COLUMNS[column](row) for column in columns)]
-        for setting, row in of.items()
+        [_title(row.setting), _right(row, not is_same), *(COLUMNS[column](row) for column in columns)]
+        for row in rows
+    ]
+    return markdown_table(heads, lines)
+
+
+def assumed_table() -> str:
+    """What the requests of one problem at a time would take at the speeds of large models on GPUs."""
+    heads = ["", "in turns, s", "overlapped, s", "times faster, in turns", "times faster, overlapped"]
+    groups = {group.name: group for group in Report.read(published("latency")).groups}
+    lines = [
+        [
+            _title(each.setting),
+            *(f"{seconds.value:.2f}" for seconds in (each.in_turns, each.overlapped)),
+            *(times.shown() or "1" for times in (each.over_base_in_turns, each.over_base_overlapped)),
+        ]
+        for each in project([groups[setting] for setting in LATENCY], Speeds())
     ]
     return markdown_table(heads, lines)
 
@@ -89,13 +115,13 @@ def _plain(text: str) -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "primary": lambda: table("primary", ("base", "correct delta=1"), LOADED),
-    "pilot": lambda: table("pilot", PILOT, LOADED),
-    "one-at-a-time": lambda: table("one-at-a-time", ONE_AT_A_TIME),
+    "primary": lambda: table(chosen("primary", "base", "correct delta=1"), LOADED),
+    "pilot": lambda: table(chosen("pilot", *PILOT), LOADED),
+    "latency": lambda: table(chosen("latency", *LATENCY), LOADED),
+    "latency-assumed": assumed_table,
+    "one-at-a-time": lambda: table(chosen("one-at-a-time", *ONE_AT_A_TIME)),
     "one-at-a-time-short": lambda: table(
-        "one-at-a-time",
-        ("base", "correct delta=1 window=auto", "correct delta=3 window=auto", "paper", "draft"),
-        SHORT,
+        [*chosen("latency", *LATENCY), *chosen("one-at-a-time", "paper", "draft")], SHORT
     ),
     "judges": judges_table,
 }
