@@ -28,7 +28,9 @@ MOST_TOOLS = 128
 
 class ChatRequest(Request):
     messages: list[ChatMessage] = Field(
-        max_length=MOST_MESSAGES, description="Texts only; the last is of the user, or a tool's result."
+        max_length=MOST_MESSAGES,
+        description="Texts only; the last is of the user, or a tool's result.",
+        json_schema_extra={"minItems": 1},
     )
     stream_options: StreamOptions = Field(StreamOptions(), description="`include_usage`; others are ignored.")
     max_tokens: Tokens | None = Field(None, description="Of the thinking and the answer together, from 1.")

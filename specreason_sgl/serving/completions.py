@@ -29,7 +29,9 @@ def _only(prompt: Any) -> Any:
 
 
 class CompletionRequest(Request):
-    prompt: Annotated[Text, BeforeValidator(_only)] = Field(description="One text; token ids are refused.")
+    prompt: Annotated[Text, BeforeValidator(_only)] = Field(
+        description="One text; token ids are refused.", json_schema_extra={"minLength": 1}
+    )
     stream_options: StreamOptions = StreamOptions()
     max_tokens: Tokens | None = None
     stop: Stops = Field([])

@@ -61,7 +61,9 @@ Input = Annotated[
 
 
 class ResponsesRequest(Request):
-    input: Input = Field(description="A text, or messages.")
+    input: Input = Field(
+        description="A text, or messages.", json_schema_extra={"minLength": 1, "minItems": 1}
+    )
     instructions: Text | None = Field(None, description="The system message.")
     max_output_tokens: Tokens | None = Field(None, description="As `max_tokens` of a chat.")
     reasoning: Reasoning = Field(Reasoning(), description="`effort`; `summary` is ignored.")

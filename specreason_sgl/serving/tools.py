@@ -74,7 +74,7 @@ class CalledFunction(Strict):
 
 class ToolCall(Strict):
     id: Text
-    type: Literal["function"] = "function"
+    type: Literal["function"] | None = "function"
     function: CalledFunction
 
     def as_text(self) -> str:

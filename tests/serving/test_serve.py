@@ -195,6 +195,9 @@ def test_the_description_of_the_api_names_what_it_takes(url):
     assert not {"eager_rewrite", "candidates", "salvage"} & set(knobs)
     assert knobs["repair"]["anyOf"][0]["enum"] == list(REPAIRS)
     assert [kind.get("type") for kind in knobs["window"]["anyOf"]] == ["integer", "string", "null"]
+    for kind, name in (("Chat", "messages"), ("Completion", "prompt"), ("Responses", "input")):
+        asked = schema["components"]["schemas"][f"{kind}Request"]["properties"][name]
+        assert 1 in (asked.get("minItems"), asked.get("minLength"))  # an empty one is refused
     asked = schema["components"]["schemas"]["ChatRequest"]["properties"]
     assert asked["model"]["enum"] == ["two", "two-base", "two-draft"]
     assert [*schema["paths"]["/metrics"]["get"]["responses"]["200"]["content"]] == ["text/plain"]
