@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from specreason_sgl.cli.options import MODELS, PROBLEMS, Models, Servers, Swept, knob_options, option, split
-from specreason_sgl.cli.output import check_folder, fail, written
+from specreason_sgl.cli.output import check_record, fail, written
 from specreason_sgl.cli.runtimes import endpoints, started_whole
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.evaluation.calibrated import calibrations, check_untouched
@@ -72,7 +72,7 @@ def evaluate(options: Options, models: Models, servers: Servers, sweeps: Sweeps)
     from specreason_sgl.evaluation.problems import load_data
 
     modes, given = split("modes", options.modes, str, MODES), sweeps.values()
-    check_folder(options.out)
+    check_record(options.out)
     if starts_whole := "base-whole" in modes and not options.whole_url:
         _check_whole(models, servers)
     ids = options.ids.split(",") if options.ids else ()

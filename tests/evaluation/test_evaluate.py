@@ -194,6 +194,29 @@ def test_a_damaged_line_is_named(pair, tmp_path):
         run(pair, file, modes=("base",))
 
 
+def test_a_name_that_would_be_read_as_compressed_is_refused_before_anything_starts(
+    pair, tmp_path, run_command
+):
+    out = tmp_path / "x.jsonl.gz"
+    with pytest.raises(ConfigError, match=r"^out must be a name that does not end with \.gz, got .*x\.jsonl"):
+        run(pair, out)
+    for command in ("eval", "judges", "disagreements"):
+        data = tmp_path / "problems.jsonl"
+        data.write_text(
+            '{"id": "p", "question": "q", "answer": "1", "problem": "q", "steps": ["s"], "label": -1}'
+        )
+        nobody = ["--draft-url", "http://127.0.0.1:9", "--base-url", "http://127.0.0.1:9"]
+        done = run_command(command, "--data", str(data), "--out", str(out), *nobody)
+        assert (done.returncode, "--out must be a name" in done.stderr) == (2, True), done.stderr
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("number", ["samples", "concurrency", "processes"])
+def test_none_at_a_time_is_refused(number):
+    with pytest.raises(ConfigError, match=f"{number} must be at least 1, got 0"):
+        runner.RunOptions(**{number: 0})
+
+
 def test_two_cannot_write_the_same_file(pair, tmp_path):
     file = tmp_path / "x.jsonl"
     about = {"data": "x", "draft_model": "d", "base_model": "b", "samples": 1, "concurrency": 1, "seed": 0}
