@@ -12,8 +12,7 @@ command continues an interrupted part.
 
 import argparse
 import sys
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,9 +21,19 @@ from typing import Any
 from specreason_sgl import Endpoint
 from specreason_sgl.display.report_answer import answer
 from specreason_sgl.errors import SpecReasonError
-from specreason_sgl.evaluation import Problem, Report, Setting, expand, load_data, run_evaluation
+from specreason_sgl.evaluation import (
+    Problem,
+    Report,
+    RunOptions,
+    Runtimes,
+    Setting,
+    expand,
+    load_data,
+    run_evaluation,
+)
 from specreason_sgl.evaluation.calibrated import calibrations, check_untouched
 from specreason_sgl.evaluation.records import Sample, read_run
+from specreason_sgl.evaluation.time_left import time_left
 from specreason_sgl.runtime import launch
 from specreason_sgl.runtime.pairs import get_pair
 
@@ -124,7 +133,7 @@ def problems_of(part: Part, data: str) -> list[Problem]:
 
 
 @contextmanager
-def servers(part: Part) -> Iterator[dict[str, Endpoint]]:
+def servers(part: Part) -> Iterator[Runtimes]:
     """The pair, each model on its half of the cores; for `base-whole` another base server on all of them."""
     spec = get_pair(part.pair)
     with ExitStack() as stack:
@@ -132,51 +141,62 @@ def servers(part: Part) -> Iterator[dict[str, Endpoint]]:
         running = {"draft": pair.draft, "base": pair.base}
         if "base-whole" in part.settings:
             running["whole"] = stack.enter_context(launch.launch_whole(spec, status=_say))
-        yield {
+        connected = {
             side: stack.enter_context(Endpoint(server, timeout=TIMEOUT)) for side, server in running.items()
         }
+        yield Runtimes(**connected, launch={"pin": True})
 
 
 def measure(
     name: str,
     problems: Sequence[Problem],
     folder: Path,
-    endpoints: Mapping[str, Endpoint],
+    runtimes: Runtimes,
     *,
+    data: str,
+    retry_failed: bool = False,
     estimate_only: bool = False,
-    **options: Any,
 ) -> None:
-    """Say how long a part will take, and run it; `options` are those of `run_evaluation`."""
+    """Say how long a part will take, and run it.
+
+    Args:
+        data: where the problems come from.
+        retry_failed: also do again the samples that failed.
+    """
     part = PARTS[name]
     settings, out = settings_of(part), folder / f"{name}.jsonl"
-    common = {**endpoints, "launch": {"pin": True}, "timeout": TIMEOUT, **options}
-    first = run_evaluation(problems[:1], settings, folder / f"{name}.first.jsonl", **common)
-    _say(estimate(part, first, out))
+    options = RunOptions(
+        concurrency=part.concurrency, timeout=TIMEOUT, retry_failed=retry_failed, progress_bar=True
+    )
+    alone = replace(options, concurrency=1, progress_bar=False)
+    first = run_evaluation(problems[:1], settings, folder / f"{name}.first.jsonl", runtimes, alone, data=data)
+    _say(estimate(part, settings, options, first, out))
     if estimate_only:
         return
-    run_evaluation(problems, settings, out, concurrency=part.concurrency, progress_bar=True, **common)
+    run_evaluation(problems, settings, out, runtimes, options, data=data)
     _say(" ".join(answer(Report.read(out).rows)))
     _say(f"specreason-sgl report {out}")
 
 
-def estimate(part: Part, first: Sequence[Sample], out: Path) -> str:
-    """How long what is still to do will take, by one sample of each setting.
+def estimate(
+    part: Part, settings: Sequence[Setting], options: RunOptions, first: Sequence[Sample], out: Path
+) -> str:
+    """How long what is still to do will take.
 
     Args:
-        first: these samples, solved one at a time.
+        first: a sample of each setting, solved one at a time; they count where the part has none yet.
         out: the part's file, which may exist.
     """
-    done = Counter(sample.setting for sample in read_run(out)[1]) if out.exists() else Counter()
-    lines, total = [], 0.0
-    for sample in first:
-        seconds = sample.trace.seconds if sample.trace else TIMEOUT
-        left = len(part.numbers) - done[sample.setting]
-        minutes = left * seconds * SLOWER[part.concurrency] / part.concurrency / 60
-        total += minutes
-        lines.append(
-            f"{sample.setting}: {left} samples, the first took {seconds:.0f} s: {minutes:.0f} minutes"
-        )
-    return "\n".join([*lines, f"{part.concurrency} at a time, together about {total / 60:.1f} hours"])
+    slower = SLOWER[part.concurrency]
+    tried = {each.setting: slower * (each.trace.seconds if each.trace else TIMEOUT) for each in first}
+    recorded = read_run(out)[1] if out.exists() else []
+    left = time_left(len(part.numbers), settings, options, recorded, tried)
+    lines = [
+        f"{name}: {each.samples} samples of {each.sample_seconds:.0f} s: {each.seconds / 60:.0f} minutes"
+        for name, each in left.items()
+    ]
+    hours = sum(each.seconds for each in left.values()) / 3600
+    return "\n".join([*lines, f"{part.concurrency} at a time, together about {hours:.1f} hours"])
 
 
 def listing() -> str:
@@ -210,10 +230,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         data = getattr(given, part.data)
         problems = problems_of(part, data)
         check_untouched(problems, calibrations([SETTINGS[each][0] for each in part.settings], {}, part.pair))
-        with servers(part) as endpoints:
+        with servers(part) as runtimes:
             measure(
-                name, problems, given.out, endpoints,
-                estimate_only=given.estimate, data=data, retry_failed=given.retry_failed,
+                name, problems, given.out, runtimes,
+                data=data, retry_failed=given.retry_failed, estimate_only=given.estimate,
             )  # fmt: skip
 
 

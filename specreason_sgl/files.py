@@ -130,11 +130,12 @@ class Record(Generic[LineT]):
         line: the type of the other lines.
 
     Raises:
-        ConfigError: the file is not such a record, was written with another head, cannot be written, or
-            another process is writing to it.
+        ConfigError: the name ends with .gz, or the file is not such a record, was written with another head,
+            cannot be written, or another process is writing to it.
     """
 
     def __init__(self, path: Path, head: Head, line: type[LineT]):
+        check_name(path)
         self._file = _open_locked(path)
         try:
             self.head = head
@@ -181,6 +182,16 @@ class Record(Generic[LineT]):
 
     def __exit__(self, *_) -> None:
         self._file.close()
+
+
+def check_name(path: Path) -> None:
+    """Refuse a name that `read_record` would take for a compressed record: `Record` writes plain lines.
+
+    Raises:
+        ConfigError: the name ends with .gz.
+    """
+    if Path(path).suffix == ".gz":
+        raise ConfigError(f"out must be a name that does not end with .gz, got {path}", "out")
 
 
 def read_record(path: Path, head: type[HeadT], line: type[LineT]) -> tuple[HeadT, list[LineT]]:

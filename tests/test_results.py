@@ -67,7 +67,7 @@ def test_a_part_says_how_long_it_takes_runs_and_is_continued_and_no_other_part_s
 ):
     results.main(["primary", "--estimate", "--out", str(tmp_path)])
     said = capsys.readouterr().out
-    assert "base: 4 samples, the first took" in said
+    assert "base: 4 samples of " in said
     assert "together about" in said
     assert [file.name for file in tmp_path.iterdir()] == ["primary.first.jsonl"]
     results.main(["primary", "--out", str(tmp_path)])

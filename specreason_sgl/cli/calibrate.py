@@ -60,8 +60,8 @@ def calibrate(options: Options, models: Models, servers: Servers, sweeps: Sweeps
     of the curve (.png), and the run (.jsonl), for `report`. The same command continues an interrupted run.
     """
     from specreason_sgl.display import calibration as display
+    from specreason_sgl.evaluation import RunOptions, Runtimes, load_data
     from specreason_sgl.evaluation import calibrate as work
-    from specreason_sgl.evaluation.problems import load_data
 
     swept = {f"{name}s": values for name, values in sweeps.values().items()}
     grid = work.grid({**DEFAULTS, **shared.values()}, **{"deltas": DELTAS, **swept})
@@ -70,16 +70,15 @@ def calibrate(options: Options, models: Models, servers: Servers, sweeps: Sweeps
     problems = load_data(options.data, limit, options.seed, offset=options.offset)
     check_folder(options.out)
     record, drawn = options.out.with_suffix(".jsonl"), options.out.with_suffix(".png")
+    run = RunOptions(concurrency=options.concurrency, timeout=options.timeout, progress_bar=True)
     display.print_plan(out, guarantee, len(problems))
     with endpoints(models, servers, options.timeout) as (draft, base):
-        run = {"concurrency": options.concurrency, "timeout": options.timeout}
-        if seconds := work.seconds_left(problems, grid, record, base=base, **run):
+        if seconds := work.seconds_left(problems, grid, record, base, run):
             display.print_seconds_left(out, seconds)
+        runtimes = Runtimes(draft, base, launch=None if models.draft_url else servers.launch())
         calibration = work.calibrate(
-            problems, grid, guarantee, record, draft=draft, base=base, data=options.data,
-            launch=None if models.draft_url else servers.launch(), seed=options.seed, progress_bar=True,
-            **run,
-        )  # fmt: skip
+            problems, grid, guarantee, record, runtimes, run, data=options.data, seed=options.seed
+        )
     calibration.save(options.out)
     display.picture(calibration).savefig(drawn, dpi=120)
     display.print_calibration(out, calibration)

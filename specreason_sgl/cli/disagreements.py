@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from specreason_sgl.cli.options import PROBLEMS, Given, Models, Servers, knob_options, option
-from specreason_sgl.cli.output import check_folder, out, written
+from specreason_sgl.cli.output import check_record, out, written
 from specreason_sgl.cli.runtimes import endpoints
 from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.plain import KNOBS
@@ -52,7 +52,7 @@ def disagreements(options: Options, models: Models, servers: Servers, knobs: Kno
     from specreason_sgl.evaluation.problems import load_data
 
     problems = load_data(options.data, options.limit)
-    check_folder(options.out)
+    check_record(options.out)
     with endpoints(models, servers, 3600.0) as (draft, base):
         from specreason_sgl.evaluation.disagreements import branch_problems
 

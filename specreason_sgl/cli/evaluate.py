@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from specreason_sgl.cli.options import MODELS, PROBLEMS, Models, Servers, Swept, knob_options, option, split
-from specreason_sgl.cli.output import check_folder, fail, written
+from specreason_sgl.cli.output import check_record, fail, written
 from specreason_sgl.cli.runtimes import endpoints, started_whole
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.evaluation.calibrated import calibrations, check_untouched
@@ -72,7 +72,7 @@ def evaluate(options: Options, models: Models, servers: Servers, sweeps: Sweeps)
     from specreason_sgl.evaluation.problems import load_data
 
     modes, given = split("modes", options.modes, str, MODES), sweeps.values()
-    check_folder(options.out)
+    check_record(options.out)
     if starts_whole := "base-whole" in modes and not options.whole_url:
         _check_whole(models, servers)
     ids = options.ids.split(",") if options.ids else ()
@@ -92,14 +92,17 @@ def evaluate(options: Options, models: Models, servers: Servers, sweeps: Sweeps)
         draft, base = stack.enter_context(endpoints(models, servers, options.timeout))
         if starts_whole:
             whole = connect(stack.enter_context(started_whole(models, servers)))
-        from specreason_sgl.evaluation.evaluate import run_evaluation
+        from specreason_sgl.evaluation import RunOptions, Runtimes, run_evaluation
 
-        results = run_evaluation(
-            problems, settings, options.out, draft=draft, base=base, reward=reward, whole=whole,
-            data=options.data, launch=None if models.draft_url else servers.launch(),
+        launch = None if models.draft_url else servers.launch()
+        runtimes = Runtimes(draft, base, whole=whole, reward=reward, launch=launch)
+        run = RunOptions(
             samples=options.samples, concurrency=options.concurrency, processes=options.processes,
-            seed=options.seed, timeout=options.timeout, retry_failed=options.retry_failed, progress_bar=True,
+            timeout=options.timeout, retry_failed=options.retry_failed, progress_bar=True,
         )  # fmt: skip
+        results = run_evaluation(
+            problems, settings, options.out, runtimes, run, data=options.data, seed=options.seed
+        )
     written(options.out, note=f", {len(results)} samples; specreason-sgl report {options.out}")
     if failed := [sample.error for sample in results if sample.error]:
         fail(

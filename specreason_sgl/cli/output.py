@@ -12,6 +12,7 @@ from rich.status import Status
 from rich.text import Text
 
 from specreason_sgl.errors import ConfigError
+from specreason_sgl.files import check_name
 
 PIPE_WIDTH = 10_000  # a pipe has no width: nothing is cut or wrapped for it
 out = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
@@ -32,6 +33,12 @@ def check_folder(file: Path | None) -> None:
     """Refuse a file in a folder that does not exist, before any work is done."""
     if file and not file.parent.is_dir():
         raise ConfigError(f"there is no folder {file.parent} to write to")
+
+
+def check_record(file: Path) -> None:
+    """Refuse a file that cannot be a record, before any work is done."""
+    check_folder(file)
+    check_name(file)
 
 
 def status(text: str) -> Status:

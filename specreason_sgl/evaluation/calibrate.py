@@ -7,20 +7,21 @@ settings pass.
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
-
-import numpy as np
 
 from specreason_sgl.errors import ConfigError, ServerError, SpecReasonError
 from specreason_sgl.evaluation.certify import Guarantee, p_value
-from specreason_sgl.evaluation.evaluate import run_evaluation
+from specreason_sgl.evaluation.evaluate import RunOptions, run_evaluation
 from specreason_sgl.evaluation.groups import OF_EVERY_RUN
 from specreason_sgl.evaluation.problems import Problem
 from specreason_sgl.evaluation.records import read_run
 from specreason_sgl.evaluation.report import Report, Row
 from specreason_sgl.evaluation.settings import Setting, expand
+from specreason_sgl.evaluation.tasks import Runtimes
+from specreason_sgl.evaluation.time_left import time_left
 from specreason_sgl.lang.endpoint import Endpoint
 from specreason_sgl.reasoning.batch import solve_alone_batch
 from specreason_sgl.reasoning.calibration import Calibration, Point
@@ -75,33 +76,37 @@ def grid(
 
 
 def seconds_left(
-    problems: Sequence[Problem],
-    grid: Grid,
-    record: Path,
-    *,
-    base: Endpoint,
-    concurrency: int,
-    timeout: float | None = None,
+    problems: Sequence[Problem], grid: Grid, record: Path, base: Endpoint, options: RunOptions
 ) -> float:
-    """About how long the run still takes, by the mean time of the samples in its record. In a new run the
-    base model alone solves the first problems for this, and each setting is taken to be as fast.
+    """About how long the run still takes. In a new run the base model alone solves the first problems for
+    this, and each setting is taken to be as fast.
+
+    Args:
+        record, options: as in `calibrate`.
 
     Raises:
         SpecReasonError: the record is of something else, or the runtime failed.
     """
     samples = read_run(record)[1] if record.exists() else []
-    traces = [sample.trace for sample in samples if sample.trace]
-    left = len(problems) * len(grid.settings) - sum(sample.error is None for sample in samples)
-    if left and not traces:
-        first = [problem.prompt for problem in problems[:concurrency]]
-        config = grid.base.config
-        for result in solve_alone_batch(
-            first, endpoint=base, config=config, timeout=timeout, concurrency=concurrency
-        ):
-            if isinstance(result, SpecReasonError):
-                raise result
-            traces.append(result)
-    return left * float(np.mean([trace.seconds for trace in traces])) / concurrency
+    tried = {}
+    if not any(sample.trace for sample in samples):
+        tried[grid.base.name] = _seconds_of_base(problems[: options.concurrency], grid, base, options)
+    left = time_left(len(problems), grid.settings, replace(options, retry_failed=True), samples, tried)
+    return sum(each.seconds for each in left.values())
+
+
+def _seconds_of_base(problems: Sequence[Problem], grid: Grid, base: Endpoint, options: RunOptions) -> float:
+    """The mean time that the base model alone takes for a problem."""
+    results = solve_alone_batch(
+        [problem.prompt for problem in problems], endpoint=base, config=grid.base.config,
+        timeout=options.timeout, concurrency=options.concurrency,
+    )  # fmt: skip
+    traces = []
+    for result in results:
+        if isinstance(result, SpecReasonError):
+            raise result
+        traces.append(result)
+    return fmean(trace.seconds for trace in traces)
 
 
 def calibrate(
@@ -109,27 +114,26 @@ def calibrate(
     grid: Grid,
     guarantee: Guarantee,
     record: Path,
+    runtimes: Runtimes,
+    options: RunOptions,
     *,
-    draft: Any,
-    base: Any,
-    **options: Any,
+    data: str = "",
+    seed: int = 0,
 ) -> Calibration:
     """Solve the problems with the base model alone and with each setting, and choose one.
 
     Args:
         problems: other ones than those that the setting is evaluated on later.
         guarantee: what a setting must keep, over the grid's chains.
-        record: the run's file, for `Report.read`. The same call continues an interrupted run, and does failed
-            samples again.
-        draft, base, options: as of `run_evaluation`.
+        record: the run's file, for `Report.read`. The same call continues an interrupted run.
+        runtimes, options, data, seed: as in `run_evaluation`; failed samples are always done again.
 
     Raises:
         ConfigError: the file is of another run.
         ServerError: a runtime failed, or a sample did; what was solved is in the record.
     """
-    samples = run_evaluation(
-        problems, grid.settings, record, draft=draft, base=base, retry_failed=True, **options
-    )
+    options = replace(options, retry_failed=True)
+    samples = run_evaluation(problems, grid.settings, record, runtimes, options, data=data, seed=seed)
     if failed := [sample.error for sample in samples if sample.error]:
         raise ServerError(
             f"{len(failed)} of {len(samples)} samples failed, the first with {failed[0]}; the same command "

@@ -304,7 +304,7 @@ class Request:
             log.warning("%s; the request is sent again%s", error, limit)
         self._waits += 1
         if self.aborted.wait(wait):
-            raise self.abort_error()
+            raise self.abort_error(self.answer and self.answer["meta_info"])
 
     def made_progress(self) -> None:
         """The server answers again: a later failure has the full time for retries."""
@@ -315,7 +315,11 @@ class Request:
         return {"sent_at": self.sent_at, "seconds": time.monotonic() - self.sent_at}
 
     def abort_error(self, meta: dict[str, Any] | None = None) -> RequestAborted:
-        """The error for what was aborted while nothing of it was on the server."""
+        """The error for what was aborted while nothing of it was on the server.
+
+        Args:
+            meta: the meta information of what had come of the answer, if any.
+        """
         return RequestAborted(f"the state was aborted; nothing more was sent to {self._http.url}", meta)
 
     def close(self) -> None:

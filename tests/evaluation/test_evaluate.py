@@ -25,6 +25,8 @@ from specreason_sgl.evaluation.provenance import Machine
 from specreason_sgl.evaluation.records import Sample, read_run, run_head
 from specreason_sgl.evaluation.report import Report
 from specreason_sgl.evaluation.settings import expand
+from specreason_sgl.evaluation.tasks import Runtimes
+from specreason_sgl.evaluation.time_left import time_left
 from specreason_sgl.files import Record
 from tests.support.calibrations import CALIBRATION
 from tests.support.evaluation_runs import KNOBS, PROBLEMS, answers, digit, run, timeless, write
@@ -190,6 +192,29 @@ def test_a_damaged_line_is_named(pair, tmp_path):
     file.write_text("".join([*lines[:2], lines[2][:50] + "\n", *lines[3:]]))
     with pytest.raises(ConfigError, match=r"x\.jsonl, line 3: this is not a record of specreason-sgl eval"):
         run(pair, file, modes=("base",))
+
+
+def test_a_name_that_would_be_read_as_compressed_is_refused_before_anything_starts(
+    pair, tmp_path, run_command
+):
+    out = tmp_path / "x.jsonl.gz"
+    with pytest.raises(ConfigError, match=r"^out must be a name that does not end with \.gz, got .*x\.jsonl"):
+        run(pair, out)
+    for command in ("eval", "judges", "disagreements"):
+        data = tmp_path / "problems.jsonl"
+        data.write_text(
+            '{"id": "p", "question": "q", "answer": "1", "problem": "q", "steps": ["s"], "label": -1}'
+        )
+        nobody = ["--draft-url", "http://127.0.0.1:9", "--base-url", "http://127.0.0.1:9"]
+        done = run_command(command, "--data", str(data), "--out", str(out), *nobody)
+        assert (done.returncode, "--out must be a name" in done.stderr) == (2, True), done.stderr
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("number", ["samples", "concurrency", "processes"])
+def test_none_at_a_time_is_refused(number):
+    with pytest.raises(ConfigError, match=f"{number} must be at least 1, got 0"):
+        runner.RunOptions(**{number: 0})
 
 
 def test_two_cannot_write_the_same_file(pair, tmp_path):
@@ -425,14 +450,14 @@ def test_the_command_says_what_failed(pair, tmp_path, run_command):
 
 def test_one_call_writes_a_run_and_goes_on_with_it(pair, tmp_path):
     out, settings = tmp_path / "x.jsonl", expand(("base", "pipelined"), KNOBS)
-    common = {"draft": pair.draft, "base": pair.base, "data": "mine", "samples": 2}
-    solved = runner.run_evaluation(PROBLEMS[:2], settings, out, **common)
+    how = Runtimes(pair.draft, pair.base), runner.RunOptions(samples=2)
+    solved = runner.run_evaluation(PROBLEMS[:2], settings, out, *how, data="mine")
     head, samples = read_run(out)
     assert (samples, len(samples)) == (solved, 8)
     assert (head.data, head.samples, head.base_model) == ("mine", 2, "scripted")
     text = out.read_text()
     pair.seen.clear()
-    assert runner.run_evaluation(PROBLEMS[:2], settings, out, **common) == solved
+    assert runner.run_evaluation(PROBLEMS[:2], settings, out, *how, data="mine") == solved
     assert (out.read_text(), pair.seen) == (text, [])
 
 
@@ -450,16 +475,35 @@ def test_settings_take_turns_after_a_warm_up_and_the_second_sample_has_them_reve
 
 def test_samples_of_a_later_session_are_marked_and_another_machine_is_refused(pair, tmp_path, monkeypatch):
     out, settings = tmp_path / "x.jsonl", expand(("base",), KNOBS)
-    common = {"draft": pair.draft, "base": pair.base, "warm_up": False}
-    runner.run_evaluation(PROBLEMS[:2], settings, out, **common)
+    how = Runtimes(pair.draft, pair.base), runner.RunOptions(warm_up=False)
+    runner.run_evaluation(PROBLEMS[:2], settings, out, *how)
     head, *lines = out.read_text().splitlines(keepends=True)
     out.write_text(head + lines[0])
-    runner.run_evaluation(PROBLEMS[:2], settings, out, **common)
+    runner.run_evaluation(PROBLEMS[:2], settings, out, *how)
     assert [sample.resumed is not None for sample in read_run(out)[1]] == [False, True]
     assert read_run(out)[0].provenance.versions["sglang"]
     monkeypatch.setattr(runner, "this_machine", lambda: Machine("another", 64, 512))
     with pytest.raises(ConfigError, match=r"other settings \(machine\)"):
-        runner.run_evaluation(PROBLEMS[:2], settings, out, **common)
+        runner.run_evaluation(PROBLEMS[:2], settings, out, *how)
+
+
+def made(problem, number, setting, seconds):
+    """A sample that took so long, or failed (None)."""
+    trace = None if seconds is None else SimpleNamespace(seconds=seconds)
+    return Sample(problem, number, setting, "2", True, "ServerError: gone" if trace is None else None, trace)
+
+
+def test_the_time_left_is_by_each_settings_mean_else_by_what_was_tried_else_by_the_others():
+    settings = expand(("base", "draft", "correct"), KNOBS)
+    recorded = [made("p0", 0, "base", 2.0), made("p0", 1, "base", 4.0), made("p1", 0, "base", None)]
+
+    def left(**options):
+        options = runner.RunOptions(samples=2, concurrency=4, **options)
+        found = time_left(10, settings, options, recorded, {"base": 99.0, "draft": 1.0})
+        return {name: (each.samples, each.sample_seconds, each.seconds) for name, each in found.items()}
+
+    assert left() == {"base": (17, 3, 17 * 3 / 4), "draft": (20, 1, 5), "correct": (20, 2, 10)}
+    assert left(retry_failed=True)["base"] == (18, 3, 18 * 3 / 4)
 
 
 def test_problems_that_the_calibration_was_made_on_are_refused():

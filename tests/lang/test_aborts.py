@@ -147,8 +147,9 @@ def test_a_refused_abort_closes_a_streams_connection(scripted, endpoint, regex):
     assert next(state.text_iter("a")) == "1"
     assert endpoint.abort(state) == 1
     assert gone.wait(10)
-    with pytest.raises(RequestAborted):
+    with pytest.raises(RequestAborted) as raised:
         state["a"]
+    assert (raised.value.meta_info["prompt_tokens"], raised.value.meta_info["completion_tokens"]) == (5, 3)
 
 
 def test_a_refused_abort_leaves_the_connections_of_other_requests(scripted, endpoint):

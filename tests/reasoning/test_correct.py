@@ -275,6 +275,8 @@ def test_a_correction_aborts_the_draft(pair):
     trace = pair.solve(repair=Correct(window=2), token_budget=1000, lookahead=1)
     assert trace.reasoning == "2 * 3 is 6 and more"
     assert first_turn[0] in pair.aborted()
+    (cut,) = (call for call in trace.wasted if call.purpose == "draft")  # though nothing came after its abort
+    assert 0 < cut.completion_tokens < 7
 
 
 def token(text, regret, id=1, other=2):

@@ -2,10 +2,11 @@
 
 import json
 
-from specreason_sgl.evaluation.evaluate import evaluate
+from specreason_sgl.evaluation.evaluate import RunOptions, evaluate
 from specreason_sgl.evaluation.problems import Problem
 from specreason_sgl.evaluation.records import Sample, run_head
 from specreason_sgl.evaluation.settings import expand
+from specreason_sgl.evaluation.tasks import Runtimes
 from specreason_sgl.files import Record
 from tests.support.evaluation_files import KNOBS
 from tests.support.pair import ENDS, chance
@@ -30,15 +31,17 @@ def answers(seen):
     return answer("\\boxed{2}", ENDS["eos"], completion_tokens=3) if seen.purpose == "answer" else None
 
 
-def run(pair, path, *, modes=("base", "draft", "sequential", "correct"), problems=PROBLEMS, **options):
+def run(
+    pair, path, *, modes=("base", "draft", "sequential", "correct"), problems=PROBLEMS, knobs=(), reward=None,
+    **options,
+):  # fmt: skip
     """The samples; the record is at `path`."""
-    settings = expand(modes, {**KNOBS, **options.pop("knobs", {})}, reward=options.get("reward"))
-    about = {"samples": options.get("samples", 1), "concurrency": options.get("concurrency", 1)}
+    settings = expand(modes, {**KNOBS, **dict(knobs)}, reward=reward)
+    how = RunOptions(**{"warm_up": False, **options})
+    about = {"samples": how.samples, "concurrency": how.concurrency}
     head = run_head(problems, settings, data="x", draft_model="d", base_model="b", seed=0, **about)
     with Record(path, head, Sample) as record:
-        return evaluate(
-            problems, settings, record, draft=pair.draft, base=pair.base, **{"warm_up": False, **options}
-        )
+        return evaluate(problems, settings, record, Runtimes(pair.draft, pair.base, reward=reward), how)
 
 
 def timeless(path):
