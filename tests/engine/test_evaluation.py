@@ -5,6 +5,7 @@ import json
 from specreason_sgl import SpecReasonConfig
 from specreason_sgl.bench.parts import measure
 from specreason_sgl.bench.setup import Bench
+from specreason_sgl.evaluation import RunOptions, Runtimes
 from specreason_sgl.evaluation.calibrate import calibrate, grid
 from specreason_sgl.evaluation.certify import Guarantee
 from specreason_sgl.evaluation.disagreements import REGRET, branch_problems
@@ -20,12 +21,12 @@ CONFIG = SpecReasonConfig(temperature=0.0, token_budget=40, step_tokens=20, answ
 def test_a_calibration_measures_its_settings_and_goes_on_where_it_was(tmp_path, draft, base):
     settings = grid({"token_budget": 20, "answer_tokens": 8, "temperature": 0.0}, deltas=(1, 3))
     record, guarantee = tmp_path / "record.jsonl", Guarantee(5, 0.9)
-    common = {"draft": draft, "base": base, "concurrency": 2}
-    made = calibrate(PROBLEMS, settings, guarantee, record, **common)
+    where, how = Runtimes(draft, base), RunOptions(concurrency=2)
+    made = calibrate(PROBLEMS, settings, guarantee, record, where, how)
     assert [point.knobs["delta"] for point in made.curve] == [1, 3]
     assert made.chosen is None  # two problems show nothing
     assert all(point.seconds > 0 and point.prefills > 0 for point in made.curve)
-    assert calibrate(PROBLEMS, settings, guarantee, record, **common) == made
+    assert calibrate(PROBLEMS, settings, guarantee, record, where, how) == made
 
 
 def test_disagreements_of_two_vocabularies_are_branched(tmp_path, draft, base):
