@@ -16,13 +16,18 @@ IGNORED = (
 )  # fmt: skip
 
 
-def _describe_ignored(schema: dict[str, Any]) -> None:
+def _describe(schema: dict[str, Any]) -> None:
+    """Add what is ignored, and that a message without a content must call something."""
     for name in IGNORED:
         schema["properties"].setdefault(name, {"description": "Accepted, and not read."})
+    schema["anyOf"] = [
+        {"required": ["content"], "properties": {"content": {"type": "string"}}},
+        {"required": ["tool_calls"], "properties": {"tool_calls": {"type": "array", "minItems": 1}}},
+    ]
 
 
 class ChatMessage(Strict):
-    model_config = ConfigDict(json_schema_extra=_describe_ignored)
+    model_config = ConfigDict(json_schema_extra=_describe)
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content | None = None

@@ -14,9 +14,11 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     create_model,
     model_validator,
 )
+from pydantic_core import CoreSchema
 
 from specreason_sgl.reasoning.config import SpecReasonConfig
 from specreason_sgl.reasoning.knobs import Knob
@@ -121,8 +123,9 @@ def _whole(value: Any) -> Any:
 
 Text = Annotated[str, AfterValidator(_check_unicode)]
 Content = Annotated[Text, BeforeValidator(join_parts)]
-Tokens = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=MOST_TOKENS)]
-Choices = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=MOST_CHOICES)]
+# The range stands before the validator: after it, the schema would call it `ge` and `le`, which say nothing.
+Tokens = Annotated[int, Field(ge=1, le=MOST_TOKENS), BeforeValidator(_whole)]
+Choices = Annotated[int, Field(ge=1, le=MOST_CHOICES), BeforeValidator(_whole)]
 Stops = Annotated[Text | list[Text], Field(description="Up to 4 texts that end the answer.")]
 
 
@@ -135,6 +138,28 @@ class Strict(BaseModel):
     @classmethod
     def _drop_nulls(cls, data: Any) -> Any:
         return without_nulls(data)
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        described = handler(schema)
+        whole = handler.resolve_ref_schema(described)
+        needed = whole.get("required", ())
+        for name, value in whole.get("properties", {}).items():
+            if name not in needed:
+                whole["properties"][name] = _nullable(value)
+        return described
+
+
+def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a value that may also be null."""
+    kinds = schema.get("anyOf", [])
+    if {"type": "null"} in kinds or None in schema.get("enum", ()):
+        return schema
+    about = {name: schema[name] for name in ("title", "description", "default") if name in schema}
+    kind = {name: value for name, value in schema.items() if name not in about}
+    return {"anyOf": [kind, {"type": "null"}], **about} if kind else schema
 
 
 # The share of the token budget that an effort allows, in eighths.

@@ -199,5 +199,7 @@ def test_the_description_of_the_api_names_what_it_takes(url):
         asked = schema["components"]["schemas"][f"{kind}Request"]["properties"][name]
         assert 1 in (asked.get("minItems"), asked.get("minLength"))  # an empty one is refused
     asked = schema["components"]["schemas"]["ChatRequest"]["properties"]
+    count, null = asked["n"]["anyOf"]
+    assert (count["minimum"], count["maximum"], null) == (1, 8, {"type": "null"})
     assert asked["model"]["enum"] == ["two", "two-base", "two-draft"]
     assert [*schema["paths"]["/metrics"]["get"]["responses"]["200"]["content"]] == ["text/plain"]
