@@ -86,7 +86,7 @@ class Ahead:
     """Has the draft model write ahead and the base model judge what it wrote.
 
     Drafting pauses while the draft model is not worth asking: its drafts are useless, its runtime fails, its
-    context is full, or, where the settings allow it, drafting saves no time at this load.
+    context is full, or, where the settings allow it, the base model writes alone at this load.
 
     Args:
         run: the run.
@@ -141,14 +141,14 @@ class Ahead:
     def advanced(self, piece: Step, text: str) -> None:
         """Record that the chain grew by a piece, and how long that took; tell whoever watches."""
         began, self._began = self._began, self._run.now()
-        self._policy.load.record(piece, self._began - began)
+        self._policy.load.record(piece.tokens, self._began - began)
         if live := self._run.live:
             live.advanced(text, self._run.chain.open_step, is_drafting=self._drafter is not None)
 
     def answered(self, answer: Written | None) -> Written | None:
         """Record how long the base model took for the answer; returns the answer."""
         if answer:
-            self._policy.load.wrote(answer.call.completion_tokens, answer.call.seconds)
+            self._policy.load.record(answer.call.completion_tokens, answer.call.seconds)
         return answer
 
     # Drafting.

@@ -1,6 +1,6 @@
-"""When the draft model is asked: pauses after useless drafts, after failures of its runtime, and under load.
+"""When the draft model is asked: pauses after useless drafts and after failures of its runtime.
 
-All follow the same policy: a pause of some steps, twice as long each time until drafting is useful again.
+Both follow the same policy: a pause of some steps, twice as long each time until drafting is useful again.
 """
 
 import logging
@@ -11,13 +11,39 @@ from typing import Literal
 
 from specreason_sgl.lang.endpoint import Endpoint
 from specreason_sgl.reasoning.config import SpecReasonConfig
-from specreason_sgl.reasoning.load import Backoff, Load
+from specreason_sgl.reasoning.load import Load
 from specreason_sgl.reasoning.trace import Step
 
 USEFUL_CREDIT = 2  # drafts; a useful draft saves at least the time that two useless drafts cost
 USEFUL_TOKENS = 8  # kept before a correction; reading fewer takes the base model as long as writing them
 LONGEST_PAUSE = 60.0  # seconds; ends a pause after a failure, however few steps have passed
 log = logging.getLogger(__name__)
+
+
+class Backoff:
+    """A pause counted in steps, so that equal runs pause at equal steps. Each pause is twice the last.
+
+    Args:
+        first, longest: lengths of a pause, in steps.
+    """
+
+    def __init__(self, first: int, longest: int):
+        self._first = self._next = first
+        self._longest = longest
+        self.left = 0
+
+    def begin(self) -> int:
+        """Begin a pause; returns its length in steps."""
+        self.left, self._next = self._next, min(2 * self._next, self._longest)
+        return self.left
+
+    def step(self) -> None:
+        """Record that a step has passed."""
+        self.left = max(self.left - 1, 0)
+
+    def reset(self) -> None:
+        """End the pause; the next one is short again."""
+        self.left, self._next = 0, self._first
 
 
 def is_paused(steps: Sequence[Step], patience: int) -> bool:
@@ -127,7 +153,7 @@ class Policy:
 
     Attributes:
         breaker: what its failures say.
-        load: what the measured times say.
+        load: whether drafting pays at the present load.
     """
 
     def __init__(self, name: str):

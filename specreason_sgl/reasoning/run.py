@@ -18,7 +18,7 @@ from specreason_sgl.lang.sglang_fixes import copy_defaults_quickly
 from specreason_sgl.reasoning.chain import Chain, OnStep
 from specreason_sgl.reasoning.config import Question, SpecReasonConfig
 from specreason_sgl.reasoning.live import Live, OnDraft, OnText
-from specreason_sgl.reasoning.pauses import breaker_of
+from specreason_sgl.reasoning.pauses import policy_of
 from specreason_sgl.reasoning.trace import Call, Purpose, Side, Stop, Trace
 
 if TYPE_CHECKING:
@@ -136,10 +136,12 @@ class Run:
         self._started = self._began - self._seconds_before
         self._limit(s, "base")
         self._cancel.add(self)
+        is_pair = len(endpoints) == 2
         try:
-            self._ask()
-            s += self.chain.text
-            yield self
+            with policy_of(endpoints["draft"]).load.run() if is_pair else contextlib.nullcontext():
+                self._ask()
+                s += self.chain.text
+                yield self
         except BaseException as error:
             raise self._fail(error) from error.__cause__
         finally:
@@ -264,7 +266,7 @@ class Run:
         endpoint = state.stream_executor.backend
         deadline, retry_for = self._began + (math.inf if self._timeout is None else self._timeout), math.inf
         if side == "draft" and "base" in self.endpoints:
-            seconds = breaker_of(endpoint).timeout(self.config.draft_timeout)
+            seconds = policy_of(endpoint).breaker.timeout(self.config.draft_timeout)
             deadline, retry_for = min(deadline, time.monotonic() + seconds), 0.0
         endpoint.limit(state, deadline, retry_for)
 

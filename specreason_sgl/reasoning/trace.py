@@ -22,7 +22,7 @@ UNDRAFTED: dict[Undrafted, str] = {
     "failure": "the draft runtime failed",
     "breaker": "a pause after the draft runtime failed",
     "context": "the draft model's context is full",
-    "load": "drafting saves no time at this load",
+    "load": "the base model alone is faster at this load, or on trial",
 }
 
 
@@ -114,7 +114,8 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         calls: the requests made for this step, in order. An aborted draft is in `Trace.wasted`.
         undrafted: why the draft model did not write the step, though it was its turn: `rejections`, a pause
             after useless drafts; `failure`, its runtime failed; `breaker`, a pause after such a failure;
-            `context`, its context is full; `load`, drafting saves no time at this load. Else None.
+            `context`, its context is full; `load`, the base model alone is faster at this load, or on
+            trial. Else None.
         undrafted_detail: the error message of a `failure`.
     """
 

@@ -70,11 +70,19 @@ class Metrics:
             "specreason_drafting_state", "1 in the present state: drafting, wide (the base model reads whole "
             "steps), or alone (it writes alone where at_load allows it).", ["state"],
         )  # fmt: skip
+        self.level = gauge(
+            "specreason_drafting_level",
+            "Runs in flight, as a power of 2, at which the speedup and the seconds a token are measured.",
+        )
         self.speedup = gauge(
             "specreason_drafting_speedup", "Time of a token by the base model alone over that with drafting."
         )
         self.token_seconds = gauge(
-            "specreason_token_seconds", "Seconds a token, of each model and of both together.", ["author"]
+            "specreason_token_seconds", "Seconds that a run takes for a token that it keeps, in each state.",
+            ["state"],
+        )  # fmt: skip
+        self.draft_seconds = gauge(
+            "specreason_draft_seconds", "Seconds a token that the draft model takes to write."
         )
         self.read_seconds = gauge(
             "specreason_read_seconds", "Seconds that the base model takes to read a draft."
@@ -121,8 +129,8 @@ class Metrics:
             return
         for state in get_args(State):
             self.drafting.labels(state).set(load.state == state)
-        seconds = {"draft": load.draft_seconds, "base": load.base.seconds, "both": load.speculating.seconds}
-        for author, measured in seconds.items():
-            self.token_seconds.labels(author).set(measured or math.nan)
+            self.token_seconds.labels(state).set(load.level.seconds.get(state, math.nan))
+        self.level.set(load.level.runs)
         self.speedup.set(load.speedup or math.nan)
+        self.draft_seconds.set(load.draft_seconds or math.nan)
         self.read_seconds.set(load.read_seconds or math.nan)

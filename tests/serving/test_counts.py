@@ -1,7 +1,6 @@
 """What the API and the metrics count of a run."""
 
-from specreason_sgl.reasoning.load import Load
-from specreason_sgl.reasoning.trace import Step
+from specreason_sgl.reasoning.load import Level, Load
 from specreason_sgl.serving.metrics import Metrics
 from specreason_sgl.serving.replies import usage
 from tests.support.traces import make_corrected, make_trace
@@ -39,14 +38,16 @@ def test_metrics_say_whether_drafting_pays_and_by_what_times():
     metrics, load = Metrics(), Load()
     metrics.watch(load)
     load.drafted(10, 0.05)
-    load.wrote(10, 0.2)
-    load.record(Step("a", "draft", "delimiter", 5000), 200.0)
+    load.level = Level(16, best="wide")
+    load.level.seconds = {"wide": 0.02, "alone": 0.03}
     lines = metrics.text().decode().splitlines()
     assert {
         'specreason_drafting_state{state="wide"} 1.0',
         'specreason_drafting_state{state="drafting"} 0.0',
-        'specreason_token_seconds{author="draft"} 0.005',
-        'specreason_token_seconds{author="base"} 0.02',
+        "specreason_drafting_level 16.0",
+        "specreason_drafting_speedup 1.5",
+        'specreason_token_seconds{state="wide"} 0.02',
+        'specreason_token_seconds{state="drafting"} NaN',
+        "specreason_draft_seconds 0.005",
         "specreason_read_seconds NaN",
-        "specreason_drafting_speedup NaN",  # measured anew in each state
     } <= set(lines)

@@ -20,7 +20,7 @@ const UNDRAFTED = {
   failure: "the draft runtime failed",
   breaker: "a pause after the draft runtime failed",
   context: "the draft model's context is full",
-  load: "drafting saves no time at this load",
+  load: "the base model alone is faster at this load, or on trial",
 };
 
 const $ = (id) => document.getElementById(id);
