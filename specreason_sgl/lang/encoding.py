@@ -43,7 +43,7 @@ class GuardedEncoder:
         self._backend = tokenizer.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
-        self._texts: dict[int, str] = {}  # by token id
+        self._texts: dict[int, str | None] = {}  # by token id
         self._known = Memory(KNOWN_IDS)  # ids of texts
         self._choices = Memory(1024)
 
@@ -59,11 +59,10 @@ class GuardedEncoder:
     def text_of(self, id: int) -> str | None:
         """A token's text, if it is the same wherever the token stands: whole characters, in a vocabulary of
         bytes. Others (SentencePiece) write a space before a token, or not."""
-        if not isinstance(self._backend.decoder, ByteLevel):
-            return None
-        if (text := self._texts.get(id)) is None:
-            text = self._texts[id] = self.decode([id])
-        return None if UNFINISHED in text else text
+        if id not in self._texts:
+            text = self.decode([id]) if isinstance(self._backend.decoder, ByteLevel) else UNFINISHED
+            self._texts[id] = None if UNFINISHED in text else text
+        return self._texts[id]
 
     def guard(self, content: str, keep: Collection[int] = ()) -> str:
         """Content with the control tokens in it replaced by marks.

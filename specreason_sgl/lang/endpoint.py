@@ -264,14 +264,24 @@ class Endpoint(RuntimeEndpoint):
         """
         self.requests.tie(state, others)
 
-    def room(self, state: ProgramState, extra: str = "") -> float:
+    def room(self, state: ProgramState, extra: str = "", enough: float = math.inf) -> float:
         """How many more tokens fit into the model's context after a state's text, `extra` after it; infinite
-        where the server does not say how long its context is."""
+        where the server does not say how long its context is.
+
+        Args:
+            state: a state on this endpoint.
+            extra: text that follows.
+            enough: where the text's bytes leave so much room, its tokens, which are fewer, are not counted,
+                and the number may be too low.
+        """
         if self.context_length is None:
             return math.inf
         s = state.stream_executor
         s.sync()
-        return self.context_length - len(self.chat_template.encode(s, extra))
+        room = self.context_length - len((s.text_ + extra).encode())
+        if room < enough:
+            room = self.context_length - len(self.chat_template.encode(s, extra))
+        return room
 
     def in_flight(self) -> int:
         """How many requests of this endpoint have not been answered yet."""

@@ -212,7 +212,7 @@ class Ahead:
         ends_thinking = drafted.end in ("eos", "think")
         has_tokens = bool(drafted.whole) or ends_thinking
         askable = is_askable(drafted.text, verifier) if verifier else has_tokens
-        if not askable or run.room(self._s, before + drafted.text) < 0:
+        if not askable or run.room(self._s, before + drafted.text, enough=0) < 0:
             return _Pending(drafted)
         if self._is_sure(drafted):
             return _Pending(drafted, is_sure=True)

@@ -164,7 +164,7 @@ class Drafter:
 
     def _write_step(self) -> Step:
         run, endpoint, lead = self._run, self._state.stream_executor.backend, self._chain.lead
-        if endpoint.room(self._state) < LEAST_ROOM:
+        if endpoint.room(self._state, enough=LEAST_ROOM) < LEAST_ROOM:
             raise ContextLengthExceeded("the draft model's context is full")
         draft = _Draft()
         if run.live or run.config.window:

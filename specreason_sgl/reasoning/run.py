@@ -203,14 +203,15 @@ class Run:
     def _is_late(self) -> bool:
         return self._timeout is not None and time.monotonic() >= self._began + self._timeout
 
-    def room(self, state: ProgramState, extra: str = "") -> float:
+    def room(self, state: ProgramState, extra: str = "", enough: float = math.inf) -> float:
         """Tokens of the base model's context that are left for the chain of thought, after a state's text and
-        `extra`."""
-        return state.stream_executor.backend.room(state, extra) - self._reserved_tokens
+        `extra`; `enough` as in `Endpoint.room`."""
+        reserved = self._reserved_tokens
+        return state.stream_executor.backend.room(state, extra, enough + reserved) - reserved
 
     def why_stop(self) -> Stop | None:
         """Why the thinking ends here, or None."""
-        return self.chain.why_stop() or ("context" if self.room(self.main) <= 0 else None)
+        return self.chain.why_stop() or ("context" if self.room(self.main, enough=1) <= 0 else None)
 
     def trace(self, stop: Stop, answer: "Written | None" = None) -> Trace:
         """The record so far.

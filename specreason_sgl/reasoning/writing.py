@@ -66,7 +66,7 @@ def begin(
     config, name = run.config, f"{purpose}{len(state.stream_executor.variable_event)}"
     run.adopt(state, side)  # `draft_timeout` starts again
     if side == "base":
-        max_tokens = min(max_tokens, run.room(state, lead))
+        max_tokens = min(max_tokens, run.room(state, lead, enough=max_tokens))
     state += lead + sgl.gen(
         name,
         max_tokens=max(int(max_tokens), 1),

@@ -38,6 +38,16 @@ def test_a_request_asks_for_no_more_than_the_context_holds(scripted, endpoint):
     assert len(scripted.generated()) == 2
 
 
+def test_room_is_counted_in_tokens_where_the_bytes_do_not_leave_enough(endpoint):
+    state = run(endpoint)
+    endpoint.context_length = 1000
+    by_bytes = 1000 - len(f"{state.text()} déjà".encode())
+    exact = endpoint.room(state, " déjà")
+    assert by_bytes < exact < 1000
+    assert endpoint.room(state, " déjà", enough=by_bytes) == by_bytes
+    assert endpoint.room(state, " déjà", enough=by_bytes + 1) == exact
+
+
 def test_a_launched_server_brings_its_key(scripted):
     scripted.api_key = "of this launch"
     with Endpoint(scripted, timeout=20) as endpoint:
