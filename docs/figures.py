@@ -7,6 +7,7 @@ A table stands under a comment that names it, such as <!-- figures: one-at-a-tim
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from specreason_sgl.display import judges as judges_view
 from specreason_sgl.display.markdown import markdown_table
 from specreason_sgl.display.pictures import png, trade_off
 from specreason_sgl.evaluation import judges
+from specreason_sgl.evaluation.groups import Group
 from specreason_sgl.evaluation.projection import Speeds, project
-from specreason_sgl.evaluation.report import Report, Row
+from specreason_sgl.evaluation.report import Report, Row, figures
 
 ROOT = Path(__file__).parents[1]
 TEXTS = ("RESULTS.md", "README.md")
@@ -23,7 +25,7 @@ TABLE = re.compile(r"(<!-- figures: (\S+) -->\n\n)(?:\|.*\n)*")
 NAMES = {
     "base": "base alone", "draft": "draft alone", "paper": "the paper's method", "correct": "the default",
 }  # fmt: skip
-LATENCY = ("base", "correct")
+LATENCY = ("base", "correct", "draft")
 ONE_AT_A_TIME = (
     "base", *(f"correct delta={delta} window=auto" for delta in (1, 2, 3, 5)), "correct delta=3 window=step",
     "paper", "pipelined", "draft",
@@ -48,7 +50,19 @@ LOADED = ("to base, points", *SHORT, "prefills")
 @cache
 def rows(run: str) -> dict[str, Row]:
     """The figures of a run in results/, by setting."""
-    return {row.setting: row for row in Report.read(published(run)).rows}
+    return {row.setting: row for row in figures(groups(run))}
+
+
+def groups(run: str) -> list[Group]:
+    """The samples of a run in results/, by setting. `latency` takes those of draft alone from the earlier run
+    of the same problems on the same kind of machine."""
+    groups = list(Report.read(published(run)).groups)
+    if run == "latency":
+        (draft,) = (
+            group for group in Report.read(published("one-at-a-time")).groups if group.name == "draft"
+        )
+        groups.append(replace(draft, comparable=groups[0].comparable))
+    return groups
 
 
 def published(run: str) -> Path:
@@ -74,14 +88,13 @@ def table(rows: Sequence[Row], columns: Iterable[str] = COLUMNS) -> str:
 def assumed_table() -> str:
     """What the requests of one problem at a time would take at the speeds of large models on GPUs."""
     heads = ["", "in turns, s", "overlapped, s", "times faster, in turns", "times faster, overlapped"]
-    groups = {group.name: group for group in Report.read(published("latency")).groups}
     lines = [
         [
             _title(each.setting),
             *(f"{seconds.value:.2f}" for seconds in (each.in_turns, each.overlapped)),
             *(times.shown() or "1" for times in (each.over_base_in_turns, each.over_base_overlapped)),
         ]
-        for each in project([groups[setting] for setting in LATENCY], Speeds())
+        for each in project(groups("latency"), Speeds())
     ]
     return markdown_table(heads, lines)
 
@@ -117,11 +130,11 @@ def _plain(text: str) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "primary": lambda: table(chosen("primary", "base", "correct delta=1"), LOADED),
     "pilot": lambda: table(chosen("pilot", *PILOT), LOADED),
-    "latency": lambda: table(chosen("latency", *LATENCY), LOADED),
+    "latency": lambda: table(chosen("latency", *LATENCY)),
     "latency-assumed": assumed_table,
     "one-at-a-time": lambda: table(chosen("one-at-a-time", *ONE_AT_A_TIME)),
     "one-at-a-time-short": lambda: table(
-        [*chosen("latency", *LATENCY), *chosen("one-at-a-time", "paper", "draft")], SHORT
+        [*chosen("latency", "base", "correct"), *chosen("one-at-a-time", "paper", "draft")], SHORT
     ),
     "judges": judges_table,
 }
