@@ -15,7 +15,7 @@ test: lint  ## all tests: those on real runtimes beside the others
 unit: lint only-unit  ## without the tests that start SGLang
 
 weights: $(VENV)/.installed  # of the notebook, which comes last
-	$(BIN)/specreason-sgl models fetch mini
+	nice -n 19 $(BIN)/specreason-sgl models fetch mini
 
 only-engine: $(VENV)/.installed
 	$(BIN)/python -m pytest -m engine --durations=15 tests
