@@ -54,7 +54,7 @@ def chain(pair):
     """What programs/correct.py writes, from empty caches."""
     with Endpoint(pair.draft) as draft, Endpoint(pair.base) as base:
         fresh(draft, base)
-        budgets = {"token_budget": 40, "step_tokens": 24, "answer_tokens": 4}
+        budgets = {"token_budget": 40, "step_tokens": 12, "answer_tokens": 4}
         return correct.run(question=QUESTION, draft=draft, backend=base, **budgets)["chain"]
 
 

@@ -21,7 +21,7 @@ CONFIG = SpecReasonConfig(temperature=0.0, token_budget=40, step_tokens=20, answ
 def test_a_calibration_measures_its_settings_and_goes_on_where_it_was(tmp_path, draft, base):
     settings = grid({"token_budget": 20, "answer_tokens": 8, "temperature": 0.0}, deltas=(1, 3))
     record, guarantee = tmp_path / "record.jsonl", Guarantee(5, 0.9)
-    where, how = Runtimes(draft, base), RunOptions(concurrency=2)
+    where, how = Runtimes(draft, base), RunOptions(concurrency=2, warm_up=False)
     made = calibrate(PROBLEMS, settings, guarantee, record, where, how)
     assert [point.knobs["delta"] for point in made.curve] == [1, 3]
     assert made.chosen is None  # two problems show nothing
