@@ -19,8 +19,8 @@ from tests.docs.pages import PAGES, ROOT, commands
 
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-# What nobody here can check; docs/guides/clients.md says with which versions its commands were run.
-OTHERS = {".", "cd", "echo", "export", "for", "inspect", "litellm", "lm_eval", "printf"}
+# What nobody here can check; the pages say with which versions such commands were run.
+OTHERS = {".", "cd", "echo", "export", "for", "inspect", "litellm", "lm_eval", "printf", "schemathesis"}
 # A file or folder that the reader has, in the place of one that is here.
 STANDS_FOR = {"trace.json": "LICENSE", "specreason-20260101-120000-42.json": "LICENSE"}
 
