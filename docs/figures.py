@@ -15,9 +15,9 @@ from specreason_sgl.display import judges as judges_view
 from specreason_sgl.display.markdown import markdown_table
 from specreason_sgl.display.pictures import png, trade_off
 from specreason_sgl.evaluation import judges
-from specreason_sgl.evaluation.groups import Group
+from specreason_sgl.evaluation.groups import Group, load
 from specreason_sgl.evaluation.projection import Speeds, project
-from specreason_sgl.evaluation.report import Report, Row, figures
+from specreason_sgl.evaluation.report import Row, figures
 
 ROOT = Path(__file__).parents[1]
 TEXTS = ("RESULTS.md", "README.md")
@@ -56,13 +56,11 @@ def rows(run: str) -> dict[str, Row]:
 def groups(run: str) -> list[Group]:
     """The samples of a run in results/, by setting. `latency` takes those of draft alone from the earlier run
     of the same problems on the same kind of machine."""
-    groups = list(Report.read(published(run)).groups)
+    read = load([published(run)])
     if run == "latency":
-        (draft,) = (
-            group for group in Report.read(published("one-at-a-time")).groups if group.name == "draft"
-        )
-        groups.append(replace(draft, comparable=groups[0].comparable))
-    return groups
+        (draft,) = (group for group in load([published("one-at-a-time")]) if group.name == "draft")
+        read.append(replace(draft, comparable=read[0].comparable))
+    return read
 
 
 def published(run: str) -> Path:
@@ -70,17 +68,18 @@ def published(run: str) -> Path:
 
 
 def chosen(run: str, *settings: str) -> list[Row]:
+    """The figures of some settings of a run, in this order."""
     return [rows(run)[setting] for setting in settings]
 
 
-def table(rows: Sequence[Row], columns: Iterable[str] = COLUMNS) -> str:
+def table(settings: Sequence[Row], columns: Iterable[str] = COLUMNS) -> str:
     """A line for each setting."""
-    samples = {row.samples for row in rows}
+    samples = {row.samples for row in settings}
     is_same = len(samples) == 1
     heads = ["", f"right of {samples.pop()}" if is_same else "right", *columns]
     lines = [
         [_title(row.setting), _right(row, not is_same), *(COLUMNS[column](row) for column in columns)]
-        for row in rows
+        for row in settings
     ]
     return markdown_table(heads, lines)
 

@@ -185,11 +185,6 @@ def policy_of(endpoint: Endpoint) -> Policy:
         return _policies.setdefault(url, Policy(url))
 
 
-def breaker_of(endpoint: Endpoint) -> Breaker:
-    """The breaker of a draft endpoint's server."""
-    return policy_of(endpoint).breaker
-
-
 def forget_failures(endpoint: Endpoint) -> None:
     """Treat a draft endpoint's server as a new one, which never failed and was not measured."""
     with _policies_lock:

@@ -74,7 +74,7 @@ class CalledFunction(Strict):
 
 class ToolCall(Strict):
     id: Text
-    type: Literal["function"] | None = "function"
+    type: Literal["function"] = "function"
     function: CalledFunction
 
     def as_text(self) -> str:

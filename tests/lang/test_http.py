@@ -55,7 +55,7 @@ def test_a_stream_that_stalls_does_not_get_the_time_twice(scripted):
         handler.end_headers()
         scripted.released.wait(0.8)
         handler.wfile.write(b"data: " + json.dumps(part_of(answer("Hello"), "Hel")).encode() + b"\n\n")
-        scripted.released.wait(0.7)  # less than the whole time, after which nothing may be taken any more
+        scripted.released.wait(0.7)  # in all too late, unless the first part began the time anew
         handler.wfile.write(b"data: " + json.dumps(answer("Hello")).encode() + b"\n\ndata: [DONE]\n\n")
         scripted.released.wait(20)
 

@@ -4,7 +4,7 @@ import pytest
 
 from specreason_sgl import Correct, Rewrite, SpecReasonConfig, solve_alone
 from specreason_sgl.errors import ContextLengthExceeded
-from specreason_sgl.reasoning.pauses import breaker_of
+from specreason_sgl.reasoning.pauses import policy_of
 from specreason_sgl.reasoning.verifiers import QUESTION, UtilityScore
 from tests.support.checks import check_books, check_books_of_streams, what_was_decided
 from tests.support.writers import steps_of
@@ -129,7 +129,7 @@ def test_the_base_model_continues_after_the_end_of_the_drafts_context(pair, cont
     assert set(authors[change:]) == {"base"}
     assert {step.undrafted for step in trace.steps[change:]} == {"context"}
     assert len(authors) == 40
-    assert breaker_of(pair.draft).ask() == "closed"  # the runtime has not failed
+    assert policy_of(pair.draft).breaker.ask() == "closed"  # the runtime has not failed
 
 
 @pytest.mark.parametrize("repair", [Rewrite(), Correct(window=None)], ids=str)

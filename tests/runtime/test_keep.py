@@ -261,7 +261,7 @@ def test_stop_does_not_wait_for_the_next_restart():
         wait_until(lambda: keeper.snapshot()["base"].state == "restarting", 30)
         started = time.monotonic()
         keeper.stop()
-        assert time.monotonic() - started < 25
+        assert time.monotonic() - started < 5
         wait_until(lambda: not watching("base"))
 
 
@@ -288,7 +288,7 @@ def test_stop_does_not_wait_for_an_answer():
         tell(base, "/hang")
         started = time.monotonic()
         keeper.stop()
-        assert time.monotonic() - started < 25
+        assert time.monotonic() - started < 5
     wait_until(lambda: not watching("base"))  # its server has gone
     assert gone(base.pid)
 
