@@ -138,8 +138,8 @@ def midway(rig: "Rig", cell: Cell, seen: Seen) -> Callable:
     def send(handler) -> None:
         streamed(*events[:half], done=False)(handler)
         wait_until(lambda: any("7 so\n\ndraft" in read.turn for read in rig.pair.of("read")), 5)
-        handler.has_begun = rig.hit = True
-        rest = FAULTS[cell.fault](rig, cell, seen)
+        handler.has_begun = True
+        rest = rig.hit_by(FAULTS[cell.fault], cell, seen)
         if rest is None:  # the proxy's faults spoil what comes
             body = b"".join(b"data: %s\n\n" % json.dumps(event).encode() for event in events[half:])
             sends(handler, body + b"data: [DONE]\n\n")
@@ -212,6 +212,9 @@ class Rig:
             stack.enter_context(Endpoint(proxy.url, retry_for=RETRY_FOR)) for proxy in self.proxies.values()
         ]
         self.pair = Pair(*servers, *endpoints)
+        self.hit = False  # whether the fault came
+        self._cell: Cell | None = None  # whose fault it is
+        self._lock = threading.Lock()
         self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         self._two, self._seven = (self._token(digit) for digit in "27")
         self._urls: dict[str, str] = {}
@@ -230,7 +233,9 @@ class Rig:
         return self._seven if ids[at] == self._two and before.endswith("\n\ndraft ") else None
 
     def calm(self, repair: str) -> None:
-        """There is no fault."""
+        """There is no fault, and none that is still to come."""
+        with self._lock:
+            self._cell = None
         self.set(repair, lambda seen: None)
         self.pair.draft.requests.timeout = self.pair.base.requests.timeout = 20.0
         for side in self.proxies:
@@ -245,19 +250,28 @@ class Rig:
             )
 
     def spoil(self, cell: Cell) -> None:
-        fault = midway if cell.phase == "window" else FAULTS[cell.fault]
         chosen = replies_at(cell.purpose, cell, float("inf") if cell.forever else 1)
-        self.hit = False
+        self.hit, self._cell = False, cell
 
         def before(seen: Seen):
             if not cell.hits(seen) or not chosen(seen):
                 return None
-            self.hit |= cell.phase != "window"  # `midway` comes to its fault later
-            return fault(self, cell, seen)
+            if cell.phase == "window":
+                return midway(self, cell, seen)
+            return self.hit_by(FAULTS[cell.fault], cell, seen)
 
         self.set(cell.repair, before)
         if cell.fault in HANGS:
             self.pair.base.requests.timeout = SHORT
+
+    def hit_by(self, fault: Callable, cell: Cell, seen: Seen):
+        """What the fault answers a request with. It comes too late where the cell is over: a busy machine
+        may have kept the request waiting."""
+        with self._lock:
+            if self._cell is not cell:
+                return None
+            self.hit = True
+            return fault(self, cell, seen)
 
     def errors(self) -> list[str]:
         """What the scripted servers raised."""

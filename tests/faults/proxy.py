@@ -13,7 +13,12 @@ RESET = struct.pack("ii", 1, 0)  # linger for 0 s: closing sends a reset
 
 class Link:
     """A client's connection, and the one behind it. `fault` is called with what comes of the answer; it
-    passes on what it likes."""
+    passes on what it likes.
+
+    Whoever closes it only shuts its sockets down; they are freed when both directions have ended. A socket
+    that is freed while another thread is about to use it has its number given to the next connection, which
+    that thread would then read from, or end.
+    """
 
     def __init__(self, client: socket.socket, server: socket.socket):
         self.client, self.server = client, server
@@ -21,6 +26,18 @@ class Link:
         self.fault: Callable[[Link, bytes], None] | None = None
         self.head, self.passed = True, 0  # whether the body has not begun yet; bytes of it that came
         self.closed = threading.Event()
+        self._lock = threading.Lock()
+        self._ends = [threading.Thread(target=pump, daemon=True) for pump in (self.up, self.down)]
+        self._running = len(self._ends)
+
+    def start(self) -> None:
+        for thread in self._ends:
+            thread.start()
+
+    def join(self) -> None:
+        """Wait until the sockets are freed."""
+        for thread in self._ends:
+            thread.join()
 
     def up(self) -> None:
         while data := self._receive(self.client):
@@ -30,7 +47,7 @@ class Link:
             self.request += data
             with contextlib.suppress(OSError):
                 self.server.sendall(data)
-        self.close()
+        self._end()
 
     def down(self) -> None:
         while data := self._receive(self.server):
@@ -39,7 +56,7 @@ class Link:
                 fault(self, data)
             else:
                 self.send(data)
-        self.close()
+        self._end()
 
     def send(self, data: bytes) -> None:
         with contextlib.suppress(OSError):
@@ -58,13 +75,24 @@ class Link:
         return data[:at], data[at:]
 
     def close(self, reset: bool = False) -> None:
-        self.closed.set()
-        for sock in (self.client, self.server):
-            with contextlib.suppress(OSError):
-                if reset:
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-                sock.shutdown(socket.SHUT_RD if reset else socket.SHUT_RDWR)  # wakes who reads
-            sock.close()
+        with self._lock:
+            if self.closed.is_set():
+                return
+            self.closed.set()
+            for sock in (self.client, self.server):
+                with contextlib.suppress(OSError):  # the other end has gone
+                    if reset:
+                        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                    sock.shutdown(socket.SHUT_RD if reset else socket.SHUT_RDWR)  # wakes who reads
+
+    def _end(self) -> None:
+        """A direction has ended; the last one frees the sockets."""
+        self.close()
+        with self._lock:
+            self._running -= 1
+            if not self._running:
+                self.client.close()
+                self.server.close()
 
     @staticmethod
     def _receive(sock: socket.socket) -> bytes:
@@ -146,13 +174,16 @@ class Proxy:
             links, self._links = self._links, []
         for link in links:
             link.close(reset=True)
+        for link in links:
+            link.join()
         if seconds is not None:
             threading.Timer(seconds, self.accept).start()
 
     def accept(self) -> None:
         """Take connections again, where that was refused."""
-        if not self._listener.is_alive() and not self._ended:
-            self._listen()
+        with self._lock:
+            if not self._listener.is_alive() and not self._ended:
+                self._listen()
 
     def close(self) -> None:
         self._ended = True
@@ -177,8 +208,7 @@ class Proxy:
             link = Link(client, server)
             with self._lock:
                 self._links.append(link)
-            for pump in (link.up, link.down):
-                threading.Thread(target=pump, daemon=True).start()
+            link.start()
 
 
 def _bound(port: int) -> socket.socket:
