@@ -200,9 +200,13 @@ class Proxy:
         while True:
             try:
                 client, _ = self._socket.accept()
+            except OSError:  # it listens no longer
+                return
+            try:
                 server = socket.create_connection(self._target)
             except OSError:
-                return
+                client.close()
+                continue
             for sock in (client, server):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             link = Link(client, server)
