@@ -136,11 +136,12 @@ def problems_of(part: Part, data: str) -> list[Problem]:
 def servers(part: Part) -> Iterator[Runtimes]:
     """The pair, each model on its half of the cores; for `base-whole` another base server on all of them."""
     spec = get_pair(part.pair)
+    told = {"status": launch.print_progress, "progress": launch.print_progress}
     with ExitStack() as stack:
-        pair = stack.enter_context(launch.launch_pair(spec, pin=True, status=_say))
+        pair = stack.enter_context(launch.launch_pair(spec, pin=True, **told))
         running = {"draft": pair.draft, "base": pair.base}
         if "base-whole" in part.settings:
-            running["whole"] = stack.enter_context(launch.launch_whole(spec, status=_say))
+            running["whole"] = stack.enter_context(launch.launch_whole(spec, **told))
         connected = {
             side: stack.enter_context(Endpoint(server, timeout=TIMEOUT)) for side, server in running.items()
         }

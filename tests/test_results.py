@@ -22,11 +22,11 @@ def small(pair, monkeypatch):
     )
     started = []
 
-    def launch_pair(spec, *, pin, status):
+    def launch_pair(spec, *, pin, **_):
         started.append((spec.name, pin))
         return nullcontext(launch.Pair(draft, base))
 
-    def launch_whole(spec, *, status):
+    def launch_whole(spec, **_):
         started.append("whole")
         return nullcontext(base)
 
