@@ -16,7 +16,7 @@ from specreason_sgl.display.markdown import markdown_table
 from specreason_sgl.display.pictures import png, trade_off
 from specreason_sgl.evaluation import judges
 from specreason_sgl.evaluation.groups import Group, load
-from specreason_sgl.evaluation.projection import Speeds, project
+from specreason_sgl.evaluation.projection import Speeds, project, token_level
 from specreason_sgl.evaluation.report import Row, figures
 
 ROOT = Path(__file__).parents[1]
@@ -95,6 +95,13 @@ def assumed_table() -> str:
         ]
         for each in project(groups("latency"), Speeds())
     ]
+    lines += [
+        [
+            f"token-level, {each.window} at a time",
+            f"{each.seconds.value:.2f}", "", each.over_base.shown(), "",
+        ]
+        for each in token_level(groups("latency"), Speeds())
+    ]  # fmt: skip
     return markdown_table(heads, lines)
 
 

@@ -7,7 +7,7 @@ from specreason_sgl.display.parts import STOPS
 from specreason_sgl.evaluation.estimates import LEAST, RESAMPLES
 from specreason_sgl.evaluation.groups import Group, Run
 from specreason_sgl.evaluation.judgements import LARGE, judgements
-from specreason_sgl.evaluation.projection import Speeds, project
+from specreason_sgl.evaluation.projection import Speeds, project, token_level
 from specreason_sgl.evaluation.provenance import Provenance
 from specreason_sgl.evaluation.report import Row
 
@@ -98,6 +98,13 @@ def projection(groups: Sequence[Group], speeds: Speeds) -> Table:
         ]
         for each in project(groups, speeds)
     ]
+    lines += [
+        [
+            f"{each.setting}, token-level by {each.window}",
+            each.seconds.shown(2), "", each.over_base.shown(), "",
+        ]
+        for each in token_level(groups, speeds)
+    ]  # fmt: skip
     title = (
         f"At assumed speeds, not measured: {speeds.draft:g} ms a draft token, {speeds.base:g} ms a base "
         f"token, {speeds.prefill:g} ms a base prefill"
@@ -106,7 +113,9 @@ def projection(groups: Sequence[Group], speeds: Speeds) -> Table:
         "This run's requests, one sample at a time; a prefill gives a request's first token. The time lies "
         "between the two models one after the other (in turns) and the busier one alone (overlapped). "
         "Windows and what is thrown away are as measured; at these speeds they would differ. over base: how "
-        "many times as long base alone takes."
+        "many times as long base alone takes. token-level by N: speculative decoding of single tokens in one "
+        "engine, N drafted at a time, whose text would be the base model's own; computed from the tokens of "
+        "the setting that are its first choice."
     )
     columns = ("setting", "in turns, s", "overlapped, s", "over base, in turns", "over base, overlapped")
     return Table(title, (note,), columns, lines)

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.evaluation.estimates import Estimate, mean, ratio
 from specreason_sgl.evaluation.groups import Group, alone, requests
-from specreason_sgl.reasoning.trace import Side, Trace
+from specreason_sgl.reasoning.trace import Call, Side, Trace
+
+WINDOWS = range(1, 17)  # tokens that token-level speculative decoding drafts at a time
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,12 @@ class Speeds:
 
     def seconds(self, trace: Trace, side: Side) -> float:
         """Of all requests of a run to one model, thrown away ones included, one after another."""
-        prefill, token = (self.draft, self.draft) if side == "draft" else (self.prefill, self.base)
-        each = (prefill + token * max(call.completion_tokens - 1, 0) for call in requests(trace, side))
-        return sum(each) / 1000
+        return sum(map(self.request, requests(trace, side)))
+
+    def request(self, call: Call) -> float:
+        """Seconds of one request."""
+        prefill, token = (self.draft, self.draft) if call.side == "draft" else (self.prefill, self.base)
+        return (prefill + token * max(call.completion_tokens - 1, 0)) / 1000
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,29 @@ class Projection:
     overlapped: Estimate
     over_base_in_turns: Estimate
     over_base_overlapped: Estimate
+
+
+@dataclass(frozen=True)
+class TokenLevel:
+    """What token-level speculative decoding (arXiv 2211.17192) by the same two models, in one engine, would
+    take for a setting's texts.
+
+    The draft model writes `window` tokens; a prefill of the base model keeps those before the first that is
+    not its own first choice, and adds one. Its text would be the base model's own, which a corrected one
+    nearly is: where the first choices are others follows from the trace.
+
+    Attributes:
+        window: the one of `WINDOWS` that takes the least time.
+        agreed: share of the tokens that are drafted and the base model's first choice.
+        seconds: of a sample, its answer included; the mean over problems.
+        over_base: how many times as long base alone would take to write the same.
+    """
+
+    setting: str
+    window: int
+    agreed: Estimate
+    seconds: Estimate
+    over_base: Estimate
 
 
 def project(groups: Sequence[Group], speeds: Speeds) -> list[Projection]:
@@ -76,3 +104,52 @@ def _project(group: Group, groups: Sequence[Group], speeds: Speeds) -> Projectio
         *(mean(list(seconds.values())) for seconds in each),
         *(ratio([at_base[i] for i in shared], [seconds[i] for i in shared]) for seconds in each),
     )
+
+
+def token_level(groups: Sequence[Group], speeds: Speeds) -> list[TokenLevel]:
+    """Token-level speculative decoding on the texts of each setting whose tokens the base model has read."""
+    return [_token_level(group, speeds) for group in groups if group.samples and group.mode == "correct"]
+
+
+def _token_level(group: Group, speeds: Speeds) -> TokenLevel:
+    def answering(trace: Trace) -> float:
+        return speeds.request(trace.answer_call) if trace.answer_call else 0.0
+
+    def base_alone(trace: Trace) -> float:
+        return (speeds.prefill + speeds.base * len(_agreed(trace))) / 1000 + answering(trace)
+
+    def by(window: int) -> list[float]:
+        def seconds(trace: Trace) -> float:
+            rounds = _rounds(_agreed(trace), window)
+            each = window * speeds.draft + speeds.prefill
+            return (speeds.prefill + rounds * each) / 1000 + answering(trace)
+
+        return list(group.by_problem(seconds).values())
+
+    window = min(WINDOWS, key=lambda window: sum(by(window)))
+    agreed, tokens, alone_seconds = (
+        list(group.by_problem(value).values())
+        for value in (lambda trace: sum(_agreed(trace)), lambda trace: len(_agreed(trace)), base_alone)
+    )
+    return TokenLevel(
+        group.name, window, ratio(agreed, tokens), mean(by(window)), ratio(alone_seconds, by(window))
+    )
+
+
+def _agreed(trace: Trace) -> list[bool]:
+    """For each token that the base model read, in order: whether it is drafted and its first choice."""
+    agreed = []
+    for step in trace.steps:
+        corrected = {correction.at for correction in step.corrections}
+        agreed += [token.regret == 0 and token.at not in corrected for token in step.reading]
+    return agreed
+
+
+def _rounds(agreed: Sequence[bool], window: int) -> int:
+    """How often a window is drafted and read until the text is whole."""
+    rounds = at = 0
+    while at < len(agreed):
+        drafted = agreed[at : at + window]
+        at += 1 + (drafted.index(False) if False in drafted else window)
+        rounds += 1
+    return rounds

@@ -13,9 +13,10 @@ import pytest
 from specreason_sgl.errors import ConfigError
 from specreason_sgl.evaluation import report
 from specreason_sgl.evaluation.estimates import Point, gap_to_line, mcnemar, proportion, ratio
-from specreason_sgl.evaluation.projection import Speeds, project
+from specreason_sgl.evaluation.projection import Speeds, project, token_level
 from specreason_sgl.evaluation.records import read_run
 from specreason_sgl.evaluation.settings import expand
+from specreason_sgl.reasoning.trace import Correction, ReadToken, Step
 from tests.support.evaluation_files import KNOBS, sample, trace, write, write_run
 
 
@@ -139,6 +140,30 @@ def test_counts_are_projected_to_assumed_speeds(run):
     both = sum(bases.values()) + sum(drafts.values())
     assert figures.over_base_in_turns.value == pytest.approx(2 * base / both)
     assert figures.in_turns.value == pytest.approx((both + 3 + 12 + 12 + 9 * 10 + 22) / 3)  # r on p2
+
+
+def test_token_level_speculation_is_computed_from_the_tokens_that_are_first_choices(tmp_path):
+    places = range(2, 20, 4)  # of 20 tokens, where the base model's first choice is another one
+    kept = tuple(ReadToken(at, "x", -1.0, "y", 0.5 if at in places else 0.0) for at in range(20))
+    replaced = tuple(ReadToken(at, "x", -0.1, "x", 0.0) for at in range(20))
+    corrections = tuple(Correction(at, "x", "c", 4.0, 0) for at in places)
+    whole = trace("correct", 2, "c")
+    steps = (
+        (Step("x", "draft", "delimiter", 20, reading=kept),),
+        (Step("x", "both", "delimiter", 20, corrections=corrections, reading=replaced),),
+    )
+    samples = [
+        sample(problem, 0, "correct", True, msgspec.structs.replace(whole, steps=each))
+        for problem, each in enumerate(steps)
+    ]
+    file = write(tmp_path / "run.jsonl", expand(("base", "correct"), KNOBS), samples)
+    (figures,) = token_level(report.load([file]), Speeds(draft=1000, base=10_000, prefill=12_000))
+    assert figures.agreed.value == 0.75
+    # By 3: two drafted tokens are kept and one added, four times three and one, and then the last.
+    answer = 12 + 10
+    assert figures.window == 3
+    assert figures.seconds.value == 12 + 6 * (3 + 12) + answer
+    assert figures.over_base.value == (12 + 20 * 10 + answer) / figures.seconds.value
 
 
 @pytest.mark.parametrize(
