@@ -1,10 +1,12 @@
-"""Brings files of the repository into the site as pages; mkdocs calls `on_files`."""
+"""Brings files of the repository into the site as pages, and links between them; mkdocs calls `on_files` and
+`on_page_markdown`. Links in Markdown are those of the repository, so that they work there, too."""
 
 import posixpath
 import re
 from pathlib import Path
 
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
 PAGES = {  # of the site: the file
@@ -18,20 +20,25 @@ LINK = re.compile(r"(!?)\[([^\]]+)\]\((?![a-z]+:|#)([^)\s]+)\)")
 
 def on_files(files: Files, config) -> Files:
     for page, source in PAGES.items():
-        files.append(File.generated(config, page, content=text_of(page, source)))
+        text = (ROOT / source).read_text(encoding="utf-8")
+        files.append(File.generated(config, page, content=text))
     return files
 
 
-def text_of(page: str, source: str) -> str:
-    """The file's text, its links as seen from the page; a link out of the site becomes its text."""
+def on_page_markdown(markdown: str, page: Page, **_) -> str:
+    return linked(markdown, page.file.src_uri)
+
+
+def linked(text: str, page: str) -> str:
+    """A page's text, its links as seen from the page; a link out of the site becomes its text."""
+    pages = {source: name for name, source in PAGES.items()}
 
     def from_page(link: re.Match) -> str:
-        path, hash, anchor = posixpath.join(posixpath.dirname(source), link[3]).partition("#")
-        inside = {file: name for name, file in PAGES.items()}.get(path)
-        if inside is None and path.startswith("docs/"):
-            inside = path.removeprefix("docs/")
-        if inside is None:
+        path, hash, anchor = link[3].partition("#")
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(PAGES.get(page, f"docs/{page}")), path))
+        if path not in pages and not path.startswith("docs/"):
             return link[2]
-        return f"{link[1]}[{link[2]}]({posixpath.relpath(inside, posixpath.dirname(page))}{hash}{anchor})"
+        to = posixpath.relpath(pages.get(path, path.removeprefix("docs/")), posixpath.dirname(page) or ".")
+        return f"{link[1]}[{link[2]}]({to}{hash}{anchor})"
 
-    return LINK.sub(from_page, (ROOT / source).read_text(encoding="utf-8"))
+    return LINK.sub(from_page, text)

@@ -10,7 +10,7 @@ import specreason_sgl
 from docs import tables
 from specreason_sgl import evaluation, verifiers
 from specreason_sgl.serving.metrics import Metrics
-from tests.docs.pages import AT_THE_TOP, ROOT
+from tests.docs.pages import PAGES, ROOT
 
 LINK = re.compile(r'(?:\]\(|src=")(?![a-z]+:)([^)"\s]*)')
 
@@ -57,12 +57,12 @@ def exposition():
     return generate_latest(Metrics().registry).decode()
 
 
-@pytest.mark.parametrize("page", AT_THE_TOP, ids=lambda page: page.name)
-def test_the_links_of_a_file_at_the_top_lead_somewhere(page):
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_links_of_a_page_lead_somewhere_in_the_repository(page):
     text = page.read_text()
     for link in LINK.findall(text):
         path, _, anchor = link.partition("#")
-        assert (ROOT / path).exists(), link
+        assert (page.parent / path).exists(), link
         heading = re.search(rf"^#+ {anchor.replace('-', '[ -]')}$", text, re.MULTILINE | re.IGNORECASE)
         assert path or heading, link
 
