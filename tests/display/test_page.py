@@ -133,7 +133,7 @@ class Server:
     def close(self):
         self.gate.set()
         self._server.should_exit = True
-        self._thread.join(10)
+        self._thread.join(60)
 
 
 @pytest.fixture
@@ -732,7 +732,7 @@ def test_the_base_model_alone_can_be_stopped(view, server):
     assert view.text("#alone-status") == "Running"
     view.first("#alone").click()
     view.wait_for("#alone-status", "Stopped after")
-    assert server.aborted.wait(10)
+    assert server.aborted.wait(60)
     assert view.text("#race") == ""
     assert view.text("#status") == "Done: the chain of thought has it"
     server.says(make_alone())
@@ -751,7 +751,7 @@ def test_stop_aborts_the_request(view, server, by):
     else:
         view.press(Keys.ESCAPE)
     view.wait_for("#status", "Stopped after")
-    assert server.aborted.wait(10)
+    assert server.aborted.wait(60)
     assert not view.seen("#error")
     assert len(view.all(".step")) == 2
     assert view.first("#go").is_displayed()

@@ -96,8 +96,8 @@ def test_lookahead_aborts_the_draft_that_follows_a_rejected_step(pair, base):
         settings = {"threshold": 10, "token_budget": 16, "step_tokens": 8, "answer_tokens": 4}
         state = lookahead.run(question=PROBLEM, draft=draft, backend=base, **settings)
         state.sync()
-        wait_until(lambda: draft.in_flight() == 0, 10)
-        wait_until(lambda: any(isinstance(request.error, RequestAborted) for request in drafted), 10)
+        wait_until(lambda: draft.in_flight() == 0)
+        wait_until(lambda: any(isinstance(request.error, RequestAborted) for request in drafted))
 
 
 @sgl.function

@@ -83,7 +83,7 @@ def test_a_run_cut_short_has_the_same_problems_of_each_setting(pair, tmp_path):
 
 def test_more_at_a_time_are_of_one_setting(pair, tmp_path):
     running, together, lock = set(), set(), threading.Lock()
-    both = threading.Barrier(2, timeout=10)
+    both = threading.Barrier(2, timeout=60)
 
     def before(seen):
         if seen.purpose == "answer":
@@ -379,7 +379,7 @@ def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(pair, tmp_path, comma
         with lock:
             count += 1
             if count == kill_at:
-                started.wait(10)
+                started.wait(60)
                 os.kill(pid, signal.SIGKILL)
         return answers(seen)
 

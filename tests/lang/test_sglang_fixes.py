@@ -86,7 +86,7 @@ def test_a_script_whose_program_fails_ends_and_aborts(scripted):
         text=True,
     )
     assert script.stdout.readline() == "asked\n"
-    assert scripted.arrived.wait(20)
+    assert scripted.arrived.wait(60)
     _, errors = script.communicate("\n", timeout=60)
     assert script.returncode == 1
     assert "RuntimeError: boom" in errors
@@ -103,7 +103,7 @@ def test_a_state_can_be_collected_in_a_thread_that_has_the_endpoints_lock(script
 
     thread = threading.Thread(target=collect, daemon=True)
     thread.start()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
 
 
@@ -122,7 +122,7 @@ def test_an_ended_state_can_be_collected_while_a_thread_starts(endpoint):
 
     thread = threading.Thread(target=collect, daemon=True)
     thread.start()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
 
 
@@ -130,11 +130,11 @@ def test_a_state_that_is_ended_twice_can_still_be_read(scripted, endpoint):
     scripted.on_generate = scripted.hang
     state = ProgramState(StreamExecutor(endpoint, {}, SglSamplingParams(), None, False))
     state += sgl.gen("a")
-    assert scripted.arrived.wait(10)
+    assert scripted.arrived.wait(60)
     state.stream_executor.end()
     state.stream_executor.end()
     scripted.released.set()
     reader = threading.Thread(target=state.text, daemon=True)
     reader.start()
-    reader.join(10)
+    reader.join(60)
     assert not reader.is_alive()

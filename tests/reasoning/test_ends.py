@@ -181,7 +181,7 @@ def test_a_draft_that_hangs_at_the_end_adds_no_time_to_the_run(pair, monkeypatch
             pair.draft_server.released.wait(30)
             return aborted()
         if request.purpose == "score":
-            assert hung.wait(10)
+            assert hung.wait(60)
         return None
 
     def write(side, turn, most):

@@ -63,8 +63,8 @@ def test_a_stream_that_is_left_ends_its_run(pair, servers):
     hold(pair, "draft 1", held)
     with SpecReason(**servers) as specreason, specreason.stream("q") as stream:
         assert next(stream).text == "draft 1"
-        wait_until(lambda: len(pair.of("draft")) == 2, 10)
-    wait_until(pair.aborted, 10)
+        wait_until(lambda: len(pair.of("draft")) == 2)
+    wait_until(pair.aborted)
     held.set()
     assert list(stream) == []
 

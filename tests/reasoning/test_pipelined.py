@@ -116,7 +116,7 @@ def test_the_next_step_is_drafted_while_one_is_judged(pair):
     def before(request):
         if request.purpose == "draft" and request.turn == "draft 1\n\n":
             drafted.set()
-        if request.purpose == "score" and request.turn == "draft 1" + QUESTION and not drafted.wait(10):
+        if request.purpose == "score" and request.turn == "draft 1" + QUESTION and not drafted.wait(60):
             late.append(request)
 
     pair.start_anew(THREE, lambda turn: 9, before)
@@ -154,13 +154,13 @@ def test_no_step_is_drafted_further_ahead_than_the_lookahead(pair):
 
 def test_waiting_steps_are_judged_concurrently_and_a_needless_score_is_aborted_and_counted(pair):
     """The first score waits for two more drafts, and their scores until both are requested."""
-    third, both = threading.Event(), threading.Barrier(2, timeout=10)
+    third, both = threading.Event(), threading.Barrier(2, timeout=60)
 
     def before(request):
         if request.purpose == "draft" and request.turn == "draft 1\n\ndraft 2\n\ndraft 3\n\n":
             third.set()  # drafts 2 and 3 have been taken
         if request.purpose == "score" and number_of(request) == 1:
-            assert third.wait(10)
+            assert third.wait(60)
         elif request.purpose == "score" and number_of(request) < 4 and "draft 2" in request.turn:
             both.wait()
             if number_of(request) == 3:  # and draft 2 is rejected
@@ -186,7 +186,7 @@ def test_a_failure_ahead_of_a_rejection_does_not_fail_the_run(pair, purpose):
             failed.set()
             return FAILS
         if is_first and purpose == "draft":
-            assert failed.wait(10)
+            assert failed.wait(60)
         return None
 
     pair.start_anew(THREE, lambda turn: 3 if turn == "draft 1" else 9, before)
@@ -215,7 +215,7 @@ def test_a_failure_that_waits_behind_a_step_counts_when_its_turn_comes(pair):
             failed.set()
             return FAILS
         if request.purpose == "score" and request.turn == "draft 1" + QUESTION:
-            assert failed.wait(10)
+            assert failed.wait(60)
             wait_until(lambda: pair.draft.in_flight() == 0)
         return None
 
@@ -256,7 +256,7 @@ def test_a_run_ends_all_its_threads_and_requests_and_a_late_one_too(pair, side, 
     pair.start_anew(THREE, lambda turn: 9, late)
     with pytest.raises(DeadlineExceeded, match=r"within 0\.5 s"):
         pair.solve(timeout=0.5, **{"lookahead": 1, **config})
-    wait_until(lambda: threading.active_count() <= before + 12, 10)
+    wait_until(lambda: threading.active_count() <= before + 12)
     check_ended(pair, others)
 
 
@@ -268,7 +268,7 @@ def client_threads() -> set[threading.Thread]:
 
 def check_ended(pair, others):
     wait_until(lambda: pair.draft.in_flight() == pair.base.in_flight() == 0)
-    wait_until(lambda: client_threads() <= others, 10)
+    wait_until(lambda: client_threads() <= others)
 
 
 @pytest.mark.parametrize("config", [{}, {"lookahead": 4}, {"repair": Correct(window=1)}])
@@ -278,7 +278,7 @@ def test_a_failure_ends_all_threads_and_aborts_all_requests(pair, config):
 
     def before(request):
         if request.purpose in ("score", "read"):
-            assert ahead.wait(10)
+            assert ahead.wait(60)
             return FAILS
         if request.purpose == "draft" and request.turn == "draft 1\n\n":
             ahead.set()

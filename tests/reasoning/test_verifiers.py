@@ -383,7 +383,7 @@ def test_a_verifiers_requests_have_the_runs_deadline_and_are_aborted_with_it(pai
     ended, aborted = [], (pair if own else reward).aborted
 
     def hang(rid):
-        wait_until(lambda: rid in aborted(), 5)
+        wait_until(lambda: rid in aborted())
         ended.append(rid)
 
     reward.on_classify = lambda payload: hang(payload["rid"]) or classified(1.0)
@@ -442,7 +442,7 @@ def test_a_batch_that_is_interrupted_aborts_what_runs_and_ends(pair):
             wait_until(lambda: request.rid in pair.aborted())
 
     def interrupt(position, result):
-        assert in_flight.wait(10)
+        assert in_flight.wait(60)
         raise KeyboardInterrupt
 
     pair.start_anew(one_step, lambda turn: 9, before)

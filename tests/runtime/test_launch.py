@@ -60,7 +60,7 @@ def test_the_end_of_the_parent_ends_the_whole_tree():
     grandchild = int(process.stdout.readline())
     (child,) = psutil.Process(process.pid).children()
     process.stdin.close()
-    process.wait(10)
+    process.wait(60)
     assert gone(child.pid)
     assert gone(grandchild)
 
