@@ -15,7 +15,9 @@ from specreason_sgl.reasoning.load import Load
 from specreason_sgl.reasoning.trace import Step
 
 USEFUL_CREDIT = 2  # drafts; a useful draft saves at least the time that two useless drafts cost
-USEFUL_TOKENS = 8  # kept before a correction; reading fewer takes the base model as long as writing them
+USEFUL_TOKENS = (
+    4  # kept; drafting and reading fewer takes about as long as the base model takes to write them
+)
 LONGEST_PAUSE = 60.0  # seconds; ends a pause after a failure, however few steps have passed
 log = logging.getLogger(__name__)
 
@@ -74,13 +76,14 @@ def is_paused(steps: Sequence[Step], patience: int) -> bool:
 
 
 def _drafts_of(step: Step) -> Iterator[bool]:
-    """Whether each draft of a step was useful."""
+    """Whether each draft of a step was useful. What the draft model writes after a correction is one more."""
     if step.rejected is not None:
         yield False
         return
     for correction in step.corrections:
         yield correction.kept >= USEFUL_TOKENS
-    if step.author == "draft":
+    last = step.draft_tokens - sum(correction.kept for correction in step.corrections)
+    if step.author == "draft" or (step.end and last >= USEFUL_TOKENS):
         yield True
 
 

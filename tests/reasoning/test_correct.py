@@ -94,6 +94,7 @@ def test_every_window_and_lookahead_gives_the_same_text(pair, seed, share, patie
 
 
 @SOME
+@example(seed=480, share=0.3)  # a correction completes a delimiter whose beginning is drafted
 @given(seed=st.integers(0, 10**6), share=st.sampled_from([0.05, 0.3]))
 def test_a_correction_is_where_the_trace_says(pair, seed, share):
     pair.start_anew(writer(seed), no_digit, first=chooser(seed, pair.base, share))

@@ -191,6 +191,14 @@ def test_a_budget_bounds_the_number_of_steps(steps, budget):
     assert len(steps) < budget or min(stops) <= budget
 
 
+def test_what_is_drafted_after_a_correction_counts():
+    corrections = (Correction(0, "", "", 9.0, 1),)
+    early = Step("x", "both", "delimiter", 3, 1, corrections=corrections)
+    goes_on = Step("x", "both", "delimiter", 9, 1 + USEFUL_TOKENS, corrections=corrections)
+    assert is_paused([early] * 3, 3)
+    assert not is_paused([goes_on] * 9, 3)
+
+
 @MANY
 @given(
     st.lists(st.sampled_from(["kept", "rejected", "corrected early", "corrected late"])), st.integers(1, 8)
