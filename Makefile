@@ -22,7 +22,7 @@ only-engine: $(VENV)/.installed
 	$(BIN)/python -m pytest notebooks/01_quickstart.ipynb
 
 only-unit: $(VENV)/.installed  # takes the time that the models leave
-	nice -n 19 $(BIN)/python -m pytest -n 2 -m "not engine"
+	nice -n 19 $(BIN)/python -m tests.support.aside $(BIN)/python -m pytest -n 2 -m "not engine"
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -81,7 +81,9 @@ $(VENV)/.installed: pyproject.toml
 	@echo "Setting up $(VENV): SGLang and PyTorch are 11 GB and take about 5 minutes."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=24.1"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable ".[dev]"
+	PYTHONWARNINGS="ignore:Editable installation" \
+	    $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable ".[dev]"
+	@echo "Compiling what is installed, about a minute."
 	@# On all cores, which pip does not; some packages have templates that are no Python.
 	@$(BIN)/python -W ignore -m compileall -qq -j 0 $(VENV)/lib || true
 	@touch $@

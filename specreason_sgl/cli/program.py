@@ -26,7 +26,7 @@ from specreason_sgl.cli import (
 )
 from specreason_sgl.cli.help import Command, Group
 from specreason_sgl.cli.options import command
-from specreason_sgl.cli.output import fail, out
+from specreason_sgl.cli.output import err, fail, out
 from specreason_sgl.cli.signals import end_on
 from specreason_sgl.errors import ConfigError, SpecReasonError
 from specreason_sgl.lazy import explained
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     if code == 130:  # also how newer typer reports Ctrl-C
-        fail("interrupted; requests were aborted and servers that were started are stopped", code)
+        err.print("interrupted; requests were aborted and servers that were started are stopped")
     sys.exit(code)
 
 

@@ -3,7 +3,6 @@
 import signal
 import subprocess
 
-import psutil
 import pytest
 import sglang as sgl
 import urllib3
@@ -222,17 +221,3 @@ def test_ctrl_c_aborts_the_requests_of_both_servers(pair, tmp_path):
     assert "interrupted" in err
     assert "Traceback" not in err
     wait_until(lambda: running(pair.draft.url) + running(pair.base.url) == 0, 30)
-
-
-def test_kill_of_the_command_line_leaves_no_server():
-    command = [*CLI, "solve", "Count to 5000.", "--pair", "nano"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        # Two supervisors, and for each a server, a scheduler and a detokenizer.
-        wait_until(lambda: len(psutil.Process(process.pid).children(recursive=True)) >= 8, 200)
-        tree = psutil.Process(process.pid).children(recursive=True)
-    finally:
-        process.kill()
-        process.wait()
-    _, alive = psutil.wait_procs(tree, timeout=15)
-    assert alive == []

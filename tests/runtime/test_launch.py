@@ -228,7 +228,7 @@ def test_progress_overwrites_a_line_of_a_terminal_and_stays_out_of_a_pipe(monkey
 def test_too_little_memory_is_said_before_anything_starts(monkeypatch, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"x" * 1000)
     monkeypatch.setattr(machine, "available_memory", lambda: 1_000_000)
-    with pytest.raises(LaunchError, match=r"needs about 3\.0 GB of memory and 0\.0 GB are available"):
+    with pytest.raises(LaunchError, match=r"needs about 7\.0 GB of memory and 0\.0 GB are available"):
         launch.check_memory([tmp_path, tmp_path])
 
 
@@ -237,7 +237,7 @@ def test_a_base_server_beside_the_pair_may_use_every_core_where_its_memory_is_fr
     monkeypatch.setattr(launch, "fetch", lambda model, _: tmp_path / ("" if "1.5B" in model.name else "0.5B"))
     monkeypatch.setattr(Server, "command", property(lambda self: [sys.executable, "-c", ""]))
     monkeypatch.setattr(launch, "wait_healthy", lambda *_: None)
-    monkeypatch.setattr(machine, "available_memory", lambda: 2_000_000_000)
+    monkeypatch.setattr(machine, "available_memory", lambda: 4_000_000_000)
     with launch.launch_whole(get_pair("mini"), base_args=("--dtype", "float32")) as server:
         assert (server.spec.model_path, server.spec.cpus) == (str(tmp_path), ())
         assert server.spec.args == ("--dtype", "float32")
