@@ -15,9 +15,7 @@ from specreason_sgl.reasoning.load import Load
 from specreason_sgl.reasoning.trace import Step
 
 USEFUL_CREDIT = 2  # drafts; a useful draft saves at least the time that two useless drafts cost
-USEFUL_TOKENS = (
-    4  # kept; drafting and reading fewer takes about as long as the base model takes to write them
-)
+USEFUL_TOKENS = 4  # kept; fewer take about as long as if the base model had written them
 LONGEST_PAUSE = 60.0  # seconds; ends a pause after a failure, however few steps have passed
 log = logging.getLogger(__name__)
 
