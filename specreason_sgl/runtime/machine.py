@@ -17,9 +17,7 @@ BFLOAT16 = 2  # bytes
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 HIP_VISIBLE = "HIP_VISIBLE_DEVICES"  # AMD's; wins over CUDA's, and counts within ROCR_VISIBLE_DEVICES
 CPU_ENGINE = "SGLANG_USE_CPU_ENGINE"  # SGLang's own, which needs a CPU build of sgl-kernel
-CPU_OVERHEAD = (
-    3_500_000_000  # bytes that a server on a CPU needs beside its weights: three processes, KV cache
-)
+CPU_OVERHEAD = 3_500_000_000  # bytes of a server on a CPU beside its weights: three processes, KV cache
 
 
 @dataclass(frozen=True)
