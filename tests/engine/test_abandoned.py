@@ -4,11 +4,15 @@ import subprocess
 
 import psutil
 
+from specreason_sgl.runtime.pairs import get_pair
+from specreason_sgl.runtime.weights import fetch
 from tests.support.runtimes import CLI
 from tests.support.waiting import wait_until
 
 
 def test_kill_of_the_command_line_leaves_no_server():
+    for model in (get_pair("nano").draft, get_pair("nano").base):
+        fetch(model)
     command = [*CLI, "solve", "Count to 5000.", "--pair", "nano"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
