@@ -22,7 +22,7 @@ only-engine: $(VENV)/.installed
 	$(BIN)/python -m pytest notebooks/01_quickstart.ipynb
 
 only-unit: $(VENV)/.installed  # takes the time that the models leave
-	nice -n 19 $(BIN)/python -m tests.support.aside $(BIN)/python -m pytest -n 2 -m "not engine"
+	nice -n 19 $(BIN)/python -m pytest -n 2 -m "not engine"
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
