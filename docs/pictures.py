@@ -1,6 +1,6 @@
-"""Makes the pictures of the page: docs/page.png, docs/page-phone.png and docs/race.gif.
+"""Makes the pictures of the page and of a report: docs/page.png, page-phone.png, race.gif and report.png.
 
-They show the example that the page comes with, a recorded run. Needs Chromium, chromedriver, and Selenium:
+The page shows the example that it comes with, a recorded run; the report is of a run in results/. Needs Chromium, chromedriver, and Selenium:
 
     python docs/pictures.py
 """
@@ -14,9 +14,13 @@ from pathlib import Path
 from PIL import Image
 from selenium import webdriver
 
+from specreason_sgl.display import report
 from specreason_sgl.display.page import page
+from specreason_sgl.evaluation.groups import load
+from specreason_sgl.evaluation.report import figures
 
 DOCS = Path(__file__).parent
+RUN = "results/one-at-a-time.jsonl.gz"
 SPEED, FRAMES_PER_SECOND = 8, 10  # of the race; 8 times the recorded pace
 HOLD = 3.0  # seconds that the last frame stays
 ASKED = """
@@ -49,8 +53,16 @@ def main() -> None:
             save(driver, DOCS / "page-phone.png")
             look(driver, file, 760, 466)
             save_race(driver, DOCS / "race.gif")
+            file.write_text(report_of(DOCS.parent / RUN), encoding="utf-8")
+            look(driver, file, 1240, 900)
+            save(driver, DOCS / "report.png")
         finally:
             driver.quit()
+
+
+def report_of(run: Path) -> str:
+    groups = load([run])
+    return report.as_html(figures(groups), groups, [RUN], primary="correct delta=1 window=auto")
 
 
 def started() -> webdriver.Chrome:
