@@ -1,6 +1,7 @@
 """Makes the pictures of the page and of a report: docs/page.png, page-phone.png, race.gif and report.png.
 
-The page shows the example that it comes with, a recorded run; the report is of a run in results/. Needs Chromium, chromedriver, and Selenium:
+The page shows the example that it comes with, a recorded run; the report is of a run in results/. Needs
+Chromium, chromedriver, and Selenium:
 
     python docs/pictures.py
 """
