@@ -17,8 +17,7 @@ from selenium import webdriver
 
 from specreason_sgl.display import report
 from specreason_sgl.display.page import page
-from specreason_sgl.evaluation.groups import load
-from specreason_sgl.evaluation.report import figures
+from specreason_sgl.evaluation import Report
 
 DOCS = Path(__file__).parent
 RUN = "results/one-at-a-time.jsonl.gz"
@@ -54,16 +53,16 @@ def main() -> None:
             save(driver, DOCS / "page-phone.png")
             look(driver, file, 760, 466)
             save_race(driver, DOCS / "race.gif")
-            file.write_text(report_of(DOCS.parent / RUN), encoding="utf-8")
+            file.write_text(report_page(), encoding="utf-8")
             look(driver, file, 1240, 900)
             save(driver, DOCS / "report.png")
         finally:
             driver.quit()
 
 
-def report_of(run: Path) -> str:
-    groups = load([run])
-    return report.as_html(figures(groups), groups, [RUN], primary="correct delta=1 window=auto")
+def report_page() -> str:
+    read = Report.read(DOCS.parent / RUN)
+    return report.as_html(read.rows, read.groups, [RUN], primary="correct delta=1 window=auto")
 
 
 def started() -> webdriver.Chrome:

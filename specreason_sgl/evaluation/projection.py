@@ -112,28 +112,27 @@ def token_level(groups: Sequence[Group], speeds: Speeds) -> list[TokenLevel]:
 
 
 def _token_level(group: Group, speeds: Speeds) -> TokenLevel:
-    def answering(trace: Trace) -> float:
-        return speeds.request(trace.answer_call) if trace.answer_call else 0.0
+    agreed = {id(sample.trace): _agreed(sample.trace) for sample in group.samples if sample.trace}
 
-    def base_alone(trace: Trace) -> float:
-        return (speeds.prefill + speeds.base * len(_agreed(trace))) / 1000 + answering(trace)
+    def by_problem(value: Callable[[list[bool]], float]) -> list[float]:
+        return list(group.by_problem(lambda trace: value(agreed[id(trace)])).values())
 
-    def by(window: int) -> list[float]:
-        def seconds(trace: Trace) -> float:
-            rounds = _rounds(_agreed(trace), window)
-            each = window * speeds.draft + speeds.prefill
-            return (speeds.prefill + rounds * each) / 1000 + answering(trace)
+    def whole(text: Callable[[list[bool]], float]) -> list[float]:
+        """Seconds of a sample, from the milliseconds of its text after the first prefill."""
+        answers = group.by_problem(
+            lambda trace: speeds.request(trace.answer_call) if trace.answer_call else 0.0
+        ).values()
+        return [(speeds.prefill + ms) / 1000 + s for ms, s in zip(by_problem(text), answers, strict=True)]
 
-        return list(group.by_problem(seconds).values())
+    def drafted(window: int) -> list[float]:
+        each = window * speeds.draft + speeds.prefill
+        return whole(lambda tokens: each * _rounds(tokens, window))
 
-    window = min(WINDOWS, key=lambda window: sum(by(window)))
-    agreed, tokens, alone_seconds = (
-        list(group.by_problem(value).values())
-        for value in (lambda trace: sum(_agreed(trace)), lambda trace: len(_agreed(trace)), base_alone)
-    )
-    return TokenLevel(
-        group.name, window, ratio(agreed, tokens), mean(by(window)), ratio(alone_seconds, by(window))
-    )
+    by_window = {window: drafted(window) for window in WINDOWS}
+    window = min(by_window, key=lambda window: sum(by_window[window]))
+    seconds, base_alone = by_window[window], whole(lambda tokens: speeds.base * len(tokens))
+    share = ratio(by_problem(sum), by_problem(len))
+    return TokenLevel(group.name, window, share, mean(seconds), ratio(base_alone, seconds))
 
 
 def _agreed(trace: Trace) -> list[bool]:

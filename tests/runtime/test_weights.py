@@ -136,7 +136,7 @@ def test_a_fetch_killed_during_conversion_leaves_nothing_that_is_trusted(package
 
 
 @pytest.mark.parametrize("damage", ["shorter", "changed", "missing", "manifest", "another manifest"])
-def test_damaged_weights_are_refused_and_removed(folder, damage):
+def test_damaged_weights_are_refused_and_removed(folder, packages, conversion, damage):
     file = folder / "model.safetensors"
     if damage == "shorter":
         file.write_bytes(file.read_bytes()[:-1])
@@ -151,6 +151,7 @@ def test_damaged_weights_are_refused_and_removed(folder, damage):
     with pytest.raises(WeightsError, match="have been removed"):
         weights.find(toy())
     assert not folder.exists()
+    weights.fetch(toy())
 
 
 def test_a_full_check_finds_what_times_do_not_show(folder):
@@ -265,7 +266,6 @@ def test_weights_that_cannot_be_read_now_stay(folder, name, number):
 
 
 def test_contents_that_cannot_be_read_now_stay(folder, monkeypatch):
-
     def unreadable(path):
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
 
