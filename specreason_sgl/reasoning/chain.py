@@ -97,6 +97,9 @@ class Chain:
         return text
 
     def _finish(self, step: Step) -> None:
+        # A correction in the delimiter, which is not in the text, is at its end.
+        within = (replace(each, at=min(each.at, len(step.text))) for each in step.corrections)
+        step = replace(step, corrections=tuple(within))
         if self.steps and self.steps[-1].end != "length":
             self._length += len(self.config.delimiter)
         self._length += len(step.text)
@@ -139,11 +142,8 @@ def _merge(step: Step, piece: Step) -> Step:
     """An unfinished step with its next piece."""
     at = len(step.text)
     corrections = [replace(correction, at=correction.at + at) for correction in piece.corrections]
-    if corrections and not step.corrections:
-        corrections[0] = replace(corrections[0], kept=corrections[0].kept + step.draft_tokens)
-    elif corrections:
-        since_last = step.draft_tokens - sum(correction.kept for correction in step.corrections)
-        corrections[0] = replace(corrections[0], kept=corrections[0].kept + since_last)
+    if corrections:
+        corrections[0] = replace(corrections[0], kept=corrections[0].kept + step.kept_last)
     judged = step if piece.score is None else piece
     undrafted = step if step.undrafted else piece
     return replace(
@@ -166,12 +166,4 @@ def _merge(step: Step, piece: Step) -> Step:
 def _split(step: Step, delimiter: str) -> tuple[Step, Step]:
     """Split a step at its first delimiter. The first part keeps the step's records, the rest has none."""
     text, _, rest = step.text.partition(delimiter)
-    finished = replace(
-        step,
-        text=text,
-        end="delimiter",
-        corrections=tuple(
-            replace(correction, at=min(correction.at, len(text))) for correction in step.corrections
-        ),
-    )
-    return finished, Step(rest, step.author, step.end, 0)
+    return replace(step, text=text, end="delimiter"), Step(rest, step.author, step.end, 0)

@@ -80,8 +80,7 @@ def _drafts_of(step: Step) -> Iterator[bool]:
         return
     for correction in step.corrections:
         yield correction.kept >= USEFUL_TOKENS
-    last = step.draft_tokens - sum(correction.kept for correction in step.corrections)
-    if step.author == "draft" or (step.end and last >= USEFUL_TOKENS):
+    if step.author == "draft" or (step.end and step.kept_last >= USEFUL_TOKENS):
         yield True
 
 

@@ -97,9 +97,6 @@ def _correct(run: Run, judged: Judged, how: Repair) -> Step:
     head = judged.drafted.whole[:at]
     text, end = _with_choice(run, head, choice, is_last=position + 1 >= run.chain.step_tokens_left)
     replacement = ReadToken(at, choice.text, round(choice.logprob, 4), choice.text, 0.0)
-    correction = _correction(judged, position, at, text[at:])
-    if at > len(text):  # it completes a delimiter, whose beginning was drafted
-        correction = replace(correction, at=len(text))
     return replace(
         _judged_step(judged),
         text=text,
@@ -107,7 +104,7 @@ def _correct(run: Run, judged: Judged, how: Repair) -> Step:
         end=end,
         tokens=position + 1,
         draft_tokens=position,
-        corrections=(correction,),
+        corrections=(_correction(judged, position, at, text[at:]),),
         reading=(*reading[:position], replacement),
     )
 

@@ -139,6 +139,11 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             msgspec.structs.force_setattr(self, "score", finite)
 
     @property
+    def kept_last(self) -> int:
+        """Number of drafted tokens kept since the last correction, or since the start of the step."""
+        return self.draft_tokens - sum(correction.kept for correction in self.corrections)
+
+    @property
     def undrafted_reason(self) -> str:
         """`undrafted` and its detail in words; empty if there is no reason."""
         if self.undrafted is None:

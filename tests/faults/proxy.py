@@ -27,17 +27,15 @@ class Link:
         self.head, self.passed = True, 0  # whether the body has not begun yet; bytes of it that came
         self.closed = threading.Event()
         self._lock = threading.Lock()
-        self._ends = [threading.Thread(target=pump, daemon=True) for pump in (self.up, self.down)]
-        self._running = len(self._ends)
+        self._up, self._down = (threading.Thread(target=pump, daemon=True) for pump in (self.up, self.down))
 
     def start(self) -> None:
-        for thread in self._ends:
-            thread.start()
+        self._up.start()
+        self._down.start()
 
     def join(self) -> None:
         """Wait until the sockets are freed."""
-        for thread in self._ends:
-            thread.join()
+        self._down.join()
 
     def up(self) -> None:
         while data := self._receive(self.client):
@@ -47,7 +45,7 @@ class Link:
             self.request += data
             with contextlib.suppress(OSError):
                 self.server.sendall(data)
-        self._end()
+        self.close()
 
     def down(self) -> None:
         while data := self._receive(self.server):
@@ -56,7 +54,10 @@ class Link:
                 fault(self, data)
             else:
                 self.send(data)
-        self._end()
+        self.close()
+        self._up.join()
+        self.client.close()
+        self.server.close()
 
     def send(self, data: bytes) -> None:
         with contextlib.suppress(OSError):
@@ -84,15 +85,6 @@ class Link:
                     if reset:
                         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
                     sock.shutdown(socket.SHUT_RD if reset else socket.SHUT_RDWR)  # wakes who reads
-
-    def _end(self) -> None:
-        """A direction has ended; the last one frees the sockets."""
-        self.close()
-        with self._lock:
-            self._running -= 1
-            if not self._running:
-                self.client.close()
-                self.server.close()
 
     @staticmethod
     def _receive(sock: socket.socket) -> bytes:
