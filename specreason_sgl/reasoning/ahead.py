@@ -252,18 +252,24 @@ class Ahead:
         try:
             if pending.verifier and run.config.judge:
                 judgement = run.config.judge.judgement(pending.verifier.state, drafted)
-                calls.append(call_of(run, pending.verifier))
+                calls.append(self._close(pending.verifier))
                 tokens = judgement.tokens
             if pending.reader:
                 tokens = pending.reader.state.get_meta_info(RESULT)["logprobs"]
-                calls.append(call_of(run, pending.reader))
+                calls.append(self._close(pending.reader))
                 self._policy.load.read(calls[-1].seconds)
-        except ContextLengthExceeded:
+        except ContextLengthExceeded:  # there is room for the text, but not for the verifier's question
+            if pending.reader:
+                discard(run, pending.reader)
             return Judged(drafted, False, calls=tuple(calls))
-        finally:
-            for request in pending.requests:
-                run.end(request.state)
         return Judged(drafted, self._passes(judgement, tokens), judgement, tokens, tuple(calls))
+
+    def _close(self, request: Request) -> Call:
+        """The record of an answered request, and the end of its fork. After an error the run does this: it
+        aborts what is in flight first."""
+        call = call_of(self._run, request)
+        self._run.end(request.state)
+        return call
 
     def _passes(self, judgement: Judgement | None, tokens: tuple[TokenLogprob, ...]) -> bool:
         config = self._run.config

@@ -7,6 +7,7 @@ from specreason_sgl.errors import ContextLengthExceeded
 from specreason_sgl.reasoning.pauses import policy_of
 from specreason_sgl.reasoning.verifiers import QUESTION, UtilityScore
 from tests.support.checks import check_books, check_books_of_streams, what_was_decided
+from tests.support.waiting import wait_until
 from tests.support.writers import steps_of
 
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
@@ -171,6 +172,30 @@ def test_a_question_about_a_step_that_does_not_fit_leaves_the_step_to_the_base_m
     verifier = UtilityScore(question=question)
     trace = pair.solve(**{**SETTINGS, "answer_tokens": 1, "step_tokens": 60}, verifier=verifier)
     assert [(step.text, step.score, step.rejected) for step in trace.steps] == [("base", None, drafted)]
+    check_books(pair, trace)
+
+
+def test_a_text_whose_judgement_failed_is_not_read_further(pair, contexts):
+    """The end of the thinking is read beside the verifier's question, which has no room."""
+    contexts(base=tokens_of(pair, "x1 " * 20) + 40)
+
+    class Late(UtilityScore):
+        def judgement(self, s, drafted):
+            wait_until(lambda: pair.of("read"))
+            return super().judgement(s, drafted)
+
+    def write(side, turn, most):
+        return ("x1 " * 20 if side == "draft" else "base"), "eos", 3
+
+    def before(seen):
+        if seen.purpose == "read":
+            wait_until(lambda: seen.rid in pair.aborted())
+
+    pair.start_anew(write, lambda turn: 9, before)
+    verifier = Late(question="\n\nHow good is that step? " * 10)
+    trace = pair.solve(**{**SETTINGS, "answer_tokens": 1, "step_tokens": 60}, verifier=verifier)
+    assert {read.rid for read in pair.of("read")} <= pair.aborted()
+    assert [(step.text, step.author) for step in trace.steps] == [("base", "base")]
     check_books(pair, trace)
 
 
