@@ -4,18 +4,19 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 QUESTION = Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May. How many clips did Natalia sell altogether in April and May?
 
-.PHONY: demo test unit weights only-engine only-unit lint notebooks notebook-outputs docs docs-tables figures soak results gpu-bench dist clean
+.PHONY: demo test unit only-engine only-unit lint notebooks notebook-outputs docs docs-tables figures soak results gpu-bench dist clean
 
 demo: $(VENV)/.installed
 	$(BIN)/specreason-sgl solve "$(QUESTION)" --pair mini --temperature 0 --token-budget 800 --compare
 
-test: lint  ## all tests: those on real runtimes beside the others
-	$(MAKE) --no-print-directory --jobs=3 weights only-engine only-unit
+test: $(VENV)/.installed  ## all tests: those on real runtimes beside the others
+	$(MAKE) --no-print-directory --jobs=3 lint weights-nano weights-mini
+	$(MAKE) --no-print-directory --jobs=2 only-engine only-unit
 
 unit: lint only-unit  ## without the tests that start SGLang
 
-weights: $(VENV)/.installed  # of the notebook, which comes last
-	nice -n 19 $(BIN)/specreason-sgl models fetch mini
+weights-%: $(VENV)/.installed
+	$(BIN)/specreason-sgl models fetch $*
 
 only-engine: $(VENV)/.installed
 	$(BIN)/python -m pytest -m engine --durations=15 tests

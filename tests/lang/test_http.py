@@ -16,7 +16,7 @@ from specreason_sgl.errors import (
 )
 from tests.support.asking import ask, run
 from tests.support.scripted import answer, part_of
-from tests.support.waiting import wait_until
+from tests.support.waiting import ended, wait_until
 
 
 def test_connections_are_kept_alive(scripted, endpoint):
@@ -61,7 +61,7 @@ def test_a_stream_that_stalls_does_not_get_the_time_twice(scripted):
 
     scripted.on_generate = lambda payload: stall
     with Endpoint(scripted.url, timeout=1.0) as endpoint, pytest.raises(DeadlineExceeded):
-        ask.run(backend=endpoint, stream=True)["a"]
+        ended(ask.run(backend=endpoint, stream=True))["a"]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from specreason_sgl.errors import (
 )
 from tests.support.asking import ask, run
 from tests.support.scripted import answer, half_an_answer, hang_up, part_of, streamed
-from tests.support.waiting import wait_until
+from tests.support.waiting import ended, wait_until
 
 
 def test_prompts_are_sent_as_ids_with_ids_of_requests_of_one_length(scripted, endpoint):
@@ -247,7 +247,7 @@ def test_a_stream_is_told_of_with_its_last_event(scripted, recorded):
     endpoint, records = recorded
     whole = answer("Hello")
     scripted.on_generate = lambda payload: streamed(part_of(whole, "Hel"), whole)
-    ask.run(backend=endpoint, stream=True).sync()
+    ended(ask.run(backend=endpoint, stream=True))
     (record,) = records
     assert record.payload["stream"] is True
     assert record.answer["text"] == "Hello"

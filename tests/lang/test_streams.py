@@ -10,6 +10,7 @@ from specreason_sgl.errors import ServerUnreachable
 from specreason_sgl.lang.fork import fork_to
 from tests.support.asking import ask
 from tests.support.scripted import answer, by_character, part_of, streamed
+from tests.support.waiting import ended
 
 
 def test_streaming_gives_the_pieces(scripted, endpoint):
@@ -64,20 +65,20 @@ def test_a_stream_that_says_that_the_server_is_busy_is_asked_for_again(scripted,
         streamed(answer("ok")) if len(scripted.generated()) > 4 else streamed(answer("", reason))
     )
     with Endpoint(scripted.url, timeout=20) as endpoint:
-        assert ask.run(backend=endpoint, stream=True)["a"] == "ok"
+        assert ended(ask.run(backend=endpoint, stream=True))["a"] == "ok"
     assert len(scripted.generated()) == 5
 
 
 def test_a_stream_that_breaks_off_after_its_last_event_is_whole(scripted, endpoint):
     whole = answer("Hello", completion_tokens=2)
     scripted.on_generate = lambda payload: streamed(part_of(whole, "Hel"), whole, done=False)
-    assert ask.run(backend=endpoint, stream=True)["a"] == "Hello"
+    assert ended(ask.run(backend=endpoint, stream=True))["a"] == "Hello"
     assert len(scripted.generated()) == 1
 
 
 def test_a_constrained_stream_that_breaks_off_is_not_gone_on_with(scripted, endpoint):
     scripted.on_generate = lambda payload: streamed(part_of(answer("123"), "12"), done=False)
-    state = ask.run(backend=endpoint, stream=True, regex=r"\d{3}")
+    state = ended(ask.run(backend=endpoint, stream=True, regex=r"\d{3}"))
     with pytest.raises(ServerUnreachable, match="broke off"):
         state["a"]
     assert len(scripted.generated()) == 1

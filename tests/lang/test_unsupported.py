@@ -5,6 +5,7 @@ import sglang as sgl
 
 from specreason_sgl import Endpoint, fork_to, logprobs, score
 from specreason_sgl.errors import ConfigError, TemplateError
+from tests.support.waiting import ended
 
 PICTURE = b"not looked at"
 
@@ -38,7 +39,7 @@ def with_roles(s, ending):
 def test_a_model_without_a_chat_template(scripted, without_template, ending, stream):
     state = with_roles.run(ending, backend=without_template, stream=stream)
     with pytest.raises(TemplateError, match="bare has no chat template"):
-        state["x"]
+        ended(state)["x"]
     assert not scripted.generated()
 
 

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 from unittest.mock import patch
 
+from sglang.lang.interpreter import ProgramState
+
 from specreason_sgl.lang import requests
 
 
@@ -15,6 +17,13 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"the condition did not hold within {seconds} s"
         threading.Event().wait(0.01)
+
+
+def ended(state: ProgramState) -> ProgramState:
+    """Wait for the end of a program that streams. It runs in a thread of its own: asked before it has begun,
+    SGLang (0.5.23) says that there is no such variable."""
+    wait_until(lambda: state.stream_executor.is_finished)
+    return state
 
 
 @contextlib.contextmanager
