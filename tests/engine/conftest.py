@@ -20,7 +20,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def pair(request):
     flags = ["--enable-metrics", COMPACT_JSON]
-    with launch_pair(get_pair("nano"), draft_args=flags, base_args=flags) as running:
+    with launch_pair(get_pair("nano"), draft_args=flags, base_args=flags, pin=True) as running:
         if any("more" in getattr(item, "fixturenames", ()) for item in request.session.items):
             request.getfixturevalue("starting")(running.draft.api_key)
         yield running

@@ -10,7 +10,7 @@ from tests.support.ties import assert_near_tie
 
 QUESTION = "A shop has 17 boxes with 12 pens each. It sells 50 pens. How many pens are left?"
 CONFIG = SpecReasonConfig(
-    repair=Correct(window=8), temperature=0, patience=0, token_budget=40, step_tokens=24, answer_tokens=4
+    repair=Correct(window=8), temperature=0, patience=0, token_budget=30, step_tokens=20, answer_tokens=4
 )
 
 
@@ -54,7 +54,7 @@ def chain(pair):
     """What programs/correct.py writes, from empty caches."""
     with Endpoint(pair.draft) as draft, Endpoint(pair.base) as base:
         fresh(draft, base)
-        budgets = {"token_budget": 40, "step_tokens": 12, "answer_tokens": 4}
+        budgets = {"token_budget": 30, "step_tokens": 12, "answer_tokens": 4}
         return correct.run(question=QUESTION, draft=draft, backend=base, **budgets)["chain"]
 
 

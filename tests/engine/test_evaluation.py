@@ -1,6 +1,7 @@
 """Calibration and bench on real runtimes; what they say of `nano` does not matter here."""
 
 import json
+from dataclasses import replace
 
 from specreason_sgl import SpecReasonConfig
 from specreason_sgl.bench.parts import measure
@@ -44,7 +45,7 @@ def test_the_bench_measures_a_pair(draft, base):
     bench = Bench(
         draft=draft,
         base=base,
-        config=CONFIG,
+        config=replace(CONFIG, token_budget=20, step_tokens=10, answer_tokens=4),
         problems=["What is 2 + 3?"],
         acceptances=[0.5],
         modes=["base", "sequential", "pipelined", "correct"],

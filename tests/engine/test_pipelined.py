@@ -29,7 +29,7 @@ def test_two_steps_ahead_write_the_same_steps(pair, draft, base):
     logits, and the text from a near tie on."""
     config = SpecReasonConfig(
         repair=Rewrite(), threshold=FixedShare(0.6),
-        temperature=0, token_budget=80, step_tokens=30, answer_tokens=16,
+        temperature=0, token_budget=60, step_tokens=20, answer_tokens=8,
     )  # fmt: skip
 
     def run(lookahead):

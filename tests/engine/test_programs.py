@@ -23,7 +23,7 @@ from specreason_sgl.verifiers import RewardModel
 from tests.support.waiting import wait_until
 
 PROBLEM = "Natalia sold 48 clips in April and half as many in May. How many clips did she sell altogether?"
-SHORT = {"token_budget": 45, "step_tokens": 15, "answer_tokens": 4}
+SHORT = {"token_budget": 36, "step_tokens": 12, "answer_tokens": 4}
 
 
 def fresh(*endpoints):
@@ -165,13 +165,13 @@ def test_beam_search_believes_a_step_as_much_as_the_model_does(base, searched):
 
 def test_base_only_is_what_the_server_itself_writes(pair, base):
     fresh(base)
-    state = base_only.run(question=PROBLEM, token_budget=40, answer_tokens=4, backend=base)
+    state = base_only.run(question=PROBLEM, token_budget=30, answer_tokens=4, backend=base)
     text = state["reasoning"]
     fresh(base)
     body = {
         "model": "default",
         "messages": [{"role": "user", "content": f"{PROBLEM}\n\n{INSTRUCTION}"}],
-        "max_tokens": 40,
+        "max_tokens": 30,
         "temperature": 0,
     }
     key = {"Authorization": f"Bearer {pair.base.api_key}"}

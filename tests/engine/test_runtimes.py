@@ -23,7 +23,7 @@ def test_the_program_to_read_and_the_packages_agree(draft, base):
     # which can flip a digit.
     draft.flush_cache()
     base.flush_cache()
-    budgets = {"token_budget": 90, "step_tokens": 40, "answer_tokens": 24}
+    budgets = {"token_budget": 60, "step_tokens": 25, "answer_tokens": 8}
     plain = specreason.run(question=question, draft=draft, threshold=5, backend=base, **budgets)
     plain.sync()
     draft.flush_cache()
@@ -68,8 +68,8 @@ def test_what_a_runtime_has_seen_comes_from_its_cache(pair, record_property, set
         config = SpecReasonConfig(
             repair=Rewrite(),
             temperature=0,
-            token_budget=100,
-            step_tokens=12,
+            token_budget=64,
+            step_tokens=8,
             answer_tokens=4,
             lookahead=0,
             **settings,
@@ -201,8 +201,8 @@ def test_a_conversation_moves_between_real_runtimes(draft, base):
 
 
 def test_the_command_line_prints_traces_as_json(pair):
-    command = [*CLI, "solve", "-", *urls(pair), "--token-budget", "40", "--json", "--compare"]
-    command += ["--answer-tokens", "8"]
+    command = [*CLI, "solve", "-", *urls(pair), "--token-budget", "24", "--json", "--compare"]
+    command += ["--answer-tokens", "4"]
     done = subprocess.run(command, input=QUESTIONS[1], capture_output=True, text=True, check=True)
     traces = [Trace.from_json(line) for line in done.stdout.splitlines()]
     assert [trace.mode for trace in traces] == ["specreason", "base"]

@@ -19,10 +19,10 @@ from tests.support.runtimes import QUESTIONS, running, urls
 from tests.support.waiting import wait_until
 
 CONFIG = SpecReasonConfig(
-    repair=Rewrite(), threshold=3, temperature=0, token_budget=90, step_tokens=40, answer_tokens=24
+    repair=Rewrite(), threshold=3, temperature=0, token_budget=60, step_tokens=25, answer_tokens=12
 )
-KNOBS = ["--threshold", "3", "--token-budget", "90", "--step-tokens", "40"]
-KNOBS += ["--answer-tokens", "24"]
+KNOBS = ["--threshold", "3", "--token-budget", "60", "--step-tokens", "25"]
+KNOBS += ["--answer-tokens", "12"]
 
 JSON = {"Content-Type": "application/json"}
 
