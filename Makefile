@@ -1,6 +1,7 @@
 # Two targets do all the set-up on a fresh machine: `make demo` and `make test`.
 PYTHON ?= python3
 VENV ?= .venv
+WORKERS ?= 2
 BIN = $(VENV)/bin
 QUESTION = Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May. How many clips did Natalia sell altogether in April and May?
 
@@ -11,7 +12,7 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed  ## all tests: those on real runtimes beside the others
 	$(MAKE) --no-print-directory --jobs=3 lint weights-nano weights-mini
-	$(MAKE) --no-print-directory --jobs=2 only-engine only-unit
+	$(MAKE) --no-print-directory --jobs=2 only-engine only-unit WORKERS=1
 
 unit: lint only-unit  ## without the tests that start SGLang
 
@@ -23,7 +24,7 @@ only-engine: $(VENV)/.installed
 	$(BIN)/python -m pytest notebooks/01_quickstart.ipynb
 
 only-unit: $(VENV)/.installed  # takes the time that the models leave
-	nice -n 19 $(BIN)/python -m pytest -n 2 -m "not engine"
+	nice -n 19 $(BIN)/python -m pytest -n $(WORKERS) -m "not engine"
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

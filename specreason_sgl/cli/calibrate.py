@@ -75,7 +75,7 @@ def calibrate(options: Options, models: Models, servers: Servers, sweeps: Sweeps
     with endpoints(models, servers, options.timeout) as (draft, base):
         if seconds := work.seconds_left(problems, grid, record, base, run):
             display.print_seconds_left(out, seconds)
-        runtimes = Runtimes(draft, base, launch=None if models.draft_url else servers.launch())
+        runtimes = Runtimes(draft, base, launch=servers.launch(models))
         calibration = work.calibrate(
             problems, grid, guarantee, record, runtimes, run, data=options.data, seed=options.seed
         )

@@ -94,8 +94,7 @@ def evaluate(options: Options, models: Models, servers: Servers, sweeps: Sweeps)
             whole = connect(stack.enter_context(started_whole(models, servers)))
         from specreason_sgl.evaluation import RunOptions, Runtimes, run_evaluation
 
-        launch = None if models.draft_url else servers.launch()
-        runtimes = Runtimes(draft, base, whole=whole, reward=reward, launch=launch)
+        runtimes = Runtimes(draft, base, whole=whole, reward=reward, launch=servers.launch(models))
         run = RunOptions(
             samples=options.samples, concurrency=options.concurrency, processes=options.processes,
             timeout=options.timeout, retry_failed=options.retry_failed, progress_bar=True,

@@ -114,8 +114,10 @@ class Servers:
         ),
     ] = ""
 
-    def launch(self) -> dict[str, Any]:
-        """How the servers are started, without their ports."""
+    def launch(self, models: Models) -> dict[str, Any] | None:
+        """How the servers are started, without their ports; None if they run already."""
+        if models.draft_url:
+            return None
         return {name: value for name, value in self.arguments().items() if not name.endswith("_port")}
 
     def arguments(self, *flags: str) -> dict[str, Any]:

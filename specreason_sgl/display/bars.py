@@ -71,11 +71,11 @@ def _kept(trace: Trace) -> Iterator[tuple[Call, int, int]]:
     before = sum(step.tokens for step in trace.steps if step.calls and step.calls[0].start < first.start)
     length = first.prompt_tokens - before  # tokens of the prompt and of the chain of thought
     for number, step in enumerate(trace.steps, 1):
-        own = [call for call in step.calls if call.purpose == "draft"]
+        drafted = [call for call in step.calls if call.purpose == "draft"]
         cut = [correction.kept for correction in step.corrections]
         rest, by_base = step.draft_tokens - sum(cut), step.tokens - step.draft_tokens
-        parts = [(tokens, own + wasted, 1) for tokens in cut]  # each before a token of the base model
-        for tokens, among, after in [*parts, (rest, own or wasted, by_base - len(cut))]:
+        parts = [(tokens, drafted + wasted, 1) for tokens in cut]  # each before a token of the base model
+        for tokens, among, after in [*parts, (rest, drafted or wasted, by_base - len(cut))]:
             if tokens > 0 and among:
                 call = min(among, key=lambda call: (abs(call.prompt_tokens - length), -call.start))
                 yield call, number, tokens

@@ -171,12 +171,13 @@ def curve_of(rows: Mapping[str, Row], grid: Grid, guarantee: Guarantee) -> tuple
     """
     curve = []
     for chain in grid.chains:
-        own = [rows[setting.name] for setting in chain]
+        measured = [rows[setting.name] for setting in chain]
         ps = [
-            p_value(int(row.only_base), int(row.only_this), row.problems, guarantee.loss / 100) for row in own
+            p_value(int(row.only_base), int(row.only_this), row.problems, guarantee.loss / 100)
+            for row in measured
         ]
         passing = guarantee.passes(ps)
-        curve += [_point(*each) for each in zip(chain, own, ps, passing, strict=True)]
+        curve += [_point(*each) for each in zip(chain, measured, ps, passing, strict=True)]
     return tuple(curve)
 
 
@@ -209,8 +210,8 @@ def _point(setting: Setting, row: Row, p: float, passes: bool) -> Point:
 def _knobs(config: SpecReasonConfig) -> dict[str, Any]:
     """How drafts are judged and repaired, by name."""
     repair = config.repair
-    own = {name: getattr(repair, name) for name in knobs_of(type(repair))}
-    knobs = {"repair": name_of(repair), **own}
+    of_repair = {name: getattr(repair, name) for name in knobs_of(type(repair))}
+    knobs = {"repair": name_of(repair), **of_repair}
     if config.verifier is None:
         return knobs
     verifier = next(name for name, known in VERIFIERS.items() if known == config.verifier)

@@ -141,9 +141,9 @@ def expand(
                 f"{name.replace('_', '-')}={_shown(chosen[name])}" for name in names if len(given[name]) > 1
             )
             name = " ".join([mode, *swept])
-            own = ModeKnobs(**{knob: value for knob, value in chosen.items() if knob in _OF_ONE_MODE})
-            config = _config(mode, chosen, own, pair, reward)
-            settings.setdefault(name, Setting(name, mode, config, own.share if mode == "mix" else None))
+            of_mode = ModeKnobs(**{knob: value for knob, value in chosen.items() if knob in _OF_ONE_MODE})
+            config = _config(mode, chosen, of_mode, pair, reward)
+            settings.setdefault(name, Setting(name, mode, config, of_mode.share if mode == "mix" else None))
     return list(settings.values())
 
 

@@ -56,8 +56,8 @@ class Point(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         if (name := knobs.pop("repair", None)) not in REPAIRS:
             raise ConfigError(f"repair must be one of {', '.join(REPAIRS)}, got {name!r}", "repair")
         repair = REPAIRS[name]
-        own = {name: knobs.pop(name) for name in knobs_of(type(repair)) if name in knobs}
-        return {"repair": replace(repair, **own), **knobs}  # type: ignore[type-var]
+        of_repair = {name: knobs.pop(name) for name in knobs_of(type(repair)) if name in knobs}
+        return {"repair": replace(repair, **of_repair), **knobs}  # type: ignore[type-var]
 
 
 class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

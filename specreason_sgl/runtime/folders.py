@@ -47,5 +47,5 @@ def weight_files(folder: Path) -> list[Path]:
         pass
     except (ValueError, KeyError, TypeError, AttributeError):
         raise WeightsError(f"{folder / INDEX} must be an index of weights, and is not") from None
-    found = sorted(folder.glob("*.safetensors"))
-    return [path for path in found if not path.match(CONSOLIDATED)] or found
+    shards = sorted(folder.glob("*.safetensors"))
+    return [path for path in shards if not path.match(CONSOLIDATED)] or shards

@@ -44,7 +44,7 @@ def gpus() -> list[Gpu]:
         return []
     views = [{VISIBLE: name} for name in visible_names()] if uses_mig() else [{}]
     with ThreadPoolExecutor() as pool:
-        facts = [fact for found in pool.map(_ask, views) for fact in found]
+        facts = [fact for facts_of_view in pool.map(_ask, views) for fact in facts_of_view]
     return [Gpu(index, *fact) for index, fact in enumerate(facts)]
 
 

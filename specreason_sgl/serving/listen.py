@@ -40,8 +40,8 @@ def host_names(host: str, allowed: Sequence[str]) -> tuple[str, ...]:
     """
     if not is_loopback(host) and not allowed:
         return ()
-    own = f"[{host}]" if ":" in host else host
-    return tuple(dict.fromkeys(name.lower() for name in (*LOOPBACK_NAMES, own, *allowed)))
+    bound = f"[{host}]" if ":" in host else host
+    return tuple(dict.fromkeys(name.lower() for name in (*LOOPBACK_NAMES, bound, *allowed)))
 
 
 def bind(host: str, port: int) -> socket.socket:

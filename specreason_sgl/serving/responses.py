@@ -72,9 +72,16 @@ class ResponsesRequest(Request):
     def as_chat(self) -> ChatRequest:
         """The same request as a conversation."""
         system = [ChatMessage(role="system", content=self.instructions)] if self.instructions else []
-        own = {"input", "instructions", "max_output_tokens", "reasoning", "text", *(self.model_extra or {})}
+        not_chats = {
+            "input",
+            "instructions",
+            "max_output_tokens",
+            "reasoning",
+            "text",
+            *(self.model_extra or {}),
+        }
         return ChatRequest(
-            **self.model_dump(exclude_unset=True, exclude=own),
+            **self.model_dump(exclude_unset=True, exclude=not_chats),
             messages=[*system, *self.input],
             max_tokens=self.max_output_tokens,
             reasoning_effort=self.reasoning.effort,

@@ -184,9 +184,9 @@ class Toolbox:
     def _read_free(self, answer: str) -> tuple[str, list[tuple[str, str]]]:
         from sglang.srt.function_call.hermes_detector import HermesDetector
 
-        found = HermesDetector().detect_and_parse(answer, self._sglangs())
-        calls = [(call.name or "", call.parameters) for call in found.calls]
-        return (found.normal_text, calls) if calls else (answer, [])
+        parsed = HermesDetector().detect_and_parse(answer, self._sglangs())
+        calls = [(call.name or "", call.parameters) for call in parsed.calls]
+        return (parsed.normal_text, calls) if calls else (answer, [])
 
 
 def checked(schema: dict[str, Any], knob: str) -> str:

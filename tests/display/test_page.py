@@ -340,7 +340,8 @@ def test_the_timeline_zooms_where_the_pointer_is_and_is_saved(view, server):
     assert not view.driver.execute_script(wheel, True)
     assert view.driver.execute_script(width) > 2 * before
     view.first("#picture").click()
-    wait_until((view.driver.downloads / "timeline.png").exists)
+    picture = view.driver.downloads / "timeline.png"
+    wait_until(lambda: picture.exists() and picture.read_bytes().startswith(b"\x89PNG"))
 
 
 def test_the_steps_are_said_with_their_corrections(view, server):
@@ -785,7 +786,7 @@ def test_a_saved_trace_is_opened_and_saved_again(view, tmp_path):
     assert not view.seen("#compare")
     view.first("#save").click()
     saved = view.driver.downloads / "trace-specreason.json"
-    wait_until(saved.exists)
+    wait_until(lambda: saved.exists() and saved.read_bytes())  # Chromium makes an empty file first
     assert read_traces(saved) == [make_corrected()]
 
 

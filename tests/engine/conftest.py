@@ -18,17 +18,15 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
-def pair(request):
+def pair():
     flags = ["--enable-metrics", COMPACT_JSON]
     with launch_pair(get_pair("nano"), draft_args=flags, base_args=flags, pin=True) as running:
-        if any("more" in getattr(item, "fixturenames", ()) for item in request.session.items):
-            request.getfixturevalue("starting")(running.draft.api_key)
         yield running
 
 
 @pytest.fixture(scope="session")
 def starting(tmp_path_factory):
-    """Starts the servers of `more` with a key, once; they load while the first tests run."""
+    """Starts the servers of `more` with a key, once, and does not wait for them."""
     servers = {}
 
     def start(key):

@@ -26,6 +26,12 @@ PROBLEM = "Natalia sold 48 clips in April and half as many in May. How many clip
 SHORT = {"token_budget": 36, "step_tokens": 12, "answer_tokens": 4}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def started_early(pair, starting):
+    """The servers of `more` load while the first of these tests run."""
+    starting(pair.draft.api_key)
+
+
 def fresh(*endpoints):
     """Empty caches. What is computed together changes the last bits of the logits, which can flip a close
     decision, so runs that are compared begin alike."""
@@ -190,16 +196,17 @@ def test_draft_only_writes_the_steps_that_speculation_without_a_judge_keeps(draf
 
 
 def test_reward_guided_keeps_the_steps_with_enough_reward_and_no_others(draft, base, more):
+    budgets = {"token_budget": 45, "step_tokens": 15, "answer_tokens": 4}
     with Endpoint(more.reward) as reward:
         models = {"draft": draft, "reward": reward, "backend": base}
         fresh(draft, base)
-        free = reward_guided.run(question=PROBLEM, threshold=-math.inf, **models, **SHORT)
+        free = reward_guided.run(question=PROBLEM, threshold=-math.inf, **models, **budgets)
         assert free["steps"] == [text for text, _ in free["rewards"]]
         values = sorted({value for _, value in free["rewards"]})
         assert len(values) >= 2
         threshold = statistics.mean(values[:2])
         fresh(draft, base)
-        state = reward_guided.run(question=PROBLEM, threshold=threshold, **models, **SHORT)
+        state = reward_guided.run(question=PROBLEM, threshold=threshold, **models, **budgets)
         kept = [value >= threshold for _, value in state["rewards"]]
         assert set(kept) == {True, False}
         drafted = [text for text, _ in state["rewards"]]
@@ -209,7 +216,7 @@ def test_reward_guided_keeps_the_steps_with_enough_reward_and_no_others(draft, b
 
         fresh(draft, base)
         judge = {"repair": Rewrite(), "verifier": RewardModel(reward), "threshold": threshold}
-        config = SpecReasonConfig(**judge, temperature=0, lookahead=0, patience=0, **SHORT)
+        config = SpecReasonConfig(**judge, temperature=0, lookahead=0, patience=0, **budgets)
         trace = solve(PROBLEM, draft=draft, base=base, config=config)
         assert [step.text for step in trace.steps] == state["steps"]
         assert [step.score for step in trace.steps] == [value for _, value in state["rewards"]]
