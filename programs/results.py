@@ -226,16 +226,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if unknown := set(given.parts) - set(PARTS):
         parser.error(f"a part must be one of {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
     given.out.mkdir(parents=True, exist_ok=True)
-    for name in given.parts:
-        part = PARTS[name]
-        data = getattr(given, part.data)
-        problems = problems_of(part, data)
-        check_untouched(problems, calibrations([SETTINGS[each][0] for each in part.settings], {}, part.pair))
-        with servers(part) as runtimes:
-            measure(
-                name, problems, given.out, runtimes,
-                data=data, retry_failed=given.retry_failed, estimate_only=given.estimate,
-            )  # fmt: skip
+    try:
+        for name in given.parts:
+            _run_part(name, given)
+    except KeyboardInterrupt:
+        _say(f"interrupted; what is done is in {given.out}, and the same command goes on")
+        sys.exit(130)
+
+
+def _run_part(name: str, given: argparse.Namespace) -> None:
+    part = PARTS[name]
+    data = getattr(given, part.data)
+    problems = problems_of(part, data)
+    check_untouched(problems, calibrations([SETTINGS[each][0] for each in part.settings], {}, part.pair))
+    with servers(part) as runtimes:
+        measure(
+            name, problems, given.out, runtimes,
+            data=data, retry_failed=given.retry_failed, estimate_only=given.estimate,
+        )  # fmt: skip
 
 
 def _say(text: str) -> None:

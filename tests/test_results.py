@@ -80,6 +80,19 @@ def test_a_part_says_how_long_it_takes_runs_and_is_continued_and_no_other_part_s
     assert small == [("mini", True)] * 3
 
 
+def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(small, tmp_path, monkeypatch, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(results, "run_evaluation", interrupt)
+    with pytest.raises(SystemExit) as ended:
+        results.main(["primary", "--out", str(tmp_path)])
+    assert ended.value.code == 130
+    assert capsys.readouterr().out.endswith(
+        f"interrupted; what is done is in {tmp_path}, and the same command goes on\n"
+    )
+
+
 def test_only_a_part_with_base_whole_starts_another_base_server(small, tmp_path, monkeypatch):
     brief = replace(results.PARTS["latency"], settings=("base-whole", "draft"))
     monkeypatch.setitem(results.PARTS, "latency", brief)
