@@ -16,8 +16,8 @@ test: $(VENV)/.installed  ## all tests: those on real runtimes beside the others
 
 unit: lint only-unit  ## without the tests that start SGLang
 
-weights-%: $(VENV)/.installed
-	$(BIN)/specreason-sgl models fetch $*
+weights-%: $(VENV)/.installed  # fetching what is there would check it whole, about 10 seconds
+	@$(BIN)/specreason-sgl models path $* > /dev/null 2>&1 || $(BIN)/specreason-sgl models fetch $*
 
 only-engine: $(VENV)/.installed
 	$(BIN)/python -m pytest -m engine --durations=15 tests
