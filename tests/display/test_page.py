@@ -340,8 +340,7 @@ def test_the_timeline_zooms_where_the_pointer_is_and_is_saved(view, server):
     assert not view.driver.execute_script(wheel, True)
     assert view.driver.execute_script(width) > 2 * before
     view.first("#picture").click()
-    picture = view.driver.downloads / "timeline.png"
-    wait_until(lambda: picture.exists() and picture.read_bytes().startswith(b"\x89PNG"))
+    assert view.downloaded("timeline.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_steps_are_said_with_their_corrections(view, server):
@@ -785,9 +784,7 @@ def test_a_saved_trace_is_opened_and_saved_again(view, tmp_path):
     assert not view.seen("#chooser")
     assert not view.seen("#compare")
     view.first("#save").click()
-    saved = view.driver.downloads / "trace-specreason.json"
-    wait_until(lambda: saved.exists() and saved.read_bytes())  # Chromium makes an empty file first
-    assert read_traces(saved) == [make_corrected()]
+    assert read_traces(view.downloaded("trace-specreason.json")) == [make_corrected()]
 
 
 def test_several_traces_in_a_file_can_be_chosen_from(view, tmp_path):

@@ -6,6 +6,7 @@ import pytest
 
 from programs.correct import correct
 from specreason_sgl import Correct, Endpoint, SpecReasonConfig, Trace, solve, solve_alone
+from tests.support.runtimes import flush_caches
 from tests.support.ties import assert_near_tie
 
 QUESTION = "A shop has 17 boxes with 12 pens each. It sells 50 pens. How many pens are left?"
@@ -14,17 +15,11 @@ CONFIG = SpecReasonConfig(
 )
 
 
-def fresh(*endpoints):
-    """Empty caches: what is computed together changes the last bits of the logits."""
-    for endpoint in endpoints:
-        endpoint.flush_cache()
-
-
 def test_at_delta_0_the_text_is_the_base_models_own(draft, base):
-    fresh(draft, base)
+    flush_caches(draft, base)
     config = replace(CONFIG, repair=Correct(delta=0, window=8))
     trace = solve(QUESTION, draft=draft, base=base, config=config)
-    fresh(base)
+    flush_caches(base)
     alone = solve_alone(QUESTION, endpoint=base, config=config)
     print(trace.corrections, trace.reasoning)
     assert trace.corrections > 0
@@ -35,14 +30,14 @@ def test_at_delta_0_the_text_is_the_base_models_own(draft, base):
 
 
 def test_a_delta_without_bound_is_the_draft_models_text(draft, base):
-    fresh(draft, base)
+    flush_caches(draft, base)
     trace = solve(
         QUESTION,
         draft=draft,
         base=base,
         config=replace(CONFIG, repair=Correct(delta=1e9, numeric_delta=None)),
     )
-    fresh(draft)
+    flush_caches(draft)
     alone = solve_alone(QUESTION, endpoint=draft, side="draft", config=CONFIG)
     assert trace.corrections == 0
     length = min(len(trace.reasoning), len(alone.reasoning))
@@ -53,14 +48,14 @@ def test_a_delta_without_bound_is_the_draft_models_text(draft, base):
 def chain(pair):
     """What programs/correct.py writes, from empty caches."""
     with Endpoint(pair.draft) as draft, Endpoint(pair.base) as base:
-        fresh(draft, base)
+        flush_caches(draft, base)
         budgets = {"token_budget": 30, "step_tokens": 12, "answer_tokens": 4}
         return correct.run(question=QUESTION, draft=draft, backend=base, **budgets)["chain"]
 
 
 @pytest.mark.parametrize("window", [4, "auto", None])
 def test_a_window_decides_when_things_happen_and_not_what_is_written(draft, base, chain, window):
-    fresh(draft, base)
+    flush_caches(draft, base)
     trace = solve(
         QUESTION,
         draft=draft,

@@ -9,6 +9,7 @@ from specreason_sgl import Endpoint, Rewrite, SpecReasonConfig, logprobs, score,
 from specreason_sgl.reasoning.acceptance import FixedShare
 from specreason_sgl.reasoning.verifier import Drafted, Judgement
 from specreason_sgl.reasoning.verifiers import VERIFIERS, PaperScore, YesNo
+from tests.support.runtimes import flush_caches
 from tests.support.ties import assert_near_tie
 from tests.support.waiting import wait_until
 
@@ -33,9 +34,7 @@ def test_two_steps_ahead_write_the_same_steps(pair, draft, base):
     )  # fmt: skip
 
     def run(lookahead):
-        # What is cached decides what is computed together, and so the last bits: all begin alike.
-        draft.flush_cache()
-        base.flush_cache()
+        flush_caches(draft, base)
         trace = solve(QUESTION, draft=draft, base=base, config=replace(config, lookahead=lookahead))
         # An aborted request ends at the next token, not later.
         wait_until(lambda: running(draft) == running(base) == 0, 3)

@@ -20,6 +20,7 @@ from specreason_sgl import Endpoint, Rewrite, SpecReasonConfig, score, solve
 from specreason_sgl.errors import RequestAborted
 from specreason_sgl.lang.requests import RequestRecord
 from specreason_sgl.verifiers import RewardModel
+from tests.support.runtimes import flush_caches
 from tests.support.waiting import wait_until
 
 PROBLEM = "Natalia sold 48 clips in April and half as many in May. How many clips did she sell altogether?"
@@ -27,17 +28,10 @@ SHORT = {"token_budget": 36, "step_tokens": 12, "answer_tokens": 4}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def started_early(pair, starting):
-    """The servers of `more` load while the first of these tests run."""
-    starting(pair.draft.api_key)
-
-
-def fresh(*endpoints):
-    """Empty caches. What is computed together changes the last bits of the logits, which can flip a close
-    decision, so runs that are compared begin alike."""
-
-    for endpoint in endpoints:
-        endpoint.flush_cache()
+def started_early(request, pair, starting):
+    """The servers of `more` load while the first of these tests run, if any of them needs it."""
+    if any("more" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        starting(pair.draft.api_key)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +42,7 @@ def plain(pair):
     def run(threshold):
         if threshold not in known:
             with Endpoint(pair.draft) as draft, Endpoint(pair.base) as base:
-                fresh(draft, base)
+                flush_caches(draft, base)
                 state = specreason.run(
                     question=PROBLEM, draft=draft, threshold=threshold, backend=base, **SHORT
                 )
@@ -60,7 +54,7 @@ def plain(pair):
 
 def test_lookahead_changes_when_things_happen_and_not_what_is_written(draft, base, plain):
     steps, digits = plain(5)
-    fresh(draft, base)
+    flush_caches(draft, base)
     state = lookahead.run(question=PROBLEM, draft=draft, threshold=5, backend=base, **SHORT)
     assert (state["steps"], state["digits"]) == (steps, digits)
 
@@ -128,7 +122,7 @@ def test_candidates_keeps_the_version_with_the_highest_score(draft, base):
 
 def test_candidates_has_the_base_model_write_where_no_version_passes(draft, base):
     settings = {"step_tokens": 12, "token_budget": 12, "answer_tokens": 4}
-    fresh(draft, base)
+    flush_caches(draft, base)
     state = candidates.run(question=PROBLEM, draft=draft, versions=2, threshold=10, backend=base, **settings)
     (step,), (versions,) = state["steps"], state["judged"]
     alone = base_only.run(question=PROBLEM, token_budget=12, answer_tokens=1, backend=base)
@@ -170,10 +164,10 @@ def test_beam_search_believes_a_step_as_much_as_the_model_does(base, searched):
 
 
 def test_base_only_is_what_the_server_itself_writes(pair, base):
-    fresh(base)
+    flush_caches(base)
     state = base_only.run(question=PROBLEM, token_budget=30, answer_tokens=4, backend=base)
     text = state["reasoning"]
-    fresh(base)
+    flush_caches(base)
     body = {
         "model": "default",
         "messages": [{"role": "user", "content": f"{PROBLEM}\n\n{INSTRUCTION}"}],
@@ -189,7 +183,7 @@ def test_base_only_is_what_the_server_itself_writes(pair, base):
 
 def test_draft_only_writes_the_steps_that_speculation_without_a_judge_keeps(draft, plain):
     steps, _ = plain(0)
-    fresh(draft)
+    flush_caches(draft)
     state = draft_only.run(question=PROBLEM, backend=draft, **SHORT)
     assert state["steps"] == steps
     assert all(cached > 0.8 * prompt for cached, prompt in state["cached"][1:])
@@ -199,13 +193,13 @@ def test_reward_guided_keeps_the_steps_with_enough_reward_and_no_others(draft, b
     budgets = {"token_budget": 45, "step_tokens": 15, "answer_tokens": 4}
     with Endpoint(more.reward) as reward:
         models = {"draft": draft, "reward": reward, "backend": base}
-        fresh(draft, base)
+        flush_caches(draft, base)
         free = reward_guided.run(question=PROBLEM, threshold=-math.inf, **models, **budgets)
         assert free["steps"] == [text for text, _ in free["rewards"]]
         values = sorted({value for _, value in free["rewards"]})
         assert len(values) >= 2
         threshold = statistics.mean(values[:2])
-        fresh(draft, base)
+        flush_caches(draft, base)
         state = reward_guided.run(question=PROBLEM, threshold=threshold, **models, **budgets)
         kept = [value >= threshold for _, value in state["rewards"]]
         assert set(kept) == {True, False}
@@ -214,7 +208,7 @@ def test_reward_guided_keeps_the_steps_with_enough_reward_and_no_others(draft, b
             kept_text == drafted_text for kept_text, drafted_text in zip(state["steps"], drafted, strict=True)
         ] == kept
 
-        fresh(draft, base)
+        flush_caches(draft, base)
         judge = {"repair": Rewrite(), "verifier": RewardModel(reward), "threshold": threshold}
         config = SpecReasonConfig(**judge, temperature=0, lookahead=0, patience=0, **budgets)
         trace = solve(PROBLEM, draft=draft, base=base, config=config)

@@ -13,21 +13,18 @@ from specreason_sgl.bench.prefix import prefix_share, prompts_of
 from specreason_sgl.bench.score import contexts, judged
 from specreason_sgl.errors import ContextLengthExceeded, RequestAborted
 from specreason_sgl.verifiers import UtilityScore
-from tests.support.runtimes import CLI, QUESTIONS, metric, running, urls
+from tests.support.runtimes import CLI, QUESTIONS, flush_caches, metric, running, urls
 from tests.support.waiting import wait_until
 
 
 def test_the_program_to_read_and_the_packages_agree(draft, base):
     question = QUESTIONS[0]
-    # From empty caches and one thing at a time, both times: what is computed together changes the last bits,
-    # which can flip a digit.
-    draft.flush_cache()
-    base.flush_cache()
+    # From empty caches and one thing at a time, both times.
+    flush_caches(draft, base)
     budgets = {"token_budget": 60, "step_tokens": 25, "answer_tokens": 8}
     plain = specreason.run(question=question, draft=draft, threshold=5, backend=base, **budgets)
     plain.sync()
-    draft.flush_cache()
-    base.flush_cache()
+    flush_caches(draft, base)
     config = SpecReasonConfig(repair=Rewrite(), temperature=0, threshold=5, lookahead=0, **budgets)
     trace = solve(question, draft=draft, base=base, config=config)
     assert [step.text for step in trace.steps] == plain["steps"]
@@ -63,8 +60,7 @@ def test_what_a_runtime_has_seen_comes_from_its_cache(pair, record_property, set
         Endpoint(pair.draft, on_request=requests["draft"].append) as draft,
         Endpoint(pair.base, on_request=requests["base"].append) as base,
     ):
-        draft.flush_cache()
-        base.flush_cache()
+        flush_caches(draft, base)
         config = SpecReasonConfig(
             repair=Rewrite(),
             temperature=0,

@@ -15,7 +15,7 @@ import urllib3
 
 from specreason_sgl import Rewrite, SpecReasonConfig, Trace, solve
 from tests.support import browser
-from tests.support.runtimes import QUESTIONS, running, urls
+from tests.support.runtimes import QUESTIONS, flush_caches, running, urls
 from tests.support.waiting import wait_until
 
 CONFIG = SpecReasonConfig(
@@ -56,11 +56,9 @@ def asked(question):
 
 def test_the_api_answers_as_solve_does(client, draft, base):
     question = QUESTIONS[0]
-    draft.flush_cache()
-    base.flush_cache()
+    flush_caches(draft, base)
     trace = solve(question, draft=draft, base=base, config=CONFIG)
-    draft.flush_cache()
-    base.flush_cache()
+    flush_caches(draft, base)
     reply = client.chat.completions.create(**asked(question))
     assert reply.choices[0].message.reasoning_content == trace.reasoning
     assert reply.choices[0].message.content == trace.answer

@@ -94,6 +94,12 @@ class Page:
     def wait_for(self, selector, text):
         wait_until(lambda: text in self.text(selector))
 
+    def downloaded(self, name):
+        """The path of a saved file, once it is there: Chromium makes an empty one first."""
+        file = self.driver.downloads / name
+        wait_until(lambda: file.exists() and file.stat().st_size)
+        return file
+
     def ask(self, question=QUESTION):
         self.first("#question").send_keys(question, Keys.ENTER)
         return self

@@ -1,14 +1,23 @@
-"""Asking real SGLang runtimes: the command line, questions, and the servers' metrics."""
+"""Asking real SGLang runtimes: the command line, questions, empty caches, and the servers' metrics."""
 
 import sys
 
 import urllib3
+
+from specreason_sgl import Endpoint
 
 QUESTIONS = [
     "Natalia sold 48 clips in April and half as many in May. How many clips did she sell altogether?",
     "What is the capital of France?",
 ]
 CLI = [sys.executable, "-m", "specreason_sgl.cli"]
+
+
+def flush_caches(*endpoints: Endpoint) -> None:
+    """Let runs that are compared begin alike: what is cached decides what is computed together, and so the
+    last bits of the logits, which can flip a close decision."""
+    for endpoint in endpoints:
+        endpoint.flush_cache()
 
 
 def metric(url: str, name: str) -> float:
