@@ -1,6 +1,7 @@
 # Two targets do all the set-up on a fresh machine: `make demo` and `make test`.
 PYTHON ?= python3
 VENV ?= .venv
+# Processes for the tests that need no model.
 WORKERS ?= 2
 BIN = $(VENV)/bin
 QUESTION = Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May. How many clips did Natalia sell altogether in April and May?
@@ -12,6 +13,7 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed  ## all tests: those on real runtimes beside the others
 	$(MAKE) --no-print-directory --jobs=3 lint weights-nano weights-mini
+	@# One worker: the runtimes leave about one of two cores.
 	$(MAKE) --no-print-directory --jobs=2 only-engine only-unit WORKERS=1
 
 unit: lint only-unit  ## without the tests that start SGLang

@@ -230,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in given.parts:
             _run_part(name, given)
     except KeyboardInterrupt:
-        _say(f"interrupted; what is done is in {given.out}, and the same command goes on")
+        _say(f"interrupted; finished samples are in {given.out}, and the same command continues")
         sys.exit(130)
 
 

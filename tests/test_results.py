@@ -89,7 +89,7 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(small, tmp_path, monkey
         results.main(["primary", "--out", str(tmp_path)])
     assert ended.value.code == 130
     assert capsys.readouterr().out.endswith(
-        f"interrupted; what is done is in {tmp_path}, and the same command goes on\n"
+        f"interrupted; finished samples are in {tmp_path}, and the same command continues\n"
     )
 
 

@@ -265,8 +265,8 @@ class Ahead:
         return Judged(drafted, self._passes(judgement, tokens), judgement, tokens, tuple(calls))
 
     def _close(self, request: Request) -> Call:
-        """The record of an answered request, and the end of its fork. After an error the run does this: it
-        aborts what is in flight first."""
+        """End the fork of an answered request; returns the request's record. After an error the fork is left
+        to the run, which aborts it first."""
         call = call_of(self._run, request)
         self._run.end(request.state)
         return call

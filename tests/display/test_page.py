@@ -501,11 +501,11 @@ def test_readings_are_in_the_timeline(view, server):
 def test_a_draft_that_was_cut_is_hatched_beyond_its_correction(view, server, make):
     trace = make()
     opened(view, server, trace)
-    found = view.driver.execute_script(
+    requests = view.driver.execute_script(
         "return requestsOf(shown).map((r) => [r.start, r.side, r.step ?? 0, r.kept])"
     )
     expected = [[bar.call.start, bar.call.side, bar.step, pytest.approx(bar.kept)] for bar in bars(trace)]
-    assert sorted(found) == sorted(expected)
+    assert sorted(requests) == sorted(expected)
     parts = [part for bar in bars(trace) for part in bar.parts]
     assert len(view.all("#timeline .bar")) == len(parts)
     assert len(view.all("#timeline .bar.lost")) == sum(not part.used for part in parts)

@@ -29,10 +29,12 @@ def site(tmp_path_factory):
 
 def test_no_page_loads_anything_from_another_host(site):
     loads = re.compile(r"<(?:script|img|iframe|link)\b[^>]*?\b(?:src|href)=[\"']?((?:https?:)?//[^\"'\s>]+)")
-    assert {path: found for path, text in site.items() if (found := loads.findall(text))} == {}
+    assert {path: urls for path, text in site.items() if (urls := loads.findall(text))} == {}
 
 
-@pytest.mark.parametrize("package", [specreason_sgl, verifiers, evaluation], ids=lambda it: it.__name__)
+@pytest.mark.parametrize(
+    "package", [specreason_sgl, verifiers, evaluation], ids=lambda package: package.__name__
+)
 def test_every_public_name_is_in_the_reference(site, package):
     text = "".join(site[f"reference/{page}/index.html"] for page in ("python", "trace", "errors"))
     assert [

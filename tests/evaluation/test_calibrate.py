@@ -60,9 +60,9 @@ def test_the_fastest_of_those_that_pass_is_chosen_and_never_one_that_failed():
         for name, point in points.items():
             assert point.p == p_value(rows[name].only_base, rows[name].only_this, 80, 0.1)
         for chain in made.chains:
-            own = [points[setting.name] for setting in chain]
-            first = next((i for i, point in enumerate(own) if point.p > guarantee.level), len(own))
-            assert [point.passes for point in own] == [i < first for i in range(len(own))]
+            in_turn = [points[setting.name] for setting in chain]
+            first = next((i for i, point in enumerate(in_turn) if point.p > guarantee.level), len(in_turn))
+            assert [point.passes for point in in_turn] == [i < first for i in range(len(in_turn))]
         name = fastest(list(points.values()))
         chosen.append(name)
         passing = [point.seconds for point in points.values() if point.passes]

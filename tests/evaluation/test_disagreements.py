@@ -147,8 +147,8 @@ def test_chosen_positions_are_spread_over_all():
 )
 def test_features_tell_digits_operators_and_words_apart(drafted, base, kinds):
     read = TokenLogprob(drafted, -3.0, 1, (Choice(base, 2, -0.5), Choice(drafted, 1, -3.0)))
-    own = TokenLogprob(drafted, -0.2, 7, (Choice(drafted, 7, -0.2), Choice("x", 8, -1.7)))
-    values = features(read, own, begins_step=False)
+    by_draft = TokenLogprob(drafted, -0.2, 7, (Choice(drafted, 7, -0.2), Choice("x", 8, -1.7)))
+    values = features(read, by_draft, begins_step=False)
     assert [name for name in ("digit", "operator", "word") if values[name]] == kinds
     assert (values["regret"], values["draft-logprob"]) == (2.5, -0.2)
     assert values["draft-margin"] == pytest.approx(1.5)
@@ -190,22 +190,22 @@ def drawn(problems: int, of: str, seed: int = 0) -> list[Branched]:
 
 
 def test_a_score_that_is_learned_from_what_matters_beats_regret_on_other_problems():
-    found = figures(drawn(60, "entropy"))
-    assert found.verdict.startswith("The learned score beats plain regret")
-    assert max(found.coefficients, key=found.coefficients.get) == "entropy"
-    plain, learned, difference = found.rows
+    result = figures(drawn(60, "entropy"))
+    assert result.verdict.startswith("The learned score beats plain regret")
+    assert max(result.coefficients, key=result.coefficients.get) == "entropy"
+    plain, learned, difference = result.rows
     assert 0.7 < learned.auc.low < learned.auc.value < learned.auc.high < 1
     assert difference.auc.value == pytest.approx(learned.auc.value - plain.auc.value)
     assert all(less.high < 0 for less in difference.needed)  # fewer corrections
-    assert 0 < found.lucky < found.harmful
+    assert 0 < result.lucky < result.harmful
 
 
 @pytest.mark.parametrize("of", ["regret", ""])
 def test_nothing_is_learned_where_there_is_nothing_else_to_learn(of):
-    found = figures(drawn(60, of))
-    assert found.verdict.startswith("The learned score does not beat plain regret")
+    result = figures(drawn(60, of))
+    assert result.verdict.startswith("The learned score does not beat plain regret")
     if not of:
-        assert found.rows[1].auc.low < 0.5  # by the problems that it was fitted on, it would seem to know
+        assert result.rows[1].auc.low < 0.5  # by the problems that it was fitted on, it would seem to know
 
 
 @pytest.mark.parametrize("harmful", [True, False])

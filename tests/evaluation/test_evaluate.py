@@ -499,8 +499,8 @@ def test_the_time_left_is_by_each_settings_mean_else_by_what_was_tried_else_by_t
 
     def left(**options):
         options = runner.RunOptions(samples=2, concurrency=4, **options)
-        found = time_left(10, settings, options, recorded, {"base": 99.0, "draft": 1.0})
-        return {name: (each.samples, each.sample_seconds, each.seconds) for name, each in found.items()}
+        by_setting = time_left(10, settings, options, recorded, {"base": 99.0, "draft": 1.0})
+        return {name: (each.samples, each.sample_seconds, each.seconds) for name, each in by_setting.items()}
 
     assert left() == {"base": (17, 3, 17 * 3 / 4), "draft": (20, 1, 5), "correct": (20, 2, 10)}
     assert left(retry_failed=True)["base"] == (18, 3, 18 * 3 / 4)

@@ -100,9 +100,9 @@ def test_another_share_takes_its_threshold_from_the_values():
 @pytest.mark.parametrize("find", [get_calibration, get_step_threshold])
 @pytest.mark.parametrize("pair", PAIRS)
 def test_the_packages_own_are_of_their_pairs(find, pair):
-    if (own := find(pair)) is None:
+    if (packaged := find(pair)) is None:
         return
-    assert (own.draft_model, own.base_model) == (PAIRS[pair].draft.repo, PAIRS[pair].base.repo)
-    if isinstance(own, StepThreshold):
-        kept = sum(value >= own.threshold for value in own.values) / len(own.values)
-        assert kept == pytest.approx(own.keep, abs=0.01)
+    assert (packaged.draft_model, packaged.base_model) == (PAIRS[pair].draft.repo, PAIRS[pair].base.repo)
+    if isinstance(packaged, StepThreshold):
+        kept = sum(value >= packaged.threshold for value in packaged.values) / len(packaged.values)
+        assert kept == pytest.approx(packaged.keep, abs=0.01)

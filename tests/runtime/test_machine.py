@@ -86,9 +86,9 @@ def test_a_system_shows_its_gpus(tmp_path, system, sign):
     for name, text in system.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    found = hardware.gpu_sign(tmp_path)
-    assert sign in found
-    assert bool(found) == bool(sign)
+    shown = hardware.gpu_sign(tmp_path)
+    assert sign in shown
+    assert bool(shown) == bool(sign)
 
 
 @pytest.mark.parametrize(

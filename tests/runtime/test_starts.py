@@ -143,8 +143,8 @@ def test_a_gpu_that_pytorch_does_not_see_is_said_before_anything_is_fetched(monk
     monkeypatch.setattr(launch, "fetch", lambda *_: pytest.fail("weights were fetched"))
     with pytest.raises(LaunchError, match="the system has an NVIDIA GPU"):
         launch_pair(toy_pair).__enter__()
-    found = [*doctor.examine_device(toy_pair, Wish("draft"), Wish("base"))]
-    assert [(finding.verdict, finding.topic) for finding in found] == [("stop", "GPU")]
+    findings = [*doctor.examine_device(toy_pair, Wish("draft"), Wish("base"))]
+    assert [(finding.verdict, finding.topic) for finding in findings] == [("stop", "GPU")]
 
 
 @pytest.mark.parametrize(

@@ -89,17 +89,17 @@ def test_sglang_itself_resolves_its_settings_by_this_platform(tmp_path, environm
         from sglang.srt.server_args import prepare_server_args
         args = prepare_server_args(["--model-path", {str(tmp_path)!r}, "--skip-tokenizer-init"])
         args.resolve_once()
-        found = args.resolved_dict()
+        flags = args.resolved_dict()
         names = ("device", "sleep_on_idle", "attention_backend", "max_total_tokens")
-        print(json.dumps([type(current_platform).__name__, *map(found.get, names)]))
+        print(json.dumps([type(current_platform).__name__, *map(flags.get, names)]))
     """
     cpu = {**os.environ, "SPECREASON_SGL_CPU": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)], env=cpu, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found == ["PlainCpuPlatform", "cpu", True, platform.ATTENTION, platform.MAX_TOTAL_TOKENS]
+    resolved = json.loads(done.stdout.splitlines()[-1])
+    assert resolved == ["PlainCpuPlatform", "cpu", True, platform.ATTENTION, platform.MAX_TOTAL_TOKENS]
 
 
 @pytest.mark.parametrize(
