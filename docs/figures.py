@@ -14,7 +14,8 @@ from pathlib import Path
 from specreason_sgl.display import judges as judges_view
 from specreason_sgl.display.markdown import markdown_table
 from specreason_sgl.display.pictures import png, trade_off
-from specreason_sgl.evaluation import judges
+from specreason_sgl.evaluation import judges, learned
+from specreason_sgl.evaluation.disagreements import read_branched
 from specreason_sgl.evaluation.groups import Group, load
 from specreason_sgl.evaluation.projection import Speeds, project, token_level
 from specreason_sgl.evaluation.report import Row, figures
@@ -121,6 +122,18 @@ def judged() -> list[judges.Row]:
     return judges.figures(judges.read_judged(ROOT / "results/judges-mini.jsonl.gz"))
 
 
+def disagreements_table() -> str:
+    """How well plain regret, and a learned score, find the disagreements that do harm."""
+    compared = learned.figures(read_branched(ROOT / "results/disagreements-mini.jsonl.gz"))
+    heads = ["", "AUC", *(f"corrected to catch {share:.0%}, %" for share in learned.CAUGHT)]
+    lines = []
+    for row in compared.rows:
+        signed = row is compared.rows[-1]
+        needed = (estimate.shown(0, 100, signed=signed) for estimate in row.needed)
+        lines.append([row.score, *map(_plain, (row.auc.shown(signed=signed), *needed))])
+    return markdown_table(heads, lines)
+
+
 def _title(setting: str) -> str:
     if setting in NAMES:
         return NAMES[setting]
@@ -144,6 +157,7 @@ TABLES: dict[str, Callable[[], str]] = {
         [*chosen("latency", "base", "correct"), *chosen("one-at-a-time", "paper", "draft")], SHORT
     ),
     "judges": judges_table,
+    "disagreements": disagreements_table,
 }
 
 

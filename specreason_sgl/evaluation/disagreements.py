@@ -25,6 +25,7 @@ import msgspec
 import sglang as sgl
 from sglang.lang.interpreter import ProgramState
 
+from specreason_sgl import files
 from specreason_sgl.errors import SpecReasonError
 from specreason_sgl.evaluation.features import FEATURES, features
 from specreason_sgl.evaluation.grading import grade
@@ -104,6 +105,11 @@ class DisagreementsHead(PairHead, frozen=True, kw_only=True, forbid_unknown_fiel
     branches: int
     seed: int
     features: tuple[str, ...]
+
+
+def read_branched(path: Path) -> list[Branched]:
+    """The problems of a record. Raises `ConfigError` if the file is none."""
+    return files.read_record(path, DisagreementsHead, Branched)[1]
 
 
 def branch_problems(
