@@ -95,7 +95,7 @@ PARTS = {
     "latency": Part(
         ("base", "base-whole", "draft", PRIMARY, "correct delta=3", "paper"), STUDY[:40], concurrency=1
     ),
-    "load": Part(("base", "mix share=0.5", PRIMARY), STUDY[:30], concurrency=4),
+    "load": Part(("base", "draft", "mix share=0.5", PRIMARY), STUDY[:30], concurrency=4),
     "math": Part(
         ("base", "draft", PRIMARY, "correct delta=3", "paper"), range(50), data="math500", token_budget=800
     ),
