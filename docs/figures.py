@@ -25,6 +25,7 @@ TEXTS = ("RESULTS.md", "README.md")
 TABLE = re.compile(r"(<!-- figures: (\S+) -->\n\n)(?:\|.*\n)*")
 NAMES = {
     "base": "base alone", "draft": "draft alone", "paper": "the paper's method", "correct": "the default",
+    "mix share=0.5": "one of the two, at random",
 }  # fmt: skip
 LATENCY = ("base", "correct", "draft")
 ONE_AT_A_TIME = (
@@ -148,6 +149,7 @@ def _plain(text: str) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "primary": lambda: table(chosen("primary", "base", "correct delta=1"), LOADED),
+    "load": lambda: table(chosen("load", "base", "correct delta=1", "mix share=0.5", "draft")),
     "nano": lambda: table(chosen("nano", "base", "correct delta=1", "draft"), LOADED),
     "pilot": lambda: table(chosen("pilot", *PILOT), LOADED),
     "latency": lambda: table(chosen("latency", *LATENCY)),
