@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from specreason_sgl.display import judges as judges_view
+from specreason_sgl.display.disagreements import score_table
 from specreason_sgl.display.markdown import markdown_table
 from specreason_sgl.display.pictures import png, trade_off
 from specreason_sgl.evaluation import judges, learned
@@ -125,14 +126,9 @@ def judged() -> list[judges.Row]:
 
 def disagreements_table() -> str:
     """How well plain regret, and a learned score, find the disagreements that do harm."""
-    compared = learned.figures(read_branched(ROOT / "results/disagreements-mini.jsonl.gz"))
-    heads = ["", "AUC", *(f"corrected to catch {share:.0%}, %" for share in learned.CAUGHT)]
-    lines = []
-    for row in compared.rows:
-        signed = row is compared.rows[-1]
-        needed = (estimate.shown(0, 100, signed=signed) for estimate in row.needed)
-        lines.append([row.score, *map(_plain, (row.auc.shown(signed=signed), *needed))])
-    return markdown_table(heads, lines)
+    branched = read_branched(ROOT / "results/disagreements-mini.jsonl.gz")
+    heads, lines = score_table(learned.figures(branched))
+    return markdown_table(heads, [[*map(_plain, line)] for line in lines])
 
 
 def _title(setting: str) -> str:

@@ -8,6 +8,17 @@ from specreason_sgl.evaluation.learned import CAUGHT, Figures
 _PLAIN = {"box": None, "pad_edge": False, "header_style": "bold"}
 
 
+def score_table(figures: Figures) -> tuple[list[str], list[list[str]]]:
+    """How well each score finds the harmful disagreements: the heads of the columns, and the lines."""
+    heads = ["score", "AUC", *(f"corrected to catch {share:.0%}, %" for share in CAUGHT)]
+    lines = []
+    for row in figures.rows:
+        signed = row is figures.rows[-1]
+        needed = (estimate.shown(1, 100, signed=signed) for estimate in row.needed)
+        lines.append([row.score, row.auc.shown(signed=signed), *needed])
+    return heads, lines
+
+
 def print_figures(console: Console, figures: Figures) -> None:
     """Print what the branches say, how well both scores find the harmful ones, and the coefficients."""
     console.print(
@@ -15,12 +26,10 @@ def print_figures(console: Console, figures: Figures) -> None:
         "only the base model's token leads to a right answer. The other way round it is "
         f"{figures.lucky}, and as many of the harmful may be chance (McNemar p = {figures.p:.2g})."
     )
-    shares = (f"corrected to catch {share:.0%}" for share in CAUGHT)
-    table = Table("score", "AUC", *(f"{share}, %" for share in shares), **_PLAIN)
-    for row in figures.rows:
-        signed = row is figures.rows[-1]
-        needed = (estimate.shown(1, 100, signed=signed) for estimate in row.needed)
-        table.add_row(row.score, row.auc.shown(signed=signed), *needed)
+    heads, lines = score_table(figures)
+    table = Table(*heads, **_PLAIN)
+    for line in lines:
+        table.add_row(*line)
     console.print(table)
     console.print("95 % intervals by problem; learned scores are of problems that were not learned from.")
     console.print(figures.verdict)
