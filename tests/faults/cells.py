@@ -48,6 +48,7 @@ PHASES = {
     "program": ("rewrite",),
 }  # fmt: skip
 AT_DRAFTS = ("draft", "correct", "window")
+AT_JUDGEMENTS = ("score", "read")
 AT_ANSWERS = ("answer", "stream", "serve")
 STREAMED = ("stream", "serve")
 
@@ -213,6 +214,7 @@ class Rig:
         ]
         self.pair = Pair(*servers, *endpoints)
         self.hit = False  # whether the fault came
+        self.kept = threading.Event()  # the first step, in a run that is to save it
         self._cell: Cell | None = None  # whose fault it is
         self._lock = threading.Lock()
         self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -252,10 +254,13 @@ class Rig:
     def spoil(self, cell: Cell) -> None:
         chosen = replies_at(cell.purpose, cell, float("inf") if cell.forever else 1)
         self.hit, self._cell = False, cell
+        self.kept.clear()
 
         def before(seen: Seen):
             if not cell.hits(seen) or not chosen(seen):
                 return None
+            if cell.phase in AT_JUDGEMENTS:  # the first step's may be under way, too
+                self.kept.wait(5)
             if cell.phase == "window":
                 return midway(self, cell, seen)
             return self.hit_by(FAULTS[cell.fault], cell, seen)
@@ -318,6 +323,7 @@ def solves(rig: Rig, cell: Cell) -> str:
         "draft_timeout": SHORT if cell.fault in HANGS else 20.0,
         "lookahead": 1,
         "repair": REPAIRS[cell.repair],
+        "on_step": lambda step: rig.kept.set(),
     }
     expected, pieces = rig.expected[cell.repair], []
     if cell.phase == "stream":
