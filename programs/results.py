@@ -57,7 +57,7 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {  # each setting's mode and k
     "likelihood": ("pipelined", {}),  # judged by the pair's calibration
 }
 TIMEOUT = 3600.0  # seconds, of a sample
-SLOWER = {1: 1.0, 4: 1.1, 16: 1.7}  # times as long as alone, by samples at a time (RESULTS.md, base)
+SLOWER = {1: 1.0, 4: 1.1, 16: 1.7, 64: 6.8}  # times as long as alone, by samples at a time (RESULTS.md, base)
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,7 @@ PARTS = {
         ("base", "base-whole", "draft", PRIMARY, "correct delta=3", "paper"), STUDY[:40], concurrency=1
     ),
     "load": Part(("base", "draft", "mix share=0.5", PRIMARY), STUDY[:30], concurrency=4),
+    "load-64": Part(("base", PRIMARY), STUDY[:64], concurrency=64),
     "math": Part(
         ("base", "draft", PRIMARY, "correct delta=3", "paper"), range(50), data="math500", token_budget=800
     ),
