@@ -140,8 +140,10 @@ def evaluate(
 
     with bar, _solver(runtimes, options) as solve_turn:
         if options.warm_up:
+            bar.set_postfix_str("warming up")
             for tasks in _beginnings(todo, problems[: options.concurrency]):
                 solve_turn(tasks, lambda task, result: None)
+            bar.set_postfix_str("")
         for tasks in filter(None, todo):
             solve_turn(tasks, keep)
     return [record.done[task.key] for turn in turns for task in turn]

@@ -473,6 +473,13 @@ def test_settings_take_turns_after_a_warm_up_and_the_second_sample_has_them_reve
     assert (len(again), sum(seen.purpose == "answer" for seen in pair.seen)) == (1, 2)
 
 
+def test_the_progress_bar_says_that_the_models_warm_up(pair, tmp_path, capsys):
+    run(pair, tmp_path / "x.jsonl", modes=("base",), warm_up=True, progress_bar=True)
+    before, warm, after = capsys.readouterr().err.partition("warming up")
+    assert (warm, "right" in before) == ("warming up", False)
+    assert "warming up" not in after.rpartition("\r")[2]
+
+
 def test_samples_of_a_later_session_are_marked_and_another_machine_is_refused(pair, tmp_path, monkeypatch):
     out, settings = tmp_path / "x.jsonl", expand(("base",), KNOBS)
     how = Runtimes(pair.draft, pair.base), runner.RunOptions(warm_up=False)
