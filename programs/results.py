@@ -57,7 +57,7 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {  # each setting's mode and k
     "likelihood": ("pipelined", {}),  # judged by the pair's calibration
 }
 TIMEOUT = 3600.0  # seconds, of a sample
-SLOWER = {1: 1.0, 4: 1.1, 16: 1.7, 64: 6.8}  # times as long as alone, by samples at a time (RESULTS.md, base)
+SLOWER = {1: 1.0, 4: 1.1, 16: 2.2, 64: 9.0}  # times as long as alone, by samples at a time; 64: a guess
 
 
 @dataclass(frozen=True)

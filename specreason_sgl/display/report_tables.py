@@ -52,13 +52,14 @@ def accuracy_and_time(rows: Sequence[Row]) -> Table:
     }
     notes = (
         f"In brackets are 95 % intervals; with fewer than {LEAST} problems there are none. right: the share "
-        "of right answers, where a failed sample counts as wrong; Wilson's interval with one sample of each "
-        f"problem, else {RESAMPLES} bootstrap resamples of the problems, as for all other figures. where "
-        "none failed: on the problems that every setting has an answer to.",
+        "of right answers, where a failed sample counts as wrong. With one sample of each problem it has "
+        "Wilson's interval, and to base the score test's (Tango 1998); all other intervals are from "
+        f"{RESAMPLES} bootstrap resamples of the problems. where none failed: on the problems that every "
+        "setting has an answer to.",
         "to base: accuracy minus base alone's, on the same problems; p: McNemar's exact test that both have "
         "the same. to the line: accuracy minus what sending each problem at random to the draft model alone "
-        "or to the base model alone reaches in the same time: measured if the line passes through mix, drawn "
-        "if straight between the two; without failures.",
+        "or to the base model alone reaches in the same time: drawn if straight between the "
+        "two, measured if mix was run, too, and the line is the highest through all three; without failures.",
         "seconds: of a sample, from the question to the end of the answer. over base, over draft, over "
         "base-whole: how many times as long that model alone takes, on the problems that both solved. A "
         "model alone ends its thinking itself; the pair also ends it when a step has the answer.",

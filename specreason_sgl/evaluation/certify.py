@@ -14,6 +14,7 @@ from statistics import NormalDist
 import numpy as np
 
 from specreason_sgl.errors import ConfigError
+from specreason_sgl.evaluation.estimates import score_statistic
 
 DISCORDANT = 0.15  # share of problems that either the base model or a setting solves alone; assumed in plans
 POWER = 0.8  # of a plan: how often a setting that loses nothing is to pass
@@ -80,19 +81,9 @@ def p_value(lost: int, won: int, problems: int, loss: float) -> float:
     from scipy.stats import binom  # half a second
 
     discordant, losses = np.arange(problems + 1)[:, None], np.arange(problems + 1)
-    scores = _score(losses, np.maximum(discordant - losses, 0), problems, loss)
-    is_as_good = scores <= _score(lost, won, problems, loss) + 1e-9
+    scores = score_statistic(losses, np.maximum(discordant - losses, 0), problems, loss)
+    is_as_good = scores <= score_statistic(lost, won, problems, loss) + 1e-9
     most_lost = (is_as_good & (losses <= discordant)).sum(1) - 1  # by number of discordant problems
     rates = loss + (1 - loss) * np.linspace(0, 1, RATES)[:, None] ** 2
     chances = binom.cdf(most_lost, discordant.T, (rates + loss) / (2 * rates))
     return float(min(1.0, (binom.pmf(discordant.T, problems, rates) * chances).sum(1).max()))
-
-
-def _score(lost: np.ndarray | int, won: np.ndarray | int, problems: int, loss: float) -> np.ndarray:
-    """How many standard deviations the measured loss is above `loss`, where `loss` is true."""
-    excess = np.asarray(lost) - won
-    # The likeliest share of discordant problems solves problems * q^2 - b * q + c = 0.
-    b = lost + won + loss * excess
-    c = loss * excess - (problems - lost - won) * loss**2
-    rate = (b + np.sqrt(np.maximum(b**2 - 4 * problems * c, 0))) / (2 * problems)
-    return (excess / problems - loss) / np.sqrt((rate - loss**2) / problems)

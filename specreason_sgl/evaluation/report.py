@@ -18,6 +18,7 @@ from specreason_sgl.evaluation.estimates import (
     gap_to_line,
     mcnemar,
     mean,
+    paired_difference,
     proportion,
     ratio,
 )
@@ -39,12 +40,13 @@ class Row:
         right: accuracy, failures counted as wrong. Wilson's interval where each problem has one sample, else
             bootstrap over problems.
         right_common: on the problems that all settings have, without any failure; NaN where these are all.
-        difference: accuracy minus base alone's, paired by problem.
+        difference: accuracy minus base alone's, paired by problem; with one sample of each problem as of
+            `estimates.paired_difference`.
         only_this, only_base: problems that only this setting, or only base alone, solves; with one sample
             of each problem.
         p: of McNemar's exact test on these.
         gap: accuracy above the mixing line (see `estimates.gap_to_line`).
-        line: `measured` if the line passes through `mix`, `drawn` if only through the two models alone.
+        line: `measured` if `mix` was run, too, `drawn` if only the two models alone.
         seconds, p50, p95: of a sample, from the question to the answer.
         over_base, over_draft: how many times as long that model alone takes, on the problems that both
             solved; `over_whole`: base alone on the whole machine.
@@ -184,10 +186,10 @@ def _against_base(group: Group, groups: Sequence[Group]) -> dict[str, Any]:
     if base is None:
         return nothing
     pairs = [(right, base.right[problem]) for problem, right in group.right.items() if problem in base.right]
-    difference = mean([right - other for right, other in pairs])
     if not (group.is_single and base.is_single):
-        return {**nothing, "difference": difference}
+        return {**nothing, "difference": mean([right - other for right, other in pairs])}
     only_this, only_base = pairs.count((1.0, 0.0)), pairs.count((0.0, 1.0))
+    difference = paired_difference(only_this, only_base, len(pairs))
     p = mcnemar(only_this, only_base) if len(pairs) >= LEAST else math.nan
     return {"difference": difference, "only_this": only_this, "only_base": only_base, "p": p}
 
@@ -196,11 +198,8 @@ def _against_line(group: Group, groups: Sequence[Group]) -> dict[str, Any]:
     draft, base = (alone(group, mode, groups) for mode in ("draft", "base"))
     if group.mode in ALONE or draft is None or base is None:
         return {"gap": Estimate(), "line": ""}
-    mixed = [
-        other
-        for other in groups
-        if other.mode == "mix" and other.comparable == group.comparable and other.run is base.run
-    ]
+    mixed = [other for other in groups if other.mode == "mix" and other.comparable == group.comparable]
+    mixed = [other for other in mixed if other.number == group.number] or mixed
     line = [draft, base, *mixed]
     shared = [problem for problem in group.seconds if all(problem in other.seconds for other in line)]
     if not shared:

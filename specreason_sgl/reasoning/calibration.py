@@ -26,7 +26,7 @@ class Point(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         knobs: the repair by name and its knobs; with a verifier its name and the threshold.
         accuracy: of the setting.
         difference: accuracy minus base alone's, paired by problem, with its 95 % interval from `low` to
-            `high`; None below 20 problems.
+            `high` (as of `evaluation.estimates.paired_difference`); None below 20 problems.
         lost, won: number of problems that only base alone, or only the setting, solves.
         p: of the hypothesis that the setting loses too much (`evaluation.certify.p_value`).
         passes: whether it was shown not to.

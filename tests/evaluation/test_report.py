@@ -14,6 +14,7 @@ from specreason_sgl.errors import ConfigError
 from specreason_sgl.evaluation import report
 from specreason_sgl.evaluation.estimates import Point, gap_to_line, mcnemar, proportion, ratio
 from specreason_sgl.evaluation.projection import Speeds, project, token_level
+from specreason_sgl.evaluation.provenance import Machine
 from specreason_sgl.evaluation.records import read_run
 from specreason_sgl.evaluation.settings import expand
 from specreason_sgl.reasoning.trace import Correction, ReadToken, Step
@@ -124,6 +125,30 @@ def test_a_run_is_compared_with_the_model_alone_of_its_own_file(tmp_path):
         files.append(write(tmp_path / f"{name}.jsonl", settings, samples))
     figures = rows(*files)
     assert figures["fast: pipelined"].over_base.value == figures["slow: pipelined"].over_base.value == 2
+
+
+def test_the_line_passes_through_a_mix_of_the_own_file_or_else_of_another(tmp_path):
+    knobs, files = {**KNOBS, "share": [0.5]}, {}
+    for name, modes in (("pair", ("base", "draft", "pipelined")), ("mix", ("mix",)), ("best", ("mix",))):
+        seconds = {"base": 8, "draft": 2, "pipelined": 6, "mix": 4}
+        settings = expand(modes, knobs)
+        samples = [
+            sample(
+                p,
+                0,
+                each.name,
+                p == 0 or (name, each.mode) == ("best", "mix"),
+                trace("base", seconds[each.mode]),
+            )
+            for each in settings
+            for p in (0, 1)
+        ]
+        about = {"samples": 1, "machine": Machine("m", 2, 24)}
+        files[name] = write(tmp_path / f"{name}.jsonl", settings, samples, **about)
+    assert (rows(files["pair"])["pipelined"].line, rows(files["pair"])["pipelined"].gap.value) == ("drawn", 0)
+    for other, gap in (("mix", 0), ("best", -0.5)):
+        figures = rows(files["pair"], files[other])["pair: pipelined"]
+        assert (figures.line, figures.gap.value) == ("measured", gap)
 
 
 def test_counts_are_projected_to_assumed_speeds(run):
