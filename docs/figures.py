@@ -8,7 +8,7 @@ A table stands under a comment that names it, such as <!-- figures: one-at-a-tim
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 from specreason_sgl.display import judges as judges_view
@@ -33,9 +33,6 @@ ONE_AT_A_TIME = (
     "base", *(f"correct delta={delta} window=auto" for delta in (1, 2, 3, 5)), "correct delta=3 window=step",
     "paper", "pipelined", "draft",
 )  # fmt: skip
-BESIDE = {  # run: another one on the same problems and the same kind of machine, and its setting
-    "latency": ("one-at-a-time", "draft"),
-}
 PILOT = ("base", "correct delta=1 numeric_delta=1", "correct delta=1", "correct delta=0.5")
 Column = Callable[[Row], str]
 COLUMNS: dict[str, Column] = {
@@ -60,12 +57,12 @@ def rows(run: str) -> dict[str, Row]:
 
 
 def groups(run: str) -> list[Group]:
-    """The samples of a run in results/, by setting, and of one of another run that has the same problems."""
+    """The samples of a run in results/, by setting. `latency` takes those of draft alone from the earlier run
+    of the same problems on the same kind of machine."""
     read = load([published(run)])
-    if run in BESIDE:
-        other, setting = BESIDE[run]
-        (beside,) = (group for group in load([published(other)]) if group.name == setting)
-        read.append(replace(beside, comparable=read[0].comparable))
+    if run == "latency":
+        (draft,) = (group for group in load([published("one-at-a-time")]) if group.name == "draft")
+        read.append(replace(draft, comparable=read[0].comparable))
     return read
 
 
@@ -88,11 +85,6 @@ def table(settings: Sequence[Row], columns: Iterable[str] = COLUMNS) -> str:
         for row in settings
     ]
     return markdown_table(heads, lines)
-
-
-def calibration_table(pair: str) -> str:
-    """A calibration's settings, as the run beside it has them."""
-    return table([*rows(f"calibration-{pair}").values()], LOADED)
 
 
 def assumed_table() -> str:
@@ -156,7 +148,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "load": lambda: table(chosen("load", "base", "correct delta=1", "mix share=0.5", "draft")),
     "nano": lambda: table(chosen("nano", "base", "correct delta=1", "draft"), LOADED),
     "pilot": lambda: table(chosen("pilot", *PILOT), LOADED),
-    **{f"calibration-{pair}": partial(calibration_table, pair) for pair in ("mini", "nano")},
+    "calibration-mini": lambda: table([*rows("calibration-mini").values()], LOADED),
+    "calibration-nano": lambda: table([*rows("calibration-nano").values()], LOADED),
     "latency": lambda: table(chosen("latency", *LATENCY)),
     "latency-assumed": assumed_table,
     "one-at-a-time": lambda: table(chosen("one-at-a-time", *ONE_AT_A_TIME)),

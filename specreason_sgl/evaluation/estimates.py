@@ -84,16 +84,16 @@ def paired_difference(only_this: int, only_other: int, n: int) -> Estimate:
         return Estimate((only_this - only_other) / n if n else math.nan)
     from scipy.optimize import brentq
 
+    most = 1 - 1e-9  # of a loss; at 1 no answer deviates, and the score is infinite or 0 by 0
+
+    def score(loss: float) -> float:
+        return float(score_statistic(only_other, only_this, n, loss))
+
     def loss_at(deviations: float) -> float:
         """The true loss that the measured one is so many standard deviations above."""
-
-        def excess(loss: float) -> float:
-            return float(score_statistic(only_other, only_this, n, loss)) - deviations
-
-        most = 1 - 1e-9
-        return (
-            brentq(excess, -most, most) if excess(-most) > 0 > excess(most) else math.copysign(1, -deviations)
-        )
+        if not score(-most) > deviations > score(most):
+            return math.copysign(1, -deviations)
+        return brentq(lambda loss: score(loss) - deviations, -most, most)
 
     return Estimate((only_this - only_other) / n, -loss_at(-DEVIATIONS), -loss_at(DEVIATIONS))
 

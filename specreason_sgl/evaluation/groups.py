@@ -143,14 +143,17 @@ def _parameters(head: RunHead) -> dict[str, int]:
 
 def alone(group: Group, mode: str, groups: Sequence[Group]) -> Group | None:
     """What a setting is compared with: a model alone, of the setting's own run where it has that."""
+    return None if group.mode == mode else next(iter(of_mode(group, mode, groups)), None)
+
+
+def of_mode(group: Group, mode: str, groups: Sequence[Group]) -> list[Group]:
+    """The settings of a mode that a setting is compared with: those of its own run, or else of others."""
     others = [
         other
         for other in groups
         if other.mode == mode and other.comparable == group.comparable and other.samples
     ]
-    if group.mode == mode or not others:
-        return None
-    return min(others, key=lambda other: other.number != group.number)
+    return [other for other in others if other.number == group.number] or others
 
 
 def drafted(trace: Trace) -> list[Step]:

@@ -22,7 +22,7 @@ from specreason_sgl.evaluation.estimates import (
     proportion,
     ratio,
 )
-from specreason_sgl.evaluation.groups import Group, alone, drafted, load
+from specreason_sgl.evaluation.groups import Group, alone, drafted, load, of_mode
 from specreason_sgl.evaluation.settings import ALONE
 from specreason_sgl.reasoning.trace import Trace
 
@@ -198,8 +198,7 @@ def _against_line(group: Group, groups: Sequence[Group]) -> dict[str, Any]:
     draft, base = (alone(group, mode, groups) for mode in ("draft", "base"))
     if group.mode in ALONE or draft is None or base is None:
         return {"gap": Estimate(), "line": ""}
-    mixed = [other for other in groups if other.mode == "mix" and other.comparable == group.comparable]
-    mixed = [other for other in mixed if other.number == group.number] or mixed
+    mixed = of_mode(group, "mix", groups)
     line = [draft, base, *mixed]
     shared = [problem for problem in group.seconds if all(problem in other.seconds for other in line)]
     if not shared:

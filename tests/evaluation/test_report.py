@@ -129,17 +129,11 @@ def test_a_run_is_compared_with_the_model_alone_of_its_own_file(tmp_path):
 
 def test_the_line_passes_through_a_mix_of_the_own_file_or_else_of_another(tmp_path):
     knobs, files = {**KNOBS, "share": [0.5]}, {}
+    seconds = {"base": 8, "draft": 2, "pipelined": 6, "mix": 4}
     for name, modes in (("pair", ("base", "draft", "pipelined")), ("mix", ("mix",)), ("best", ("mix",))):
-        seconds = {"base": 8, "draft": 2, "pipelined": 6, "mix": 4}
         settings = expand(modes, knobs)
         samples = [
-            sample(
-                p,
-                0,
-                each.name,
-                p == 0 or (name, each.mode) == ("best", "mix"),
-                trace("base", seconds[each.mode]),
-            )
+            sample(p, 0, each.name, p == 0 or name == "best", trace("base", seconds[each.mode]))
             for each in settings
             for p in (0, 1)
         ]
